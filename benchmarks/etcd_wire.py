@@ -1,0 +1,86 @@
+"""The five etcd messages that the client needs, by hand: protobuf is small enough when one needs so little of it.
+
+So the peer needs `grpcio` alone: no generated code, which ties itself to releases of protobuf. Field numbers are those
+of etcd 3's `rpc.proto` and `kv.proto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+VARINT, BYTES = 0, 2
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def bytes_field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | BYTES) + varint(len(data)) + data
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field: a number or bytes, the only types met here."""
+    at = 0
+    while at < len(data):
+        tag, at = read_varint(data, at)
+        if tag & 7 == VARINT:
+            value, at = read_varint(data, at)
+            yield tag >> 3, value
+        elif tag & 7 == BYTES:
+            length, at = read_varint(data, at)
+            yield tag >> 3, data[at : at + length]
+            at += length
+        else:
+            raise ValueError(f"protobuf wire type {tag & 7}, which etcd's answers here do not use")
+
+
+def put_request(key: bytes, value: bytes) -> bytes:
+    """PutRequest: key, value."""
+    return bytes_field(1, key) + bytes_field(2, value)
+
+
+def range_request(key: bytes, *, serializable: bool) -> bytes:
+    """RangeRequest of one key; serializable is etcd's word for this member's own copy."""
+    return bytes_field(1, key) + (b"\x38\x01" if serializable else b"")
+
+
+def txn_request(puts: list[bytes]) -> bytes:
+    """TxnRequest without conditions, of so many PutRequests."""
+    return b"".join(bytes_field(2, bytes_field(2, put)) for put in puts)
+
+
+def value_of(range_response: bytes) -> bytes | None:
+    """The value in a RangeResponse."""
+    for number, pair in fields(range_response):
+        if number == 2 and isinstance(pair, bytes):
+            return next((value for field, value in fields(pair) if field == 5 and isinstance(value, bytes)), b"")
+    return None
+
+
+def member_and_leader(status_response: bytes) -> tuple[int, int, int]:
+    """Ids of the member that answered with this StatusResponse and of its leader (0: none), and its term."""
+    member = leader = term = 0
+    for number, value in fields(status_response):
+        if number == 1 and isinstance(value, bytes):
+            member = next((each for field, each in fields(value) if field == 2 and isinstance(each, int)), 0)
+        elif number == 4 and isinstance(value, int):
+            leader = value
+        elif number == 6 and isinstance(value, int):
+            term = value
+    return member, leader, term

@@ -1,0 +1,58 @@
+"""replidict as a system under test."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from typing_extensions import override
+
+from benchmarks.store import Value
+from replidict import TLS, Options, ReplicatedDict
+
+
+class Replidict:
+    """One node, in this process."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._installed = _Installations()
+        tls = config.get("tls")
+        self.dict: ReplicatedDict[str, Value] = ReplicatedDict(
+            config["path"],
+            address=config.get("address"),
+            peers=config.get("peers", ()),
+            secret=config.get("secret"),
+            tls=TLS(cert=tls[0], key=tls[1], ca=tls[2]) if tls else None,
+            options=Options(**config.get("options", {})),
+        )
+        # Bound once: a call more would be seen in the figures of `get`.
+        self.set = self.try_set = self.dict.set
+        self.get = self.dict.get
+        self.update = self.dict.update
+
+    def strong_get(self, key: str) -> object:
+        return self.dict.get(key, linearizable=True)
+
+    def barrier(self) -> None:
+        self.dict.barrier(timeout=120)
+
+    def status(self) -> dict[str, Any]:
+        return {**asdict(self.dict.status()), "snapshots_installed": self._installed.count}
+
+
+class _Installations(logging.Handler):
+    """Counts the snapshots that this node installs, by what it logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        logger = logging.getLogger("replidict")
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(self)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        if "installed the snapshot" in record.msg:
+            self.count += 1

@@ -1,0 +1,40 @@
+"""The benchmarks, in the order in which they run; each module measures one thing."""
+
+from __future__ import annotations
+
+from benchmarks.suite import (
+    bulk,
+    catchup,
+    durability,
+    failover,
+    five,
+    floors,
+    hog,
+    idle,
+    large,
+    modes,
+    reads,
+    restart,
+    snapshot,
+    values,
+    writes,
+)
+from benchmarks.suite.benchmark import Benchmark
+
+BENCHMARKS: tuple[Benchmark, ...] = (
+    floors.BENCHMARK,
+    writes.BENCHMARK,
+    values.BENCHMARK,
+    reads.BENCHMARK,
+    bulk.BENCHMARK,
+    failover.BENCHMARK,
+    restart.BENCHMARK,
+    catchup.BENCHMARK,
+    snapshot.BENCHMARK,
+    large.BENCHMARK,
+    idle.BENCHMARK,
+    durability.BENCHMARK,
+    modes.BENCHMARK,
+    hog.BENCHMARK,
+    five.BENCHMARK,
+)

@@ -1,0 +1,58 @@
+"""Arguments of `ReplicatedDict`, checked before anything is touched; `ValueError` names the one that is wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from replidict.errors import ReplidictError
+from replidict.node import NO_NETWORK
+from replidict.security import split_address
+
+
+def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
+    """All founding members, this one included, in ascending order; host names in lower case."""
+    if isinstance(peers, str | bytes) or not isinstance(peers, Iterable):
+        raise ValueError(f"peers={peers!r}: must be several addresses, e.g. ['10.0.0.2:7000', '10.0.0.3:7000']")
+    listed = list(peers)
+    if address is None:
+        if listed:
+            raise ValueError("peers= needs address=: the host:port at which the peers reach this node")
+        return [NO_NETWORK]
+    seen = {_endpoint(address, "address"): address}
+    for peer in listed:
+        endpoint = _endpoint(peer, "peers")
+        if endpoint == _endpoint(address, "address"):
+            raise ValueError(f"peers= holds this node's own address {peer}: list the other nodes only")
+        if endpoint in seen:
+            raise ValueError(f"peers= holds {peer} twice")
+        seen[endpoint] = peer
+    return sorted(each.lower() for each in seen.values())
+
+
+def _endpoint(address: object, name: str) -> tuple[str, int]:
+    if not isinstance(address, str):
+        raise ValueError(f"{name}: {address!r} is no address: must be a str, 'host:port'")
+    try:
+        host, port = split_address(address)
+    except ReplidictError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not address.endswith(f":{port}"):
+        raise ValueError(f"{name}: {address!r}: write the port without leading zeros, as the other nodes do")
+    host = host.lower()
+    return "127.0.0.1" if host == "localhost" else host, port
+
+
+def seconds_of(value: float, name: str) -> float:
+    """The value, if a thread can wait that long."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name}={value!r}: must be a number of seconds, 0 or more")
+    return value
+
+
+def pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
+    """What `dict.update` takes out of its argument."""
+    if hasattr(other, "keys"):
+        return [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- what dict.update does
+    return [(key, value) for key, value in other]

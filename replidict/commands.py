@@ -1,0 +1,152 @@
+"""What can stand in the log: typed commands, and the results that applying them gives.
+
+Rules kept here:
+
+1. A command is a pure description: keys and values are already encoded, nothing is decided later.
+2. Tags are never used again and fields are only added at the end, with a default: old logs stay readable.
+3. `decode` gives `Unknown` for bytes that this release does not know; it never raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+
+
+class _Operation(msgspec.Struct, frozen=True, array_like=True):
+    """One change to the map, atomic by itself."""
+
+
+class Put(_Operation, frozen=True, tag=1):
+    """Store a value; gives the revision."""
+
+    key: bytes
+    value: bytes
+
+
+class Add(_Operation, frozen=True, tag=2):
+    """Store a value if the key is absent; gives whether it was."""
+
+    key: bytes
+    value: bytes
+
+
+class SetDefault(_Operation, frozen=True, tag=3):
+    """Store a value if the key is absent; gives the value that is there afterwards."""
+
+    key: bytes
+    value: bytes
+
+
+class Delete(_Operation, frozen=True, tag=4):
+    """Remove a key; gives whether it was there."""
+
+    key: bytes
+
+
+class Pop(_Operation, frozen=True, tag=5):
+    """Remove a key; gives its value, or None."""
+
+    key: bytes
+
+
+class PopItem(_Operation, frozen=True, tag=6):
+    """Remove the key inserted last; gives [key, value], or None if the map is empty."""
+
+
+class Update(_Operation, frozen=True, tag=7):
+    """Store many values at once; gives the revision they all get."""
+
+    items: list[tuple[bytes, bytes]]
+
+
+class Clear(_Operation, frozen=True, tag=8):
+    """Remove everything; gives how many keys there were."""
+
+
+class CompareAndSet(_Operation, frozen=True, tag=9):
+    """Store a value if the present one equals `expected`, by `==` of the decoded values; gives whether it did."""
+
+    key: bytes
+    expected: bytes
+    value: bytes
+
+
+class Replace(_Operation, frozen=True, tag=10):
+    """Store a value if the present one has this revision; gives whether it did."""
+
+    key: bytes
+    value: bytes
+    revision: int
+
+
+Operation: TypeAlias = Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace
+
+Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
+"""What one operation gives: see each operation. A text says why it was not performed."""
+
+
+class _Command(msgspec.Struct, frozen=True, array_like=True):
+    """One log entry's content."""
+
+
+class NoOp(_Command, frozen=True, tag=1):
+    """The entry with which a leader opens its term (Raft 8)."""
+
+
+class OpenSession(_Command, frozen=True, tag=2):
+    """Open a session (thesis 6.3). Its number is the index of this entry; the nonce tells the asker which is its."""
+
+    nonce: bytes
+
+
+class Batch(_Command, frozen=True, tag=3):
+    """Writes that waited together, in order. `sequence` counts a session's batches from 1, without gaps.
+
+    Batches up to `acknowledged` have been answered: their results need not be kept any longer.
+    """
+
+    session: int
+    sequence: int
+    acknowledged: int
+    operations: list[Operation]
+
+
+class Configuration(_Command, frozen=True, tag=4):
+    """The members of the cluster from this entry on (thesis 4.1): addresses, in ascending order."""
+
+    voters: list[str]
+    learners: list[str]
+
+
+class Unknown(_Command, frozen=True, tag=255):
+    """Stands for bytes that can't be read as a command of this release."""
+
+
+Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | Unknown
+
+encode = msgspec.msgpack.Encoder().encode
+_decode: Callable[[bytes], Command] = msgspec.msgpack.Decoder(Command).decode
+
+
+def decode(data: bytes) -> Command:
+    """Read a log entry's content; `Unknown` if this release can't."""
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, RecursionError, MemoryError):
+        return Unknown()
+
+
+NO_OP = encode(NoOp())
+
+
+def is_configuration(data: bytes) -> bool:
+    """Whether a log entry holds a `Configuration`, by a glance at its first two bytes."""
+    return data[1:2] == b"\x04"
+
+
+def may_be_proposed(data: bytes) -> bool:
+    """Whether a follower may ask for this: writes and sessions. The rest is for the leader to say."""
+    return data[1:2] in (b"\x02", b"\x03")

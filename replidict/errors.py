@@ -1,0 +1,49 @@
+"""What can go wrong, as one tree.
+
+    ReplidictError
+    +-- NotCommitted                      the write was surely not applied
+    +-- OutcomeUnknown (TimeoutError)     the write may or may not be applied, now or later
+    +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
+    +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
+    +-- StorageError                      the disk failed, is full, in use, or holds something wrong
+    +-- EncodingError  (TypeError)        a key or value that can't be kept faithfully
+    +-- SecurityError                     a refused configuration or handshake
+
+Definitely-not (`NotCommitted`) and maybe (`OutcomeUnknown`) are siblings on purpose: a program that
+catches one must not catch the other by accident.
+"""
+
+
+class ReplidictError(Exception):
+    """Base of every error that replidict raises on its own account."""
+
+
+class NotCommitted(ReplidictError):
+    """The write was surely not applied and never will be: it is safe to try again."""
+
+
+class OutcomeUnknown(ReplidictError, TimeoutError):
+    """The deadline passed first: the write may or may not be applied. Read before trying again."""
+
+
+class ReadTimeout(ReplidictError, TimeoutError):
+    """A linearizable or bounded read could not be served before its deadline: no majority was reached."""
+
+
+class ClosedError(ReplidictError, ValueError):
+    """The dict was closed, or was opened by the process from which this one was forked."""
+
+
+class StorageError(ReplidictError):
+    """The node's file can't be used: I/O error, full disk, corruption, another format, or in use elsewhere.
+
+    The node that raised it has stopped: it acknowledges nothing, votes no more and serves no reads.
+    """
+
+
+class EncodingError(ReplidictError, TypeError):
+    """A key or value that can't be kept faithfully (its type, its size or its depth); nothing was changed."""
+
+
+class SecurityError(ReplidictError):
+    """A configuration or a handshake that would let in a peer nobody authenticated."""

@@ -1,0 +1,221 @@
+"""A node with all that it holds on to: its directory, its address, its thread; how it is opened, closed and forgotten.
+
+Rules kept here:
+
+1. Opening either succeeds or leaves nothing behind: no lock, no socket, no thread.
+2. Whatever ends a host, `items` raises from then on, and so does every other call, with the reason.
+3. After a fork the child owns nothing of it: it lets go of the descriptors and never touches the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import warnings
+import weakref
+from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, NoReturn
+
+from typing_extensions import override
+
+from replidict.codec import Codec
+from replidict.errors import ClosedError, ReplidictError
+from replidict.node import Node
+from replidict.options import Options
+from replidict.raft.alone import NoTransport
+from replidict.raft.transport import TcpTransport
+from replidict.raft.wire import Identity
+from replidict.security import Security
+from replidict.state_machine import Item
+from replidict.storage.files import Directory, connect
+from replidict.storage.mark import Mark
+from replidict.storage.store import Store
+from replidict.ticker import Ticker, Waker, clock
+
+logger = logging.getLogger(__name__)
+
+
+class Host:
+    """One open node of this process."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        address: str,
+        founders: list[str],
+        security: Security | None,
+        codec: Codec,
+        options: Options,
+    ) -> None:
+        """Open the directory and the address, and start. Without `security` there is no network.
+
+        Raises `StorageError`, `ValueError` (the directory is another node's), `ReplidictError` (the address).
+        """
+        self.closed: ReplidictError | None = None
+        self._closing = threading.Lock()
+        with ExitStack() as cleanup:
+            self.directory = Directory(path)
+            cleanup.callback(self.directory.close)
+            self._waker = Waker()
+            cleanup.callback(self._waker.close)
+            self.node = self._open_node(address, founders, security, codec, options, cleanup)
+            self.node.recover()
+            self.items: Mapping[Hashable, Item] = self.node.machine.items
+            cleanup.pop_all()
+        self._ticker = Ticker(self.node, self._waker, self._raise_from_now_on, self._let_go)
+        _open_hosts.add(self)
+        try:
+            self._ticker.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_node(
+        self,
+        address: str,
+        founders: list[str],
+        security: Security | None,
+        codec: Codec,
+        options: Options,
+        cleanup: ExitStack,
+    ) -> Node:
+        directory = self.directory
+        if directory.found(address, founders):
+            cleanup.callback(directory.file.unlink)
+            cleanup.callback(directory.mark.unlink, missing_ok=True)
+        connection = connect(directory.file, options.durability)
+        cleanup.callback(connection.close)
+        mark = Mark(directory.mark) if options.durability == "fsync" else None
+        if mark is not None:
+            cleanup.callback(mark.close)
+        # Without peers nobody will ask for old entries.
+        log_retain = options.log_retain if len(founders) > 1 else 0
+        store = Store(connection, directory.file.absolute().as_uri(), log_retain=log_retain, mark=mark)
+        identity = store.identity
+        if identity.address != address:
+            raise ValueError(
+                f"{directory.path} belongs to the node {identity.address}, not to {address}: "
+                "open it under its own address, or give this node an empty directory"
+            )
+        if sorted(store.members.voters) != founders:
+            members = ", ".join(sorted(store.members.voters))
+            logger.warning(
+                "%s: peers= differ from the members that %s knows: %s; these count", address, directory.path, members
+            )
+        background = ThreadPoolExecutor(1, "replidict snapshot")
+        cleanup.callback(background.shutdown)
+
+        def transport(sync_obj: Any, self_node: Any, other_nodes: Any) -> Any:
+            if security is None:
+                return NoTransport(sync_obj, self_node, other_nodes)
+            made = TcpTransport(
+                sync_obj,
+                self_node,
+                other_nodes,
+                poller=sync_obj.poller,
+                identity=Identity(identity.cluster_id, identity.node_id, address),
+                security=security,
+                clock=clock,
+                max_frame_bytes=options.max_frame_bytes,
+                admit=store.pin,
+            )
+            cleanup.callback(made.destroy)
+            return made
+
+        return Node(
+            store,
+            codec=codec,
+            options=options,
+            transport=transport,
+            clock=clock,
+            rng=random.Random(),
+            background=background,
+            snapshot_directory=directory.path,
+            wake=self._waker.wake,
+        )
+
+    def close(self) -> None:
+        """Stop, and let go of everything; return when that is done. Idempotent, for any thread."""
+        with self._closing:
+            if self in _open_hosts:
+                self._ticker.stop()
+                _open_hosts.discard(self)
+
+    def forgotten(self) -> None:
+        """Nobody refers to the dict any more, or the interpreter exits, and it was not closed."""
+        if self in _open_hosts:
+            try:
+                warnings.warn(
+                    f"a ReplicatedDict in {str(self.directory.path)!r} was not closed: use `with`, or call close()",
+                    ResourceWarning,
+                    stacklevel=2,
+                )
+            finally:
+                self.close()
+
+    def _let_go(self) -> None:
+        """The node has stopped, for whatever reason: another may have its directory and address from now on."""
+        self._waker.close()
+        self.directory.close()
+
+    def _raise_from_now_on(self, error: ReplidictError) -> None:
+        self.closed = error
+        self.items = _Gone(error)
+
+    def abandon(self) -> None:
+        """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
+        self._closing = threading.Lock()
+        self.node.machine.lock = threading.Lock()
+        self.node.machine.applying = False
+        _of_parents.append(self.node)
+        self._raise_from_now_on(
+            ClosedError(
+                "this ReplicatedDict belongs to the parent process: open one with a directory and an address of its "
+                "own in the child, or let the parent do the work"
+            )
+        )
+        self.node.engine.transport.abandon()
+        self.directory.close()
+        self.node.store.abandon()
+        self._waker.abandon()
+
+
+_open_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+_of_parents: list[Node] = []  # SQLite forbids a child even to close what its parent opened: never finalized
+
+
+def _after_fork_in_child() -> None:
+    for host in list(_open_hosts):
+        host.abandon()
+    _open_hosts.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def raise_anew(error: ReplidictError) -> NoReturn:
+    """Raise an error that several threads may get: each its own, so that tracebacks do not mix."""
+    raise type(error)(*error.args) from error
+
+
+class _Gone(Mapping[Any, Any]):
+    """What stands in for the items of a dict that can't be read any more."""
+
+    def __init__(self, error: ReplidictError) -> None:
+        self._error = error
+
+    @override
+    def __getitem__(self, key: object) -> NoReturn:
+        raise_anew(self._error)
+
+    @override
+    def __iter__(self) -> NoReturn:
+        raise_anew(self._error)
+
+    @override
+    def __len__(self) -> NoReturn:
+        raise_anew(self._error)

@@ -1,0 +1,134 @@
+"""One node without a thread, a socket or a clock of its own: the floors put together, stepped from outside."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Literal
+
+from replidict.codec import Codec
+from replidict.errors import OutcomeUnknown, ReplidictError, StorageError
+from replidict.options import Options
+from replidict.proposals import Proposals
+from replidict.raft.engine import Engine
+from replidict.raft.role import Role
+from replidict.reads import Reads
+from replidict.state_machine import StateMachine
+from replidict.status import Status
+from replidict.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+NO_NETWORK = "local"
+"""What a node without an address calls itself."""
+
+
+class Node:
+    """State machine, engine, proposals and reads over one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        codec: Codec,
+        options: Options,
+        transport: Callable[..., Any],
+        clock: Callable[[], float],
+        rng: random.Random,
+        background: Executor,
+        snapshot_directory: Path,
+        wake: Callable[[], None],
+    ) -> None:
+        """Load the store. Raises `StorageError`; whatever raises, the caller closes the store."""
+        self.store = store
+        self.machine = StateMachine(codec)
+        store.load_into(self.machine)
+        self.engine = Engine(
+            store=store,
+            machine=self.machine,
+            transport=transport,
+            options=options,
+            clock=clock,
+            rng=rng,
+            background=background,
+            snapshot_directory=snapshot_directory,
+        )
+        self.proposals = Proposals(self.engine, options, wake)
+        self.reads = Reads(self.engine, wake)
+        self.failure: ReplidictError | None = None
+        self._background = background
+        self.engine.on_outcome = self.proposals.on_outcome
+        self.engine.on_snapshot_installed = self.proposals.on_snapshot_installed
+        self.engine.on_step = self._before_sending
+
+    def _before_sending(self) -> None:
+        self.proposals.step()
+        self.reads.step()
+
+    def recover(self) -> None:
+        """Apply all that is surely committed, before the first read: what was when this node went down, and of a sole
+        voter, who needs nobody to know it, the whole log."""
+        engine = self.engine
+        while engine.last_applied < engine.commit_index:
+            engine.apply()
+        last_index = engine.log.last_index
+        while engine.members.voters == {engine.address} and engine.last_applied < last_index:
+            self.step()
+
+    def step(self) -> None:
+        """Do everything that is due. Raises what ends the node; `stop` must be called then."""
+        self.engine.step()
+        self.reads.release()
+
+    def idle_until(self) -> float:
+        """The clock time at which the next step is due, if nothing happens before."""
+        if self.proposals.waiting or self.reads.waiting:
+            return float("-inf")
+        return min(self.engine.idle_until(), self.reads.next_deadline())
+
+    def stop(self, failure: ReplidictError) -> None:
+        """Go no further: everybody who waits is told, the file and the sockets are let go of."""
+        self.failure = failure
+        self.engine.transport.destroy()
+        if isinstance(failure, StorageError):
+            unknown: ReplidictError = failure
+        else:
+            unknown = OutcomeUnknown(f"{failure}; this write had been sent, and may or may not be applied")
+        self.proposals.stop(failure, unknown)
+        self.reads.stop(failure)
+        self._background.shutdown(wait=True, cancel_futures=True)
+        self.engine.snapshots.close()
+        self.store.close()
+
+    def status(self) -> Status:
+        """What this node knows, read without stopping it."""
+        engine, store = self.engine, self.store
+        roles: dict[Role, Literal["leader", "follower", "candidate"]] = {
+            Role.LEADER: "leader",
+            Role.FOLLOWER: "follower",
+            Role.CANDIDATE: "candidate",
+        }
+        stopped = self.failure is not None
+        peers = sorted(engine.peers.values(), key=lambda peer: peer.address)
+        return Status(
+            address=None if engine.address == NO_NETWORK else engine.address,
+            node_id=store.identity.node_id,
+            cluster_id=store.identity.cluster_id,
+            role="stopped" if stopped else roles[engine.role],
+            is_leader=engine.is_leader and not stopped,
+            leader=None if stopped else engine.leader,
+            term=engine.term,
+            commit_index=engine.commit_index,
+            applied_index=engine.last_applied,
+            revision=self.machine.revision,
+            keys=len(self.machine.items),
+            peers=tuple(peer.address for peer in peers),
+            connected=tuple(peer.address for peer in peers if peer.connected),
+            log_entries=len(store.log),
+            log_bytes=store.log.bytes,
+            entries_deleted=store.log.deleted_entries,
+            entries_resent=engine.replication.entries_resent,
+        )

@@ -1,0 +1,277 @@
+"""Writes: how they become log commands, and how each is applied once (Raft 8, thesis 6.3).
+
+Rules kept here:
+
+1. All writes that wait go as one batch, in the order they came; a few batches are under way at a time.
+2. A batch has a sequence number within this process's session. It is sent again, unchanged, whenever the leader or the
+   connection to it changed, until it is applied here; the state machine applies it once and keeps the answer.
+3. A write is answered when its batch is applied on this node, so a read on this node sees it from then on.
+4. A write that was never sent is surely not applied: `NotCommitted`. Any other without an answer is `OutcomeUnknown`.
+5. A batch nobody waits for any more is sent again empty: either it was applied before, or never will be. So an outcome
+   does not stay unknown long after its caller gave up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from replidict import commands as cmd
+from replidict.errors import OutcomeUnknown, ReplidictError
+from replidict.options import Options
+from replidict.raft.engine import Engine
+from replidict.raft.messages import Propose, ProposeRefused
+from replidict.raft.peer import Peer
+from replidict.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 4
+"""Batches under way at a time: enough to keep disk and network busy, few enough to gather writes meanwhile."""
+
+RETRY_AFTER = 10
+"""Election timeouts after which a batch is sent again although nothing seems to have changed."""
+
+
+class Write:
+    """One write on its way. `done` is called once, by the tick thread, when `result` or `error` is set."""
+
+    __slots__ = ("abandoned", "done", "error", "operation", "result", "sent", "size")
+
+    def __init__(self, operation: cmd.Operation, size: int, done: Callable[[], object]) -> None:
+        self.operation = operation
+        self.size = size
+        self.done = done
+        self.result: cmd.Result = None
+        self.error: ReplidictError | None = None
+        self.sent = False
+        self.abandoned = False
+
+
+@dataclass
+class _Batch:
+    sequence: int
+    writes: list[Write]
+    command: bytes
+    sent_by: object = None  # the route it was last sent by
+    sent_at: float = 0.0
+    snapshots: int = 0  # installed before it was first sent
+
+
+class Proposals:
+    """The writes of one process. `submit` and `give_up` are for any thread, the rest for the tick thread."""
+
+    def __init__(self, engine: Engine, options: Options, wake: Callable[[], None]) -> None:
+        self._engine = engine
+        self._options = options
+        self._wake = wake
+        self._mutex = threading.Lock()
+        self._queue: deque[Write] = deque()
+        self._in_flight: dict[int, _Batch] = {}
+        self._sequence = 0
+        self._session: int | None = None
+        self._nonce: bytes | None = None
+        self._opening = _Batch(0, [], b"")
+        self._snapshots = 0
+        self._failure: ReplidictError | None = None
+        self.waiting = False
+        """Whether something has changed since the last step that may let writes go out."""
+        engine.on(Propose, self._on_propose)
+        engine.on(ProposeRefused, self._on_refused)
+
+    # -- any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, write: Write) -> None:
+        """Queue a write. Raises what stopped the node, if something did."""
+        with self._mutex:
+            if self._failure is not None:
+                raise self._failure
+            self._queue.append(write)
+            self.waiting = True
+        self._wake()
+
+    def give_up(self, write: Write) -> bool:
+        """The caller's deadline has passed. Returns whether the write surely was and will not be applied."""
+        with self._mutex:
+            write.abandoned = True
+            if write.sent:
+                return False
+            try:
+                self._queue.remove(write)
+            except ValueError:
+                pass  # the node stopped meanwhile
+            return True
+
+    # -- tick thread --------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Send what waits, and again what may have got lost."""
+        self.waiting = False  # before looking: what is queued from here on is new
+        if not self._queue and not self._in_flight:
+            return
+        route = self._route()
+        if route is None:
+            return
+        if self._session is None:
+            self._open_session(route)
+            return
+        now = self._engine.clock()
+        again = now - RETRY_AFTER * self._options.election_timeout
+        for batch in self._in_flight.values():
+            if (batch.sent_by != route or batch.sent_at < again) and not self._send(batch, route, now):
+                return
+        while self._queue and len(self._in_flight) < WINDOW:
+            gathered = self._gather()
+            if gathered is None or not self._send(gathered, route, now):
+                return
+
+    def _route(self) -> object:
+        """How commands go to the leader now; another one means that those under way may be lost."""
+        engine = self._engine
+        if engine.is_leader:
+            return engine.term
+        peer = engine.leading_peer
+        return None if peer is None or not peer.connected else (engine.term, peer.address, peer.connections)
+
+    def _open_session(self, route: object) -> None:
+        opening, now = self._opening, self._engine.clock()
+        if opening.sent_by == route and opening.sent_at > now - RETRY_AFTER * self._options.election_timeout:
+            return
+        if self._nonce is None:
+            self._nonce = self._engine.rng.randbytes(16)
+            opening.command = cmd.encode(cmd.OpenSession(self._nonce))
+        self._send(opening, route, now)
+
+    def _gather(self) -> _Batch | None:
+        writes: list[Write] = []
+        size = 0
+        with self._mutex:
+            while self._queue:
+                write = self._queue[0]
+                if writes and size + write.size > self._options.max_command_bytes:
+                    break
+                self._queue.popleft()
+                write.sent = True
+                writes.append(write)
+                size += write.size
+        if not writes:
+            return None
+        self._sequence += 1
+        batch = _Batch(self._sequence, writes, b"", snapshots=self._snapshots)
+        batch.command = self._encode(batch)
+        self._in_flight[batch.sequence] = batch
+        return batch
+
+    def _encode(self, batch: _Batch) -> bytes:
+        assert self._session is not None
+        acknowledged = next(iter(self._in_flight), batch.sequence) - 1
+        return cmd.encode(
+            cmd.Batch(self._session, batch.sequence, acknowledged, [write.operation for write in batch.writes])
+        )
+
+    def _send(self, batch: _Batch, route: object, now: float) -> bool:
+        engine = self._engine
+        if batch.sent_by is not None and batch.writes and all(write.abandoned for write in batch.writes):
+            batch.writes = []  # rule 5
+            batch.command = self._encode(batch)
+        if engine.is_leader:
+            engine.propose(batch.command)
+        elif engine.leader is None or not engine.send(engine.peers[engine.leader], Propose(engine.term, batch.command)):
+            return False
+        batch.sent_by, batch.sent_at = route, now
+        return True
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """An entry was applied on this node."""
+        self.waiting = True
+        if isinstance(outcome, BatchApplied):
+            if outcome.session == self._session:
+                self._on_batch(outcome)
+        elif isinstance(outcome, SessionOpened) and outcome.nonce == self._nonce and self._session is None:
+            self._session, self._sequence = outcome.session, 0
+
+    def _on_batch(self, outcome: BatchApplied) -> None:
+        batch = self._in_flight.get(outcome.sequence)
+        if batch is None:
+            return  # sent twice, and answered the first time
+        results = outcome.results
+        if results is Refusal.GAP:
+            batch.sent_by = None
+        elif results is Refusal.NO_SESSION:
+            self._session_ended()
+        elif isinstance(results, Refusal):
+            del self._in_flight[outcome.sequence]
+            self._refuse(batch.writes, OutcomeUnknown(f"the answer to this write is no longer known: {results.value}"))
+        else:
+            del self._in_flight[outcome.sequence]
+            for write, result in zip(batch.writes, results, strict=False):
+                write.result = result
+                write.done()
+
+    def _session_ended(self) -> None:
+        """So many other sessions were opened since this one was used that it ended; begin another.
+
+        This node saw every entry applied since a batch was sent, unless it installed a snapshot meanwhile. So a batch
+        without an answer was not applied, and now never will be.
+        """
+        batches = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._session = self._nonce = None
+        self._opening = _Batch(0, [], b"")
+        for batch in reversed(batches):
+            if batch.snapshots != self._snapshots:
+                self._refuse(batch.writes, OutcomeUnknown("the session of this write ended before its answer came"))
+                continue
+            with self._mutex:
+                for write in reversed(batch.writes):
+                    if not write.abandoned:
+                        write.sent = False
+                        self._queue.appendleft(write)
+
+    def on_snapshot_installed(self) -> None:
+        """Entries were jumped over: answers that were among them are asked for again."""
+        self._snapshots += 1
+        for batch in (*self._in_flight.values(), self._opening):
+            batch.sent_by = None
+
+    def _refuse(self, writes: list[Write], error: ReplidictError) -> None:
+        for write in writes:
+            write.error = error
+            write.done()
+
+    def stop(self, failure: ReplidictError, unknown: ReplidictError) -> None:
+        """The node goes no further: what was never sent gets `failure`, what was gets `unknown`."""
+        with self._mutex:
+            self._failure = failure
+            queued = list(self._queue)
+            self._queue.clear()
+        self._refuse(queued, failure)
+        for batch in self._in_flight.values():
+            self._refuse(batch.writes, unknown)
+        self._in_flight.clear()
+
+    # -- for others ---------------------------------------------------------------------------------------------------
+
+    def _on_propose(self, peer: Peer, message: Propose) -> None:
+        engine = self._engine
+        if not cmd.may_be_proposed(message.command):
+            logger.warning(
+                "%s: ignored a proposal of %s that is neither a write nor a session", engine.address, peer.address
+            )
+        elif engine.is_leader:
+            engine.propose(message.command)
+        else:
+            engine.send(peer, ProposeRefused(engine.term, engine.leader))
+
+    def _on_refused(self, peer: Peer, message: ProposeRefused) -> None:
+        engine = self._engine
+        engine.elections.see_term(message.term)
+        if message.term == engine.term and peer.address == engine.leader:
+            # It has stepped down: whoever leads next will say so. Until then there is nobody to send to.
+            engine.elections.step_down(engine.term)
+        for batch in (*self._in_flight.values(), self._opening):
+            if isinstance(batch.sent_by, tuple) and batch.sent_by[1] == peer.address:
+                batch.sent_by = None

@@ -1,0 +1,176 @@
+"""What nodes say to each other: every message is one typed, frozen struct, encoded by msgspec.
+
+Arrays instead of maps keep frames short; the tag is the first element. Fields are only ever added at the
+end, with a default, and a tag is never used again, so that releases can run side by side.
+
+Figures and sections are those of the Raft paper ("In Search of an Understandable Consensus Algorithm",
+extended version) and of Ongaro's thesis ("Consensus: Bridging Theory and Practice").
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Number = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+"""A term or an index. What is not one is refused where it is read, and not by the disk, which would end the node."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry of the log. `command` starts with a kind byte (see `replidict.commands`)."""
+
+    index: Number
+    term: Number
+    command: bytes
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Common shape of all messages; `term` is the sender's term, as in figure 2."""
+
+    term: Number
+
+
+class RequestVote(_Message, frozen=True, tag=1):
+    """Figure 2, RequestVote. `pre` asks without raising the term (thesis 9.6); `transfer` marks an election
+    that the leader itself asked for, which need not wait until the leader falls silent (thesis 4.2.3)."""
+
+    last_index: Number
+    last_term: Number
+    pre: bool = False
+    transfer: bool = False
+
+
+class VoteReply(_Message, frozen=True, tag=2):
+    """Answer to `RequestVote`. For a pre-vote `asked` is the term that the candidate would take."""
+
+    granted: bool
+    pre: bool
+    asked: int
+
+
+class AppendEntries(_Message, frozen=True, tag=3, gc=True):
+    """Figure 2, AppendEntries; without entries, a heartbeat.
+
+    `echo` returns the receiver's own `stamp` from its last reply, and `age` says how long ago (seconds, on the
+    leader's clock) the leader knew itself to be the leader: together they bound the receiver's staleness.
+    """
+
+    prev_index: Number
+    prev_term: Number
+    commit_index: Number
+    entries: list[Entry]
+    round: int = 0
+    echo: float = 0.0
+    age: float = float("inf")
+
+    def __post_init__(self) -> None:
+        """Refuse, where it is read, what no leader's log can hold: gaps, and terms that fall or are yet to come."""
+        index, term = self.prev_index, self.prev_term
+        for entry in self.entries:
+            index += 1
+            if entry.index != index or not term <= entry.term <= self.term:
+                raise ValueError(f"entry {entry.index} of term {entry.term} can't follow {index - 1} of term {term}")
+            term = entry.term
+
+
+class AppendReply(_Message, frozen=True, tag=4):
+    """Answer to `AppendEntries`, sent only after what it acknowledges is on disk.
+
+    On success `match_index` is the last index that this very message verified. Otherwise it is a hint: the
+    logs surely differ above it.
+    """
+
+    success: bool
+    match_index: Number
+    round: int = 0
+    stamp: float = 0.0
+
+
+class TimeoutNow(_Message, frozen=True, tag=5):
+    """Leadership transfer (thesis 3.10): start an election at once."""
+
+
+class SnapshotPiece(_Message, frozen=True, tag=6):
+    """Figure 13, InstallSnapshot: a piece of the SQLite file that holds the state at `last_index`."""
+
+    last_index: Number
+    last_term: Number
+    snapshot_id: str
+    total_bytes: int
+    sha256: bytes
+    offset: int
+    data: bytes
+
+
+class SnapshotReply(_Message, frozen=True, tag=7):
+    """Answer to `SnapshotPiece`: the offset wanted next; `installed` once the whole is on disk and in force."""
+
+    snapshot_id: str
+    offset: int
+    installed: bool
+    last_index: Number
+
+
+class Propose(_Message, frozen=True, tag=8):
+    """A follower hands a command to the leader. The answer is the command itself, when it is applied here."""
+
+    command: bytes
+
+
+class ProposeRefused(_Message, frozen=True, tag=9):
+    """The receiver of `Propose` is not the leader: try again at once, elsewhere."""
+
+    leader: str | None
+
+
+class ConfirmLeader(_Message, frozen=True, tag=10):
+    """Read index, thesis 6.4: am I still the leader of `term`? Answered at once, without a disk write."""
+
+    round: int
+
+
+class LeaderConfirmed(_Message, frozen=True, tag=11):
+    """Answer to `ConfirmLeader`, with the term that the sender knows."""
+
+    round: int
+
+
+class ReadIndexRequest(_Message, frozen=True, tag=12):
+    """A follower asks the leader for an index that a linearizable read must wait for."""
+
+    request_id: int
+
+
+class ReadIndexReply(_Message, frozen=True, tag=13):
+    """The index to wait for, or None when the receiver could not confirm that it is the leader."""
+
+    request_id: int
+    index: int | None
+
+
+class CommitTo(_Message, frozen=True, tag=14):
+    """The leader's commit index moved on. Unanswered; what the receiver's log is not known to share is left out."""
+
+    commit_index: Number
+
+
+Message = (
+    RequestVote
+    | VoteReply
+    | AppendEntries
+    | AppendReply
+    | TimeoutNow
+    | SnapshotPiece
+    | SnapshotReply
+    | Propose
+    | ProposeRefused
+    | ConfirmLeader
+    | LeaderConfirmed
+    | ReadIndexRequest
+    | ReadIndexReply
+    | CommitTo
+)
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode

@@ -1,0 +1,275 @@
+"""How a follower catches up that lacks entries the leader no longer has (Raft 7, figure 13).
+
+Rules kept here:
+
+1. The leader's snapshot is a checked SQLite file, made in the background. It goes out in pieces, a few under way at a
+   time, and heartbeats, writes and other followers go on meanwhile.
+2. While it is being sent, the log after it is kept: the follower needs that next.
+3. The follower takes pieces in order, checks the whole in the background, installs it in one transaction and answers
+   only then. What is damaged is thrown away and asked for anew; what is no news is answered and left alone.
+4. A follower whose log holds the snapshot's last entry keeps its log (figure 13, rule 6): what follows that entry may
+   be committed by its very acknowledgement.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from replidict.errors import StorageError
+from replidict.raft.messages import SnapshotPiece, SnapshotReply
+from replidict.storage import schema, snapshot
+from replidict.storage.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from replidict.raft.engine import Engine
+    from replidict.raft.peer import Peer
+
+logger = logging.getLogger(__name__)
+
+PIECE_BYTES = 256 * 1024
+WINDOW_PIECES = 4
+OUTGOING, INCOMING = "outgoing.snapshot", "incoming.snapshot"
+GIVE_UP_AFTER = 20
+"""A peer that has been away for so many election timeouts no longer holds up the compaction of the log."""
+
+
+class Snapshots:
+    """The part of the engine that sends and receives snapshots."""
+
+    def __init__(self, engine: Engine, background: Executor, directory: Path) -> None:
+        self._engine = engine
+        self._background = background
+        self._directory = directory
+        self._making: Future[Snapshot] | None = None
+        self._current: Snapshot | None = None
+        self._file: BinaryIO | None = None
+        self._incoming: _Incoming | None = None
+        self.installed = 0
+        for name in (OUTGOING, INCOMING):  # of a process that was killed meanwhile
+            (directory / name).unlink(missing_ok=True)
+        engine.on(SnapshotPiece, self._on_piece)
+        engine.on(SnapshotReply, self._on_reply)
+
+    # -- leader -----------------------------------------------------------------------------------------------------
+
+    def offer(self, peer: Peer) -> None:
+        """The peer needs entries that are gone: send it a snapshot, when there is one."""
+        current = self._current
+        if current is None or current.index < self._engine.log.start.index:
+            self._make()
+            return
+        peer.snapshot_sending = _name(current)
+        peer.snapshot_offset = peer.snapshot_acked = 0
+        self._send_pieces(peer)
+
+    def _make(self) -> None:
+        if self._making is not None:
+            return
+        self._drop_current()
+        store = self._engine.store
+        store.keep_log_after = store.applied.index
+        target = self._directory / OUTGOING
+        self._making = self._background.submit(snapshot.create, store.uri, target)
+
+    def tick(self) -> None:
+        """Go on with what is under way."""
+        engine = self._engine
+        if self._making is not None and self._making.done():
+            made, self._making = self._making, None
+            self._current = made.result()  # a StorageError here means that this node's own file is damaged: it stops
+            engine.store.keep_log_after = self._current.index
+            with _disk_errors(self._current.path):
+                self._file = self._current.path.open("rb")
+        away = engine.clock() - GIVE_UP_AFTER * engine.options.election_timeout
+        for peer in engine.peers.values():
+            if peer.snapshot_sending is not None and peer.heard_at < away:
+                peer.snapshot_sending = None
+        if self._current is not None and not self._wanted():
+            self._drop_current()
+        incoming = self._incoming
+        if incoming is not None and incoming.checking is not None and incoming.checking.done():
+            self._incoming = None
+            self._install(incoming)
+
+    def _wanted(self) -> bool:
+        engine = self._engine
+        start = engine.log.start.index
+        return engine.is_leader and any(
+            peer.snapshot_sending is not None or (peer.next_index <= start and peer.connected)
+            for peer in engine.peers.values()
+        )
+
+    def _drop_current(self) -> None:
+        self._engine.store.keep_log_after = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._current is not None:
+            self._current.path.unlink(missing_ok=True)
+            self._current = None
+
+    def stop_sending(self) -> None:
+        """This node leads no longer."""
+        for peer in self._engine.peers.values():
+            peer.snapshot_sending = None
+
+    def reconnected(self, peer: Peer) -> None:
+        """Pieces under way may be lost: send again what was not acknowledged."""
+        if peer.snapshot_sending is not None:
+            peer.snapshot_offset = peer.snapshot_acked
+            self._send_pieces(peer)
+
+    def _send_pieces(self, peer: Peer) -> None:
+        current, file, engine = self._current, self._file, self._engine
+        if current is None or file is None or peer.snapshot_sending != _name(current):
+            peer.snapshot_sending = None
+            return
+        while (
+            peer.snapshot_offset < current.size
+            and peer.snapshot_offset - peer.snapshot_acked < WINDOW_PIECES * PIECE_BYTES
+        ):
+            with _disk_errors(current.path):
+                file.seek(peer.snapshot_offset)
+                data = file.read(PIECE_BYTES)
+            piece = SnapshotPiece(
+                engine.term, current.index, current.term, _name(current), current.size, current.sha256,
+                peer.snapshot_offset, data,
+            )  # fmt: skip
+            if not engine.send(peer, piece):
+                break
+            peer.snapshot_offset += len(data)
+
+    def _on_reply(self, peer: Peer, message: SnapshotReply) -> None:
+        engine = self._engine
+        engine.elections.see_term(message.term)
+        if not engine.is_leader or message.term != engine.term:
+            return
+        peer.heard_at = engine.clock()
+        if message.snapshot_id != peer.snapshot_sending:
+            return
+        if message.installed:
+            peer.snapshot_sending = None
+            peer.acknowledged(message.last_index)
+            peer.next_index = peer.match_index + 1
+            peer.probing = True
+            return
+        if message.offset <= peer.snapshot_acked:
+            peer.snapshot_offset = message.offset  # it lost what came after, or begins anew
+        peer.snapshot_acked = message.offset
+        self._send_pieces(peer)
+
+    # -- follower ---------------------------------------------------------------------------------------------------
+
+    def _on_piece(self, peer: Peer, message: SnapshotPiece) -> None:
+        engine = self._engine
+        if message.term < engine.term:
+            engine.hold(peer, SnapshotReply(engine.term, message.snapshot_id, 0, False, 0))
+            return
+        if message.term > engine.term or engine.leader != peer.address:
+            engine.elections.step_down(message.term, peer.address)
+        engine.elections.heard_leader()
+        if self._is_no_news(message.last_index, message.last_term):
+            self._answer(peer, message, installed=True)
+            return
+        incoming = self._incoming
+        if incoming is None or incoming.message.snapshot_id != message.snapshot_id:
+            if message.offset != 0:
+                self._answer(peer, message, offset=0)
+                return
+            self.forget_incoming()
+            with _disk_errors(self._directory / INCOMING):
+                incoming = self._incoming = _Incoming(peer, message, self._directory / INCOMING)
+        incoming.peer = peer
+        if incoming.checking is not None:
+            return  # whole already; the answer comes when it is installed
+        if message.offset == incoming.offset:
+            with _disk_errors(incoming.path):
+                incoming.take(message.data)
+                if incoming.offset >= message.total_bytes:
+                    incoming.file.close()
+            if incoming.file.closed:
+                incoming.checking = self._background.submit(snapshot.check, incoming.path)
+                return
+        self._answer(peer, message, offset=incoming.offset)
+
+    def _is_no_news(self, index: int, term: int) -> bool:
+        """Whether the log already holds everything up to the snapshot's last entry (figure 13, rule 6)."""
+        engine = self._engine
+        if index > engine.last_applied and engine.log.term_at(index) != term:
+            return False
+        if index > engine.commit_index:
+            engine.persist()  # before it is counted as committed here
+            engine.commit_index = index
+        return True
+
+    def _install(self, incoming: _Incoming) -> None:
+        engine, message, peer = self._engine, incoming.message, incoming.peer
+        assert incoming.checking is not None
+        try:
+            checked = incoming.checking.result()
+            intact = checked.sha256 == message.sha256
+            intact = intact and (checked.index, checked.term) == (message.last_index, message.last_term)
+            if not intact:
+                logger.warning("%s: the snapshot from %s arrived damaged", engine.address, peer.address)
+        except StorageError as error:
+            logger.warning("%s: the snapshot from %s arrived damaged: %s", engine.address, peer.address, error)
+            intact = False
+        if intact and not self._is_no_news(message.last_index, message.last_term):
+            engine.persist()
+            engine.store.install(f"{incoming.path.absolute().as_uri()}?mode=ro")
+            engine.restart_from_snapshot()
+            self.installed += 1
+            logger.info("%s: installed the snapshot of entry %d", engine.address, message.last_index)
+        incoming.path.unlink(missing_ok=True)
+        if engine.leader == peer.address:
+            self._answer(peer, message, installed=intact)
+
+    def _answer(self, peer: Peer, message: SnapshotPiece, *, offset: int = 0, installed: bool = False) -> None:
+        engine = self._engine
+        engine.hold(peer, SnapshotReply(engine.term, message.snapshot_id, offset, installed, message.last_index))
+
+    def forget_incoming(self) -> None:
+        """Throw away a snapshot that is not whole yet."""
+        if self._incoming is not None:
+            self._incoming.file.close()
+            self._incoming = None
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self.forget_incoming()
+        self._drop_current()
+
+
+class _Incoming:
+    """A snapshot that is arriving."""
+
+    def __init__(self, peer: Peer, message: SnapshotPiece, path: Path) -> None:
+        self.peer = peer
+        self.message = message
+        self.path = path
+        self.file = path.open("wb")
+        self.offset = 0
+        self.checking: Future[Snapshot] | None = None
+
+    def take(self, data: bytes) -> None:
+        self.file.write(data)
+        self.offset += len(data)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: could not read or write a snapshot: {error}. This node has stopped. {schema.DISK_CURE}"
+        ) from error
+
+
+def _name(made: Snapshot) -> str:
+    return f"{made.index}-{made.term}-{made.sha256[:8].hex()}"

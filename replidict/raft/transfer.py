@@ -1,0 +1,70 @@
+"""Handing over leadership (thesis 3.10).
+
+Rules kept here:
+
+1. While a transfer is under way the leader takes no new commands; those that come wait, and are taken if it fails.
+2. The follower is told to stand (`TimeoutNow`) once its log is level with the leader's.
+3. From then on, and for the rest of its term, the leader reads without its lease: the election it asked for need not
+   wait for the lease to end (thesis 6.4.1).
+4. A transfer that has not succeeded after an election timeout is given up, and the leader goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replidict.raft.messages import TimeoutNow
+
+if TYPE_CHECKING:
+    from replidict.raft.engine import Engine
+
+
+class Transfer:
+    """The part of the engine that hands over."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._target: str | None = None
+        self._deadline = 0.0
+        self._asked = False
+        self._held: list[bytes] = []
+        self.lease_ended_in = 0  # the last term in which a follower was told to stand
+
+    def begin(self, target: str | None = None) -> bool:
+        """Start handing over to a voter, by default the one whose log is furthest. False: there is none to take it."""
+        engine = self._engine
+        able = [p for p in engine.peers.values() if p.connected and p.address in engine.members.voters]
+        if target is not None:
+            able = [p for p in able if p.address == target]
+        if not engine.is_leader or not able:
+            return False
+        self._target = max(able, key=lambda peer: (peer.match_index, peer.address)).address
+        self._deadline = engine.clock() + engine.options.election_timeout
+        self._asked = False
+        return True
+
+    @property
+    def active(self) -> bool:
+        """Whether a transfer is under way."""
+        return self._target is not None
+
+    def hold(self, command: bytes) -> None:
+        """Rule 1."""
+        self._held.append(command)
+
+    def tick(self) -> None:
+        """Go on with what is under way."""
+        engine = self._engine
+        if self._target is None:
+            return
+        peer = engine.peers.get(self._target)
+        if not engine.is_leader or peer is None or engine.clock() >= self._deadline:
+            self._target = None
+            held, self._held = self._held, []
+            if engine.is_leader:
+                for command in held:
+                    engine.append(command)
+        elif not self._asked and peer.match_index == engine.log.last_index:
+            self.lease_ended_in = engine.term
+            engine.read_index.lease_until = float("-inf")  # before anybody can act on it
+            self._asked = engine.send(peer, TimeoutNow(engine.term))

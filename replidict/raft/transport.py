@@ -1,0 +1,432 @@
+"""The wire of a node: its listener, one connection to each peer, and who may have one.
+
+Rules this module keeps:
+
+1. Everything runs in the thread that polls and ticks, and nothing in it blocks (but the constructor, which binds).
+2. The engine hears of a peer only once both sides have accepted each other (see `wire`): connected, then messages in
+   order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
+3. One connection per pair: the node with the greater address calls the other. A new one replaces the old one.
+4. Whatever a stranger does costs bounded memory, bounded work per poll, and one line in the log per host and minute.
+5. Connections are closed in `tick`, never during a poll, so that no event can reach a socket it was not meant for.
+6. Received bytes never raise; what the engine's own callbacks raise passes through, since it must end the node.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from pysyncobj.node import Node
+from pysyncobj.poller import POLL_EVENT_TYPE, Poller
+from pysyncobj.transport import Transport
+from typing_extensions import override
+
+from replidict.errors import ReplidictError
+from replidict.raft.complaints import Complaints
+from replidict.raft.framing import TAG_BYTES, WireError, frame
+from replidict.raft.messages import Message, encode
+from replidict.raft.routes import Lookup, Route, reason
+from replidict.raft.sockets import Connection, Listener, connected, dial
+from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Session
+from replidict.security import Security, split_address
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 1.0  # seconds for TCP to arrive at one address
+HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
+PING_INTERVAL = 0.5  # seconds of silence after which this side says something
+SILENCE_TIMEOUT = 2.0  # seconds of hearing nothing after which a peer is given up
+LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for a lookup
+STRANGERS_MAX = 128  # connections that have not proved themselves; the oldest goes first
+MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there
+REASONS_MAX = 16  # kinds of reasons logged about a peer that can't be reached; it may make up more
+READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
+
+_READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WRITE
+
+
+class _Peer:
+    """A member of the cluster as the wire sees it."""
+
+    def __init__(self, node: Node, route: Route) -> None:
+        self.node, self.route = node, route
+        self.live: Connection | None = None
+        self.calling: Connection | None = None
+        self.said: set[str] = set()  # the kinds of reasons logged since it was last connected
+        self.met = False  # ever
+        self.missed_since = float("inf")
+
+
+class TcpTransport(Transport):
+    """PySyncObj's `Transport` over TCP. Listens from the constructor on; `ReplidictError` if it can't."""
+
+    def __init__(
+        self,
+        sync_obj: Any,
+        self_node: Node,
+        other_nodes: Iterable[Node],
+        *,
+        poller: Poller,
+        identity: Identity,
+        security: Security,
+        clock: Callable[[], float],
+        max_frame_bytes: int,
+        admit: Callable[[str, str], str | None],
+    ) -> None:
+        super().__init__(sync_obj, self_node, other_nodes)
+        self._me, self._security, self._clock, self._admit = identity, security, clock, admit
+        self._poller, self._max_frame_bytes = poller, max_frame_bytes
+        self._key = security.stretch(identity.cluster_id)
+        self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
+        self._peers: dict[str, _Peer] = {}
+        self._connections: dict[int, Connection] = {}  # by file descriptor
+        self._strangers: dict[int, Connection] = {}  # those of them that called us and are not open, oldest first
+        self._dead: list[Connection] = []
+        self._announced: dict[str, Connection] = {}  # the connections that the engine knows of, by address
+        self._lookups: list[Lookup] = []  # under way
+        self._complaints = Complaints(identity.address)
+        self._scratch = memoryview(bytearray(READ_BYTES))
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        self._last_tick = clock()
+        self._ping = frame(PING, self._tag_bytes)
+        self._wake = float("-inf")
+        self._destroyed = False
+        for node in other_nodes:
+            split_address(node.id)
+            self.addNode(node)
+        self._listener = Listener(identity.address, poller, clock, self._on_call, self._complaints)
+
+    # -- what the engine calls --------------------------------------------------------------------------------------
+
+    @override
+    def addNode(self, node: Node) -> None:
+        """Let a node in, and call it if that is for this side to do."""
+        if not self._destroyed and node.id != self._me.address and node.id not in self._peers:
+            self._peers[node.id] = _Peer(node, Route(node.id, self._security.loopback_only))
+            self._wake = float("-inf")
+
+    @override
+    def dropNode(self, node: Node) -> None:
+        """Close the connection to a node, and let it in no more."""
+        self.close_peer(node)
+        peer = self._peers.pop(node.id, None)
+        if peer is not None and peer.calling is not None:
+            self._fail(peer.calling, "dropped", "it is no member any more")
+
+    def close_peer(self, node: Node) -> None:
+        """Close the connection to a node, if there is one; it may come back at once."""
+        peer = self._peers.get(node.id)
+        if peer is not None and peer.live is not None:
+            connection = peer.live
+            self._queue(connection, frame(CLOSE, self._tag_bytes))
+            self._fail(connection, "dropped", "closed by this node")
+
+    @override
+    def send(self, node: Node, message: Message) -> bool:
+        """Send, or queue, a message. False, and nothing is sent, if there is no connection or its queue is full."""
+        peer = self._peers.get(node.id)
+        connection = peer.live if peer is not None else None
+        if connection is None or connection.full:
+            return False
+        if message is not self._encoded[0]:
+            if not isinstance(message, msgspec.Struct):
+                raise TypeError(f"not a message: {type(message)}")
+            self._encoded = message, frame(encode(message), self._tag_bytes)
+        framed = self._encoded[1]
+        if len(framed) + self._tag_bytes > self._max_frame_bytes + 4:
+            logger.error("%s: a message of %d bytes is too large to send", self._me.address, len(framed))
+            return False
+        self._queue(connection, framed)
+        return not connection.dead
+
+    def tick(self, now: float) -> None:
+        """Everything that is due: closing, calling, pings, deadlines."""
+        self._encoded = (None, b"")
+        self._bury()
+        paused = now - self._last_tick - PING_INTERVAL
+        self._last_tick = now
+        if paused > 0:
+            # This thread stood still (a long write, a stopped process): what the peers sent meanwhile is not read
+            # yet, so their silence says nothing.
+            for connection in self._connections.values():
+                connection.heard_at = min(now, connection.heard_at + paused)
+                connection.deadline += paused
+        if now < self._wake or self._destroyed:
+            return
+        self._wake = now + PING_INTERVAL
+        self._listener.tick(now)
+        for connection in list(self._connections.values()):
+            self._attend(connection, now)
+        for peer in list(self._peers.values()):
+            if peer.live is None and peer.calling is None and self._me.address > peer.node.id:
+                self._call(peer, now)
+        self._complaints.tick(now)
+        self._bury()
+
+    def next_deadline(self) -> float:
+        """The clock time at which `tick` wants to run next."""
+        if self._destroyed:
+            return float("inf")
+        return self._last_tick if self._dead else self._wake
+
+    @override
+    def destroy(self) -> None:
+        """Close everything; the engine hears no more. Idempotent."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        self.setOnMessageReceivedCallback(None)
+        self.setOnNodeConnectedCallback(None)
+        self.setOnNodeDisconnectedCallback(None)
+        for peer in list(self._peers.values()):
+            self.dropNode(peer.node)
+        self._listener.close()
+        for connection in list(self._connections.values()):
+            self._fail(connection, "dropped", "this node is closing")
+        self._bury()
+        for lookup in self._lookups:
+            lookup.join(LOOKUP_JOIN)
+
+    def abandon(self) -> None:
+        """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
+        self._destroyed = True
+        self._listener.abandon()
+        for connection in self._connections.values():
+            connection.sock.close()
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def _on_event(self, fd: int, mask: int) -> None:
+        connection = self._connections.get(fd)
+        if connection is None or connection.dead:
+            return
+        if connection.connecting:
+            self._arrive(connection)
+            return
+        if mask & _WRITE:
+            self._flush(connection)
+        if mask & _READ and not connection.dead:
+            self._read(connection)
+
+    def _read(self, connection: Connection) -> None:
+        room = READ_BYTES_STRANGER if connection.node is None else READ_BYTES
+        try:
+            count = connection.sock.recv_into(self._scratch, room)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(connection, "lost", f"lost: {reason(error)}")
+            return
+        if not count:
+            self._fail(connection, "lost", "the other side closed it")
+            return
+        connection.heard_at = self._clock()
+        try:
+            for event in connection.session.receive(self._scratch[:count]):
+                if event is OPENED:
+                    self._open(connection)
+                else:
+                    self._onMessageReceived(connection.node, event)
+                if connection.dead:
+                    return
+        except WireError as error:
+            self._say(connection)
+            self._fail(connection, error.code, error.text, error.by_peer)
+        else:
+            self._say(connection)
+
+    def _say(self, connection: Connection) -> None:
+        """Send what the session itself has to say."""
+        for framed in connection.session.take_output():
+            connection.queue(framed)
+        if not connection.wants_write:
+            self._flush(connection)
+
+    def _queue(self, connection: Connection, framed: bytes) -> None:
+        connection.queue(connection.session.seal(framed))
+        connection.sent_at = self._clock()
+        if not connection.wants_write:
+            self._flush(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        waited = connection.wants_write
+        try:
+            connection.flush()
+        except OSError as error:
+            self._fail(connection, "lost", f"lost: {reason(error)}")
+        if connection.wants_write != waited and not connection.dead:
+            self._subscribe(connection)
+
+    def _subscribe(self, connection: Connection) -> None:
+        self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))
+
+    def _open(self, connection: Connection) -> None:
+        """Both sides have accepted each other: tell the engine."""
+        hello = connection.session.peer
+        peer = self._peers.get(hello.address) if hello is not None else None
+        if peer is None:
+            self._fail(connection, "dropped", "it is no member any more")
+            return
+        # What the session has to say was sealed first, so it must be queued before what the engine says.
+        self._say(connection)
+        address = peer.node.id
+        if peer.live is not None:
+            self._fail(peer.live, "replaced", "the peer made a new one")
+        self._tell_lost(address)
+        self._strangers.pop(connection.fd, None)
+        peer.live, peer.calling = connection, None
+        peer.route.arrived()
+        peer.said.clear()
+        peer.met = True
+        connection.node = peer.node
+        self._announced[address] = connection
+        logger.info("%s: connected to %s", self._me.address, address)
+        self._onNodeConnected(peer.node)
+
+    def _tell_lost(self, address: str) -> None:
+        connection = self._announced.pop(address, None)
+        if connection is not None:
+            self._onNodeDisconnected(connection.node)
+
+    def _fail(self, connection: Connection, code: str, text: str, by_peer: bool = False) -> None:
+        """Have `tick` close it, use it no more, and log why."""
+        if connection.dead:
+            return
+        connection.dead = True
+        self._dead.append(connection)
+        self._strangers.pop(connection.fd, None)
+        address = connection.called if connection.node is None else connection.node.id
+        peer = self._peers.get(address) if address is not None else None
+        if peer is None:
+            self._complain(connection, code, text)
+            return
+        now = self._clock()
+        if peer.live is connection:
+            peer.live = None
+            if code in ("protocol", "tag", "tls"):
+                self._complaints.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
+            else:
+                level = logging.INFO if code == "dropped" else logging.WARNING
+                logger.log(level, "%s: no connection to %s: %s", self._me.address, peer.node.id, text)
+            peer.route.failed(now)
+            self._wake = min(self._wake, peer.route.due)
+        if peer.calling is connection:
+            peer.calling = None
+            self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
+
+    def _complain(self, connection: Connection, code: str, text: str) -> None:
+        """Log what a stranger did, unless it just went away."""
+        if code in ("lost", "dropped"):
+            return
+        hello = connection.session.peer
+        who = connection.remote if hello is None else f"{connection.remote} (as {hello.address})"
+        self._complaints.log(who, self._clock(), f"refused a connection from {who}: {text}")
+
+    def _bury(self) -> None:
+        """Close what failed, and tell the engine."""
+        while self._dead:
+            connection = self._dead.pop()
+            self._poller.unsubscribe(connection.fd)
+            del self._connections[connection.fd]
+            connection.sock.close()
+            if connection.node is not None and self._announced.get(connection.node.id) is connection:
+                self._tell_lost(connection.node.id)
+
+    def _attend(self, connection: Connection, now: float) -> None:
+        """Deadlines and pings of one connection."""
+        if connection.dead:
+            return
+        if connection.node is None:
+            due = connection.deadline
+            if now >= due:
+                what = "no answer" if connection.connecting else "the handshake took too long"
+                self._fail(connection, "timeout", what)
+        elif now >= connection.heard_at + SILENCE_TIMEOUT:
+            self._fail(connection, "silent", f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
+            return
+        else:
+            due = connection.heard_at + SILENCE_TIMEOUT
+            if not connection.wants_write:  # else what is queued tells the peer that this node is alive
+                if now >= connection.sent_at + PING_INTERVAL:
+                    self._queue(connection, self._ping)
+                due = min(due, connection.sent_at + PING_INTERVAL)
+        self._wake = min(self._wake, due)
+
+    # -- calling and being called -----------------------------------------------------------------------------------
+
+    def _call(self, peer: _Peer, now: float) -> None:
+        """Take the next step towards a connection."""
+        try:
+            target = peer.route.take(now)
+            if target is not None:
+                host, _ = split_address(peer.node.id)
+                peer.calling = self._add(dial(target), host, peer.node.id, now + CONNECT_TIMEOUT)
+                return
+        except (OSError, ReplidictError) as error:
+            self._call_again(peer, now, "unreachable", reason(error))
+        self._wake = min(self._wake, peer.route.due)
+        under_way = (*self._lookups, peer.route.lookup)
+        self._lookups = [lookup for lookup in under_way if lookup is not None and not lookup.done.is_set()]
+
+    def _call_again(self, peer: _Peer, now: float, code: str, text: str) -> None:
+        """A call came to nothing: log each kind of reason once, until it succeeds."""
+        peer.route.failed(now)
+        self._wake = min(self._wake, peer.route.due)
+        level = logging.WARNING
+        if code == "absent" and not peer.met:
+            # Founders start one after the other: that one is not there yet is no reason to worry, for a while.
+            peer.missed_since = min(peer.missed_since, now)
+            if now - peer.missed_since < MISSED_AFTER:
+                level = logging.INFO
+            else:
+                code = "missed"
+        if code not in peer.said and len(peer.said) < REASONS_MAX:
+            peer.said.add(code)
+            logger.log(level, "%s: no connection to %s: %s", self._me.address, peer.node.id, text)
+
+    def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> Connection:
+        session = Session(
+            self._me,
+            self._security,
+            self._key,
+            called=called,
+            max_frame_bytes=self._max_frame_bytes,
+            may_call=self._may_call,
+            admit=self._admit,
+        )
+        connection = Connection(sock, session, remote, called, deadline)
+        self._connections[connection.fd] = connection
+        self._subscribe(connection)
+        self._wake = min(self._wake, deadline)
+        return connection
+
+    def _arrive(self, connection: Connection) -> None:
+        """A call may have come through."""
+        try:
+            if not connected(connection.sock):
+                return
+        except OSError as error:
+            self._fail(connection, "absent", reason(error))
+            return
+        connection.connecting = connection.wants_write = False
+        connection.deadline = self._clock() + HANDSHAKE_TIMEOUT
+        self._subscribe(connection)
+        connection.session.start()
+        self._say(connection)
+
+    def _may_call(self, address: str) -> str | None:
+        if address not in self._peers:
+            return f"{address!r} is no member of the cluster that {self._me.address} is in: add it, or check peers="
+        if address < self._me.address:
+            return f"{address} must wait for the call of {self._me.address}, whose address is greater"
+        return None
+
+    def _on_call(self, sock: socket.socket, remote: str) -> None:
+        """Somebody called."""
+        if len(self._strangers) >= STRANGERS_MAX:
+            self._fail(next(iter(self._strangers.values())), "crowd", "too many connections wait to be accepted")
+        connection = self._add(sock, remote, None, self._clock() + HANDSHAKE_TIMEOUT)
+        self._strangers[connection.fd] = connection

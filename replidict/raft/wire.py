@@ -1,0 +1,374 @@
+"""What two nodes say before they trust each other, and after: a state machine, bytes in, bytes out, no sockets.
+
+Rules this module keeps:
+
+1. Until the handshake is done the longest frame is 4 KiB; afterwards it is `max_frame_bytes`.
+2. Nothing reaches the caller before both sides have accepted each other; whatever is wrong raises `WireError` and
+   nothing else, and after that the session yields nothing more.
+3. Nothing is asked of `admit` on the word of a peer that has not proved itself.
+4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session,
+   so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
+5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
+   tell every other that they differ.
+
+The handshake, the same in all modes (a proof is empty in plain mode, and in TLS mode, where the certificates prove):
+
+    the side that calls (initiator)                  the side that is called (acceptor)
+    CALLING    Hello ------------------------------> AWAIT_HELLO   checks version, mode, cluster, address
+    AWAIT_HELLO checks the same <------------- Hello
+               Proof ------------------------------> AWAIT_PROOF   checks the proof (TLS: the name), then admit
+    AWAIT_PROOF checks the proof, admit <----- Proof
+    OPEN       ping -------------------------------> AWAIT_PING    the first sealed frame
+               messages both ways                    OPEN
+
+Either side may answer `Refused`, with the reason, and close. The acceptor waits for the ping because only then does
+it know that it was accepted as well: a connection is open on both sides or reaches the engine of neither.
+
+The secret (stretched, see `Security.stretch`) is never sent. With `transcript` the SHA-256 of both hellos, which
+hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four keys: the two proofs, HMAC-SHA256 of the
+transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut to 16 bytes over counter and body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Literal, NoReturn
+
+import msgspec
+
+from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
+from replidict.raft.messages import Message, decode, encode
+from replidict.security import Security, split_address
+
+MAGIC = "replidict"
+VERSION = 1
+HANDSHAKE_MAX_BYTES = 4096
+NONCE_BYTES = 32
+PING, CLOSE = b"\x00", b"\x01"  # one byte can't be a message: those are msgpack arrays
+
+# What msgspec raises for bytes that are no message: ValueError covers its own errors and broken UTF-8.
+_UNDECODABLE = (ValueError, RecursionError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by."""
+
+    cluster_id: str
+    node_id: str
+    address: str
+
+
+_Text = Annotated[str, msgspec.Meta(max_length=300)]
+_Bytes = Annotated[bytes, msgspec.Meta(max_length=64)]
+
+
+class Preamble(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The part of `Hello` that all versions share."""
+
+    magic: _Text
+    version: int
+
+
+class Hello(Preamble, frozen=True, tag=1):
+    """The first frame of each side: who it is, and a number used once."""
+
+    mode: Literal["plain", "secret", "tls"]
+    cluster_id: _Text
+    node_id: _Text
+    address: _Text
+    nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """In secret mode, that the sender knows the secret; in any mode, that it accepts the other's `Hello`."""
+
+    mac: _Bytes
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Why the sender is about to close the connection."""
+
+    code: _Text
+    text: _Text
+
+
+class State(Enum):
+    """Where a session stands; `CALLING` lasts only until `start` (in TLS mode, until TLS is up)."""
+
+    CALLING = 0
+    AWAIT_HELLO = 1
+    AWAIT_PROOF = 2
+    AWAIT_PING = 3
+    OPEN = 4
+    FAILED = 5
+
+
+class Opened(Enum):
+    """What a session yields once, before the first message: both sides have accepted each other."""
+
+    OPENED = 0
+
+
+OPENED = Opened.OPENED
+
+_preamble: Callable[[bytearray], Preamble | Refused] = msgspec.msgpack.Decoder(Preamble | Refused).decode
+_handshake: Callable[[bytearray], Hello | Proof | Refused] = msgspec.msgpack.Decoder(Hello | Proof | Refused).decode
+
+
+class Session:
+    """One connection from its first byte: handshake, then messages. `called` is the address that was dialled, if any.
+
+    `key` comes from `Security.stretch`. `may_call(address)` says why an address may not call this node, or None;
+    `admit(address, node_id)` why this very node may not, or None: it is asked last, about a proven peer.
+    What it wants to say is taken with `take_output`; `encrypt` turns frames, in order, into what goes on the network.
+    """
+
+    def __init__(
+        self,
+        me: Identity,
+        security: Security,
+        key: bytes,
+        *,
+        called: str | None,
+        max_frame_bytes: int,
+        may_call: Callable[[str], str | None],
+        admit: Callable[[str, str], str | None],
+    ) -> None:
+        self.state = State.AWAIT_HELLO if called is None else State.CALLING
+        self.peer: Hello | None = None
+        self._output: list[bytes] = []
+        self.tag_bytes = TAG_BYTES if security.mode == "secret" else 0
+        self._me, self._security, self._key, self._called = me, security, key, called
+        self._may_call, self._admit = may_call, admit
+        self._max_frame_bytes = max_frame_bytes
+        self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        hello = Hello(MAGIC, VERSION, security.mode, me.cluster_id, me.node_id, me.address, nonce)
+        self._hello: bytes = encode(hello)
+        self._proofs = (b"", b"")  # (ours, the one expected)
+        self._tag_keys = (b"", b"")  # (ours, theirs)
+        self._send: Seal | None = None
+        self._receive: Seal | None = None
+        self._sniffed = False
+        context = security.server if called is None else security.client
+        self._tls = TlsPipe(context, server=called is None) if context is not None else None
+
+    def start(self) -> None:
+        """Begin (only the side that called says something first)."""
+        if self._tls is not None:
+            if self._called is not None:
+                self._tls.decrypt(b"")
+        elif self._called is not None:
+            self._say_hello()
+
+    def receive(self, data: bytes | memoryview) -> Iterator[Message | Opened]:
+        """Take bytes from the network; yields `OPENED` once, then messages. Raises `WireError` alone."""
+        if self.state is State.FAILED or not data:
+            return
+        try:
+            if not self._sniffed:
+                self._sniff(data[0])
+            if self._tls is not None:
+                data = self._tls.decrypt(data)
+                if self.state is State.CALLING and self._tls.up:
+                    self._check_name(self._called or "")
+                    self._say_hello()
+            self._reader.feed(data)
+            while (body := self._reader.next()) is not None:
+                if self.state is not State.OPEN:
+                    if self._advance(body):
+                        yield OPENED
+                    continue
+                if self._receive is not None:
+                    self._verify(body)
+                if len(body) > 1:
+                    yield _message(body)
+                elif body == CLOSE:
+                    raise WireError("closed", "the peer closed it", by_peer=True)
+                elif body != PING:
+                    raise WireError("protocol", "an unknown control frame")
+        except WireError:
+            self.state = State.FAILED
+            raise
+
+    def take_output(self) -> list[bytes]:
+        """The frames that the session itself wants sent, before anything sealed later."""
+        taken, self._output = self._output, []
+        return taken
+
+    def seal(self, framed: bytes) -> bytes:
+        """What goes on the wire for a `frame`; in secret mode it counts, so each result must be sent, in order."""
+        if self._send is None:
+            return framed
+        return framed + self._send.tag(memoryview(framed)[4:])
+
+    def encrypt(self, data: bytes | memoryview) -> bytes | memoryview:
+        """The bytes for the network; with nothing given, what TLS itself has to say."""
+        return data if self._tls is None else self._tls.encrypt(data)
+
+    def _sniff(self, first: int) -> None:
+        """Tell from the first byte, which can't be anything else, whether the peer speaks TLS."""
+        self._sniffed = True
+        mine = self._tls is not None
+        if first == 0 or 20 <= first <= 23:  # a handshake frame is short; 20 to 23 are the kinds of TLS records
+            if mine == (first != 0):
+                return
+            if mine:
+                self._tls = None  # so that the reason can be read at the other end
+            self._refuse("mode", f"one side speaks TLS, and {self._me.address} is in mode {self._security.mode!r}: "
+                         "give every node the same tls= or secret=")  # fmt: skip
+        raise WireError("protocol", "the peer is no replidict node: it speaks another protocol")
+
+    def _advance(self, body: bytearray) -> bool:
+        """One step of the handshake, as in the table above; True when it was the last one."""
+        calling = self._called is not None
+        if self.state is State.AWAIT_HELLO:
+            self._check_hello(self._read_hello(body))
+            self._derive(bytes(body))
+            if calling:
+                self._say_proof()
+            else:
+                self._say_hello()
+            self.state = State.AWAIT_PROOF
+            return False
+        if self.state is State.AWAIT_PROOF:
+            proof = self._read(body)
+            if calling:
+                self._seal_from_here()
+            self._check_proof(proof)
+            if not calling:
+                self._say_proof()
+                self._seal_from_here()
+                self.state = State.AWAIT_PING
+                return False
+            self._output.append(self.seal(frame(PING, self.tag_bytes)))
+        else:
+            if self._receive is not None:
+                self._verify(body)
+            if body != PING:
+                self._read(body)
+                raise WireError("protocol", "the handshake did not end in a ping")
+        self._reader.max_bytes = self._max_frame_bytes
+        self.state = State.OPEN
+        return True
+
+    def _say_hello(self) -> None:
+        self._output.append(frame(self._hello))
+        self.state = State.AWAIT_HELLO
+
+    def _say_proof(self) -> None:
+        self._output.append(frame(encode(Proof(self._proofs[0]))))
+
+    def _read_hello(self, body: bytearray) -> Hello:
+        try:
+            first = _preamble(body)
+        except _UNDECODABLE as error:
+            raise WireError("protocol", "the peer is no replidict node, or not of a release known here") from error
+        if isinstance(first, Preamble) and first.magic == MAGIC and first.version != VERSION:
+            self._refuse("version", f"{self._me.address} speaks version {VERSION} of the protocol, not "
+                         f"{first.version}: bring all nodes to the same release")  # fmt: skip
+        hello = self._read(body)
+        if not isinstance(hello, Hello) or hello.magic != MAGIC:
+            raise WireError("protocol", "the handshake did not begin with a hello")
+        return hello
+
+    def _read(self, body: bytearray) -> Hello | Proof:
+        """A handshake frame; the peer's refusal raises."""
+        try:
+            said = _handshake(body)
+        except _UNDECODABLE as error:
+            raise WireError("protocol", "the peer sent something else than a handshake") from error
+        if isinstance(said, Refused):
+            raise WireError(_printable(said.code), _printable(said.text), by_peer=True)
+        return said
+
+    def _check_hello(self, hello: Hello) -> None:
+        """Is this a peer to talk to, if it is who it says?"""
+        me, it = self._me, _printable(hello.address)
+        if hello.mode != self._security.mode:
+            self._refuse("mode", f"{me.address} is in mode {self._security.mode!r} and {it} in mode {hello.mode!r}: "
+                         "give every node the same tls= or secret=")  # fmt: skip
+        if hello.cluster_id != me.cluster_id:
+            self._refuse("cluster", f"{it} belongs to another cluster than {me.address}: check address= and peers= of "
+                         "both, and that neither runs on a copied directory")  # fmt: skip
+        if hello.address == me.address:
+            self._refuse("address", f"two nodes go by the address {it}: give each its own address=")
+        if self._called is not None and hello.address != self._called:
+            self._refuse("address", f"who answers at {self._called} calls itself {it}: spell addresses the same on "
+                         "every node, and check DNS")  # fmt: skip
+        if self._called is None and (problem := self._may_call(hello.address)) is not None:
+            self._refuse("member", problem)
+        if self._called is None:
+            self._check_name(hello.address)
+        self.peer = hello
+
+    def _check_name(self, address: str) -> None:
+        """TLS mode: the certificate must be for the address that the peer goes by."""
+        if self._tls is not None:
+            host, _ = split_address(address)  # an address that is a member's: it is well-formed
+            if not self._tls.peer_is(host, self._security.names):
+                self._refuse("name", f"the certificate of {address} names neither {host} nor one of "
+                             f"names={self._security.names}")  # fmt: skip
+
+    def _check_proof(self, proof: Hello | Proof) -> None:
+        """Is the peer who it says, and welcome?"""
+        if not isinstance(proof, Proof) or self.peer is None:
+            raise WireError("protocol", "the peer sent something else than its proof")
+        if not hmac.compare_digest(proof.mac, self._proofs[1]):
+            self._refuse("secret", f"{self._me.address} and {self.peer.address} were given different secrets: give "
+                         "every node the same secret=")  # fmt: skip
+        reason = self._admit(self.peer.address, self.peer.node_id)
+        if reason is not None:
+            self._refuse("identity", reason)
+
+    def _derive(self, theirs: bytes) -> None:
+        """Secret mode: all keys of this session, from the shared key and both hellos."""
+        if self._security.mode != "secret":
+            return
+        calling = self._called is not None
+        hellos = (self._hello, theirs) if calling else (theirs, self._hello)
+        transcript = hashlib.sha256(b"".join(frame(hello) for hello in hellos)).digest()
+        keys = [
+            hkdf(self._key, transcript, b"replidict 1 " + use)
+            for use in (b"initiator proof", b"acceptor proof", b"initiator tags", b"acceptor tags")
+        ]
+        initiator, acceptor = (hmac.digest(key, transcript, "sha256") for key in keys[:2])
+        self._proofs = (initiator, acceptor) if calling else (acceptor, initiator)
+        self._tag_keys = (keys[2], keys[3]) if calling else (keys[3], keys[2])
+
+    def _seal_from_here(self) -> None:
+        if self._security.mode == "secret":
+            self._send, self._receive = (Seal(key) for key in self._tag_keys)
+
+    def _verify(self, body: bytearray) -> None:
+        """Cut off and check the tag of a body."""
+        assert self._receive is not None
+        tag = body[-TAG_BYTES:]
+        del body[-TAG_BYTES:]
+        if not hmac.compare_digest(tag, self._receive.tag(body)):
+            raise WireError("tag", "a frame was forged, changed, repeated or lost on the way")
+
+    def _refuse(self, code: str, text: str) -> NoReturn:
+        """Tell the peer why, and fail."""
+        room = self.tag_bytes if self._send is not None else 0
+        self._output.append(self.seal(frame(encode(Refused(code, text[:300])), room)))
+        raise WireError(code, text)
+
+
+def _message(body: bytearray) -> Message:
+    try:
+        message: Message = decode(body)
+        return message
+    except _UNDECODABLE as error:
+        raise WireError("protocol", f"a frame that is no message: {_printable(str(error))}") from error
+
+
+def _printable(text: str) -> str:
+    """What a peer said, fit for one line of a log."""
+    return "".join(char if char.isprintable() else "?" for char in text[:300])

@@ -1,0 +1,449 @@
+"""The dict itself: encoding in the caller's thread, waiting, and the habits of `dict`. All logic is further down."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import (
+    Hashable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    Reversible,
+    ValuesView,
+)
+from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
+
+from typing_extensions import override
+
+from replidict import commands as cmd
+from replidict.arguments import founders_of, pairs_of, seconds_of
+from replidict.codec import DEFAULT_CODEC, Codec, decode_key, encode_key
+from replidict.errors import EncodingError, NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError
+from replidict.host import Host, raise_anew
+from replidict.node import NO_NETWORK
+from replidict.options import Options
+from replidict.proposals import Write
+from replidict.reads import Read
+from replidict.security import TLS, security_for
+from replidict.state_machine import Item
+from replidict.status import Status
+from replidict.ticker import clock
+from replidict.views import Items, Keys, Values
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+D = TypeVar("D")
+
+_ABSENT: Any = object()
+
+
+class Versioned(NamedTuple, Generic[V]):
+    """A value, and the revision that wrote it: what `ReplicatedDict.replace` wants back."""
+
+    value: V
+    revision: int
+
+
+class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
+    """A dict kept the same on every node of a cluster, on disk, by Raft.
+
+    `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
+    With `address` ("host:port") it listens there and forms a cluster with `peers`, the addresses of the other
+    founding members; these matter the first time only, afterwards the directory knows the members.
+
+    The constructor opens the files and the address, and returns; operations wait for a leader, up to `timeout`
+    seconds. Writes return once a majority has them on disk; plain reads are this node's copy. Any number of
+    threads may use one object; after `os.fork` it belongs to the parent, and the child gets `ClosedError`.
+
+    Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
+    replaces the encoding of values (not of keys); it must be the same on every node, and pure.
+
+    Raises `ValueError` (an argument that makes no sense), `StorageError` (the directory), `SecurityError`,
+    `ReplidictError` (the address can't be listened on).
+
+    Keys: what `dict` takes, of the types listed in `replidict.codec`. Each mutating method is one atomic command
+    and raises `NotCommitted` (surely not applied), `OutcomeUnknown` (may or may not be applied), `EncodingError`
+    (a key or value that can't be kept), `ClosedError` or `StorageError`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        address: str | None = None,
+        peers: Iterable[str] = (),
+        timeout: float = 10.0,
+        tls: TLS | None = None,
+        secret: str | bytes | None = None,
+        insecure: bool = False,
+        codec: Codec = DEFAULT_CODEC,
+        options: Options = Options(),  # noqa: B008 -- frozen
+    ) -> None:
+        if not isinstance(options, Options):
+            raise ValueError(f"options={options!r}: must be an Options(...)")
+        for method in ("encode", "decode"):
+            if not callable(getattr(codec, method, None)):
+                raise ValueError(f"codec={codec!r}: must have encode() and decode(), see replidict.Codec")
+        if tls is not None and not isinstance(tls, TLS):
+            raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
+        founders = founders_of(address, peers)
+        self._timeout = seconds_of(timeout, "timeout")
+        security = None if address is None else security_for(address, tls, secret, insecure)
+        if address is None and (tls is not None or secret is not None):
+            raise ValueError(
+                "tls= and secret= protect the network: give address= and peers= as well, or leave them out"
+            )
+        self._options = options
+        self._codec = codec
+        self._decode = codec.decode
+        self._host = Host(path, (address or NO_NETWORK).lower(), founders, security, codec, options)
+        self._machine = self._host.node.machine
+        weakref.finalize(self, self._host.forgotten)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @override
+    def __getitem__(self, key: K) -> V:
+        if self._machine.applying:
+            self._let_it_finish()
+        try:
+            item = self._host.items[key]
+        except KeyError:
+            raise KeyError(key) from None
+        return self._decode(item.value)  # type: ignore[no-any-return]
+
+    @overload
+    def get(
+        self, key: K, /, *, linearizable: bool = ..., max_staleness: float | None = ..., timeout: float | None = ...
+    ) -> V | None: ...
+    @overload
+    def get(
+        self,
+        key: K,
+        default: V | D,
+        *,
+        linearizable: bool = ...,
+        max_staleness: float | None = ...,
+        timeout: float | None = ...,
+    ) -> V | D: ...
+    @override
+    def get(
+        self,
+        key: K,
+        default: Any = None,
+        *,
+        linearizable: bool = False,
+        max_staleness: float | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """The value of `key`, or `default`.
+
+        By default this is this node's copy: no network, never ahead of the commit, never going backwards.
+        With `linearizable=True` it includes every write that returned anywhere before the call (Raft thesis
+        6.4). With `max_staleness` (seconds) it includes every write that returned anywhere up to so many seconds
+        before the call, on this node's clock: answered at once when this node heard from the leader recently
+        enough to know, otherwise as with `linearizable=True`.
+
+        Raises `ReadTimeout` when that could not be made sure within `timeout` seconds.
+        """
+        if linearizable:
+            self._make_current(timeout)
+        elif max_staleness is not None:
+            bound = seconds_of(max_staleness, "max_staleness")
+            if not clock() - self._host.node.engine.read_index.fresh_as_of <= bound:
+                self._make_current(timeout)
+        if self._machine.applying:
+            self._let_it_finish()
+        item = self._host.items.get(key)
+        return default if item is None else self._decode(item.value)
+
+    def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
+        """The value of `key` with the revision that wrote it; None if the key is absent.
+
+        Raises `ReadTimeout` as `get` does.
+        """
+        if linearizable:
+            self._make_current(timeout)
+        if self._machine.applying:
+            self._let_it_finish()
+        item = self._host.items.get(key)
+        return None if item is None else Versioned(self._decode(item.value), item.revision)
+
+    def barrier(self, *, timeout: float | None = None) -> None:
+        """Wait until this node's copy includes all that was acknowledged anywhere before the call.
+
+        Raises `ReadTimeout` after `timeout` seconds.
+        """
+        self._make_current(timeout)
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until there is a leader and this node's copy is up to date. False after `timeout` seconds."""
+        try:
+            self._make_current(timeout)
+        except ReadTimeout:
+            return False
+        return True
+
+    def snapshot(self) -> dict[K, V]:
+        """This node's copy at one moment, as a plain dict, in insertion order."""
+        decode = self._decode
+        return {key: decode(item.value) for key, item in self._moment()}
+
+    @property
+    def revision(self) -> int:
+        """Of the last change applied on this node: the count of changes since the cluster was founded."""
+        return self._machine.revision
+
+    def status(self) -> Status:
+        """What this node knows of itself and its cluster. Never waits; answers on a closed dict, too."""
+        return self._host.node.status()
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        if self._machine.applying:
+            self._let_it_finish()
+        return key in self._host.items
+
+    @override
+    def __len__(self) -> int:
+        with self._machine.lock:  # a command that touches several keys may begin at any moment
+            return len(self._host.items)
+
+    @override
+    def __iter__(self) -> Iterator[K]:
+        return iter([key for key, _ in self._moment()])
+
+    @override
+    def __reversed__(self) -> Iterator[K]:
+        return iter([key for key, _ in reversed(self._moment())])
+
+    @override
+    def keys(self) -> KeysView[K]:
+        """A view of the keys; each iteration sees one moment."""
+        return Keys(self)
+
+    @override
+    def items(self) -> ItemsView[K, V]:
+        """A view of the pairs; each iteration sees one moment."""
+        return Items(self, self._moment, self._decode)
+
+    @override
+    def values(self) -> ValuesView[V]:
+        """A view of the values; each iteration sees one moment."""
+        return Values(self, self._moment, self._decode)
+
+    def _moment(self) -> list[tuple[K, Item]]:
+        with self._machine.lock:
+            return list(self._host.items.items())  # type: ignore[arg-type]
+
+    def _let_it_finish(self) -> None:
+        """A command that touches several keys is being applied: wait, so as not to see half of it."""
+        with self._machine.lock:
+            pass
+
+    def _make_current(self, timeout: float | None) -> None:
+        seconds = self._timeout if timeout is None else seconds_of(timeout, "timeout")
+        if self._host.closed is not None:
+            raise_anew(self._host.closed)
+        engine = self._host.node.engine
+        commit_index = engine.commit_index
+        if clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
+            return
+        done = threading.Lock()
+        done.acquire()
+        read = Read(done.release)
+        self._host.node.reads.submit(read)
+        if not done.acquire(timeout=seconds):
+            read.abandoned = True
+            raise ReadTimeout(
+                f"no majority of the cluster confirmed within {seconds:g} s that this node is up to date: check that "
+                "a majority of the peers is running and reachable, or read this node's own copy"
+            )
+        if read.error is not None:
+            raise_anew(read.error)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def set(self, key: K, value: V, *, timeout: float | None = None) -> int:
+        """Store a value. Returns the revision of this write.
+
+        Raises `NotCommitted`, `OutcomeUnknown`, `EncodingError`, `ClosedError` or `StorageError`.
+        """
+        encoded, data = self._key(key), self._value(value)
+        return self._write(cmd.Put(encoded, data), len(encoded) + len(data), timeout)  # type: ignore[return-value]
+
+    @override
+    def __setitem__(self, key: K, value: V) -> None:
+        self.set(key, value)
+
+    def add(self, key: K, value: V, *, timeout: float | None = None) -> bool:
+        """Store a value only if the key is absent. Returns whether it was."""
+        encoded, data = self._key(key), self._value(value)
+        return self._write(cmd.Add(encoded, data), len(encoded) + len(data), timeout) is True
+
+    def compare_and_set(self, key: K, expected: V, value: V, *, timeout: float | None = None) -> bool:
+        """Store a value only if the present one equals `expected`, by `==`. Returns whether it did.
+
+        A value is also equal to itself when it holds NaN; one that holds a `ZoneInfo` equals nothing but itself. An
+        absent key equals nothing: `add` is for that.
+        """
+        encoded, old, data = self._key(key), self._value(expected), self._value(value)
+        operation = cmd.CompareAndSet(encoded, old, data)
+        return self._write(operation, len(encoded) + len(old) + len(data), timeout) is True
+
+    def replace(self, key: K, value: V, *, revision: int, timeout: float | None = None) -> bool:
+        """Store a value only if the present one was written by `revision` (see `versioned`). Returns whether it was."""
+        if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision < 2**63:
+            raise ValueError(f"revision={revision!r}: must be a revision, as `versioned` and `set` give it")
+        encoded, data = self._key(key), self._value(value)
+        return self._write(cmd.Replace(encoded, data, int(revision)), len(encoded) + len(data), timeout) is True
+
+    @override
+    def __delitem__(self, key: K) -> None:
+        encoded = self._key(key)
+        if self._write(cmd.Delete(encoded), len(encoded)) is False:
+            raise KeyError(key)
+
+    @overload
+    def pop(self, key: K, /, *, timeout: float | None = ...) -> V: ...
+    @overload
+    def pop(self, key: K, /, default: V | D, *, timeout: float | None = ...) -> V | D: ...
+    @override
+    def pop(self, key: K, /, default: Any = _ABSENT, *, timeout: float | None = None) -> Any:
+        """Remove a key and return its value, or `default`; `KeyError` if there is neither."""
+        encoded = self._key(key)
+        data = self._write(cmd.Pop(encoded), len(encoded), timeout)
+        if isinstance(data, bytes):
+            return self._decode(data)
+        if default is _ABSENT:
+            raise KeyError(key)
+        return default
+
+    @override
+    def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
+        """Remove the pair inserted last and return it; `KeyError` if the dict is empty."""
+        pair = self._write(cmd.PopItem(), 0, timeout)
+        if not isinstance(pair, list):
+            raise KeyError("popitem(): dictionary is empty")
+        return decode_key(pair[0]), self._decode(pair[1])  # type: ignore[return-value]
+
+    @override
+    def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
+        """Store `default` if the key is absent. Returns the value that is there afterwards."""
+        encoded, data = self._key(key), self._value(default)
+        found = self._write(cmd.SetDefault(encoded, data), len(encoded) + len(data), timeout)
+        assert isinstance(found, bytes)
+        return self._decode(found)
+
+    @override
+    def clear(self, *, timeout: float | None = None) -> None:
+        """Remove everything."""
+        self._write(cmd.Clear(), 0, timeout)
+
+    @override
+    def update(self, other: Any = (), /, **values: V) -> None:
+        """Store many values, all at once: others see all of them or none.
+
+        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order; if one
+        of them fails, those before it stay.
+        """
+        pairs = other.items() if isinstance(other, Mapping) else pairs_of(other)
+        encoded = [(self._key(key), self._value(value)) for key, value in pairs]
+        encoded += [(self._key(key), self._value(value)) for key, value in values.items()]
+        most, start, size = self._options.max_command_bytes, 0, 0
+        for end, (key, value) in enumerate(encoded):
+            length = len(key) + len(value)
+            if end > start and size + length > most:
+                self._write(cmd.Update(encoded[start:end]), size)
+                start, size = end, 0
+            size += length
+        if encoded:
+            self._write(cmd.Update(encoded[start:]), size)
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return dict(other) | self.snapshot() if isinstance(other, Mapping) else NotImplemented
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # takes pairs as well, as dict does
+        self.update(other)
+        return self
+
+    def copy(self) -> dict[K, V]:
+        """A plain dict with this node's copy; the same as `snapshot`."""
+        return self.snapshot()
+
+    def _key(self, key: object) -> bytes:
+        data = encode_key(key)
+        if len(data) > self._options.max_key_bytes:
+            raise EncodingError(
+                f"a key of {len(data)} bytes, encoded, is longer than "
+                f"Options(max_key_bytes={self._options.max_key_bytes})"
+            )
+        return data
+
+    def _value(self, value: object) -> bytes:
+        data = self._codec.encode(value)
+        if type(data) is not bytes:
+            raise EncodingError(f"codec= gave a {type(data).__name__}, and must give bytes")
+        if len(data) > self._options.max_value_bytes:
+            raise EncodingError(
+                f"a value of {len(data)} bytes, encoded, is larger than "
+                f"Options(max_value_bytes={self._options.max_value_bytes}): split it, or store it elsewhere"
+            )
+        return data
+
+    def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
+        seconds = self._timeout if timeout is None else seconds_of(timeout, "timeout")
+        if self._host.closed is not None:
+            raise_anew(self._host.closed)
+        done = threading.Lock()
+        done.acquire()
+        write = Write(operation, size, done.release)
+        self._host.node.proposals.submit(write)
+        if not done.acquire(timeout=seconds):
+            surely_not = self._host.node.proposals.give_up(write)
+            if surely_not:
+                raise NotCommitted(
+                    f"no leader could be reached within {seconds:g} s, so this write was not sent to anyone: it is not "
+                    "applied and never will be. Check that a majority of the peers is running and reachable, and that "
+                    "none of them refuses this node: its log says so"
+                )
+            if not done.acquire(blocking=False):  # else the answer came at the last moment
+                raise OutcomeUnknown(
+                    f"this write was sent, but no majority confirmed it within {seconds:g} s: it may or may not be "
+                    "applied. Read with linearizable=True, once a majority is there, to find out"
+                )
+        if write.error is not None:
+            raise_anew(write.error)
+        if isinstance(write.result, str):
+            raise ReplidictError(f"this write could not be performed, and changed nothing: {write.result}")
+        return write.result
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop this node and let go of its files and address. Idempotent, for any thread.
+
+        Writes under way elsewhere in this process get `OutcomeUnknown` or `ClosedError`.
+        """
+        self._host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @override
+    def __repr__(self) -> str:
+        state = f"{len(self)} keys" if self._host.closed is None else "closed"
+        return (
+            f"<{type(self).__name__} {self._host.node.engine.address} in {str(self._host.directory.path)!r}, {state}>"
+        )

@@ -1,0 +1,202 @@
+"""Who may talk to a node: TLS certificates, a shared secret, or (on loopback only) anyone on this machine.
+
+Rules this module keeps:
+
+1. A node off loopback never listens without TLS or a secret, unless the user wrote `insecure=True`.
+2. Only 127.0.0.0/8, ::1 and the name `localhost` count as loopback; what can't be told counts as off loopback.
+3. Files are read once, when the node is made: a bad one fails there, by name, and not at the first connection.
+4. No secret and no key appears in a repr, a message or a log line.
+
+What each mode gives:
+
+- `tls`: private and authentic, with forward secrecy. Certificates on both sides, both checked against `ca`, and
+  each against the address that its node goes by.
+- `secret`: authentic, not private: who can read the network reads the values, but can't speak, change, replay or
+  reorder. There is no forward secrecy to speak of: nothing was hidden, and who learns the secret can speak.
+- `plain`: neither. Every user of this machine (with `insecure=True`: everyone who reaches the port) is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from replidict.errors import ReplidictError, SecurityError
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["plain", "secret", "tls"]
+SECRET_MIN_BYTES = 8
+
+_LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TLS:
+    """Certificates for the connections between nodes; every connection is TLS 1.3 and checked on both sides.
+
+    `cert` and `key` are this node's certificate (with its chain) and private key, `ca` the certificate that all
+    nodes' certificates must come from; PEM files. A node's certificate must carry, as a subject alternative name,
+    the host of its address (IP or DNS) or one of `names`, and must be good for both client and server
+    authentication. The files are read once: to renew them, restart one node after the other.
+
+    Raises `ValueError` when `names` is a string; the files are checked when the node is made (`SecurityError`).
+    """
+
+    cert: str | os.PathLike[str]
+    key: str | os.PathLike[str]
+    ca: str | os.PathLike[str]
+    names: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str) or not all(isinstance(name, str) and name for name in self.names):
+            raise ValueError(f"TLS(names={self.names!r}): must be several names, e.g. ('replidict.example',)")
+        object.__setattr__(self, "names", tuple(self.names))
+
+
+@dataclass(frozen=True, eq=False)
+class Security:
+    """How connections are protected; made by `security_for`."""
+
+    mode: Mode
+    loopback_only: bool = False
+    """Neither listen off loopback nor call anyone there: set in plain mode, unless `insecure=True`."""
+    names: tuple[str, ...] = ()
+    secret: bytes = field(default=b"", repr=False)
+    server: ssl.SSLContext | None = field(default=None, repr=False)
+    client: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def stretch(self, cluster_id: str) -> bytes:
+        """The key that all nodes of the cluster share (secret mode; else empty), by scrypt (RFC 7914).
+
+        Slow on purpose (about 0.1 s, 16 MiB), so that a weak secret is expensive to guess from a recorded
+        handshake; called once per node. All nodes must come to the same key before they have exchanged a byte,
+        so the salt can't be random: the cluster id makes it differ between clusters, which is what a salt is for.
+        """
+        if self.mode != "secret":
+            return b""
+        salt = hashlib.sha256(b"replidict secret 1\0" + cluster_id.encode()).digest()
+        return hashlib.scrypt(self.secret, salt=salt, n=2**14, r=8, p=1, dklen=32)
+
+
+def security_for(address: str, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security:
+    """What protects the node at `address`; `SecurityError` if nothing would and it is off loopback.
+
+    `ValueError` for both `tls` and `secret`, and for a secret that is empty or shorter than 8 bytes. Use
+    `secrets.token_hex(32)`: a secret that people can remember, a machine can guess.
+    """
+    host, _ = split_address(address)
+    if tls is not None and secret is not None:
+        raise ValueError("tls= and secret= are two ways to the same end: give one of them, the same on every node")
+    if tls is not None:
+        return Security("tls", names=tuple(tls.names), server=_context(tls, True), client=_context(tls, False))
+    if secret is not None:
+        raw = secret.encode() if isinstance(secret, str) else secret
+        if not isinstance(raw, bytes) or len(raw) < SECRET_MIN_BYTES:
+            raise ValueError(
+                f"secret= must be a str or bytes of at least {SECRET_MIN_BYTES} bytes: make one with "
+                "secrets.token_hex(32)"
+            )
+        return Security("secret", secret=raw)
+    if is_loopback(host):
+        return Security("plain", loopback_only=not insecure)
+    if not insecure:
+        raise SecurityError(
+            f"{address} is off loopback, and anyone who reaches it could read and write this dict: give every node "
+            "the same secret= (secrets.token_hex(32)) or tls=TLS(cert=, key=, ca=), or insecure=True if the network "
+            "itself keeps strangers out"
+        )
+    logger.warning("%s listens with insecure=True: whoever reaches it can read and write this dict", address)
+    return Security("plain")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `"host:port"` or `"[::1]:port"`; `ReplidictError` if it is no address peers can call."""
+    host, colon, digits = address.rpartition(":")
+    problem = ""
+    if not colon or not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 0 < int(digits) < 65536):
+        problem = "it must end in a port from 1 to 65535"
+    elif host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        problem = "an IPv6 address goes in brackets"
+    if not host or not host.isprintable() or any(char.isspace() or char in "[]/" for char in host):
+        problem = problem or "it must begin with a host name or IP address"
+    elif (ip := _ip(host)) is not None and ip.is_unspecified:
+        problem = "it must be one that the peers can call, not all of them at once"
+    if problem:
+        raise ReplidictError(f"bad address {address!r}: {problem}, as in '10.0.0.1:7000' or '[::1]:7000'")
+    return host, int(digits)
+
+
+def is_loopback(host: str) -> bool:
+    """True only for what surely never leaves this machine: 127.0.0.0/8, ::1 and `localhost`."""
+    ip = _ip(host)
+    return host.lower() == "localhost" if ip is None else any(ip in network for network in _LOOPBACK)
+
+
+def certificate_is_for(certificate: Mapping[str, Any], host: str, names: Iterable[str]) -> bool:
+    """Does this verified certificate (as `SSLObject.getpeercert` gives it) carry `host` or one of `names`?
+
+    Subject alternative names only (RFC 6125 6.4.4), and a wildcard stands for one whole leftmost label.
+    """
+    held = [(kind, value.strip()) for kind, value in certificate.get("subjectAltName", ())]
+    return any(_matches(kind, value, name) for name in (host, *names) for kind, value in held)
+
+
+def _matches(kind: str, value: str, wanted: str) -> bool:
+    ip = _ip(wanted)
+    if ip is not None:
+        return kind == "IP Address" and _ip(value) == ip
+    if kind != "DNS":
+        return False
+    value, wanted = value.lower().rstrip("."), wanted.lower().rstrip(".")
+    if value.startswith("*."):
+        _, dot, parent = wanted.partition(".")
+        return bool(dot) and "." in parent and parent == value[2:]
+    return value == wanted
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _context(tls: TLS, server: bool) -> ssl.SSLContext:
+    """TLS 1.3 with a certificate demanded of the other side; its name is checked once its address is known."""
+    for name in ("cert", "key", "ca"):
+        path = getattr(tls, name)
+        try:
+            with open(path, "rb"):
+                pass
+        except (OSError, TypeError) as error:
+            raise SecurityError(f"TLS({name}={path!r}): can't read it: {error}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A resumed session would skip the check of the certificate, which may have expired since.
+    context.options |= ssl.OP_NO_TICKET
+    if server:
+        context.num_tickets = 0
+    try:
+        context.load_verify_locations(cafile=tls.ca)
+    except ssl.SSLError as error:
+        raise SecurityError(f"TLS(ca={tls.ca!r}): not a PEM file of certificates: {error}") from error
+    try:
+        # Without a password function, OpenSSL would stop and ask for one on the terminal.
+        context.load_cert_chain(tls.cert, tls.key, password=lambda: "")
+    except ssl.SSLError as error:
+        raise SecurityError(
+            f"TLS(cert={tls.cert!r}, key={tls.key!r}): not a PEM certificate and the unencrypted key that belongs "
+            f"to it: {error}"
+        ) from error
+    return context

@@ -1,0 +1,311 @@
+"""The replicated map as a pure function of the log: `apply(index, command)` changes it and gives an outcome.
+
+Rules kept here:
+
+1. Deterministic: no clock, no randomness, no I/O. Two machines that applied the same entries are equal.
+2. Total: every command gives an outcome, also one this release does not know; nothing is ever raised.
+3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
+4. Each change is also recorded as rows, so that the table on disk can follow entry by entry.
+5. `items` may be read by other threads at any time: a single key changes in one step; while a command
+   that touches several keys is applied, `applying` is set and `lock` is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from replidict import commands as cmd
+from replidict.codec import Codec, FaithfulCodec, decode_key
+
+MAX_SESSIONS = 1024
+"""More sessions than this and the one used longest ago ends. A process uses one; counting them, instead of
+timing them, needs no clock in the log."""
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A stored value, the revision that wrote it, its place in the insertion order, and the key it was first stored
+    under: as in `dict`, an equal key of another type (1, True) finds it and does not replace it. Both are encoded."""
+
+    key: bytes
+    value: bytes
+    revision: int
+    position: int
+
+
+class Session(msgspec.Struct, frozen=True, array_like=True):
+    """What must be remembered to answer a retry: the last batch applied, and the results not yet acknowledged."""
+
+    sequence: int
+    used: int
+    replies: tuple[tuple[int, list[Any]], ...]  # (sequence, results): msgspec takes no union of bytes and str
+
+
+class Refusal(Enum):
+    """Why a batch was surely not applied by this entry."""
+
+    NO_SESSION = "the session is not open (any more)"
+    GAP = "an earlier batch of the session is missing"
+    FORGOTTEN = "the batch was applied and acknowledged before: its results are no longer kept"
+    UNKNOWN = "the command is not known to this release"
+
+
+class SessionOpened(NamedTuple):
+    """Outcome of `OpenSession`."""
+
+    nonce: bytes
+    session: int
+
+
+class BatchApplied(NamedTuple):
+    """Outcome of `Batch`: results in order, or why there are none."""
+
+    session: int
+    sequence: int
+    results: list[cmd.Result] | Refusal
+
+
+Outcome: TypeAlias = SessionOpened | BatchApplied | Refusal | None
+
+Row: TypeAlias = tuple[int, bytes, bytes | None, int]
+"""(position, key, value or None if removed, revision)"""
+
+
+class Changes(msgspec.Struct):
+    """What the entries up to `index` changed: rows in order, sessions by number (None: ended), and the totals then.
+
+    `cleared` says that everything older than these rows is gone.
+    """
+
+    index: int
+    revision: int
+    next_position: int
+    keys: int
+    session_count: int
+    rows: list[Row]
+    sessions: dict[int, Session | None]
+    cleared: bool = False
+
+    def absorb(self, later: Changes) -> None:
+        """Add what the entries after these changed."""
+        self.index, self.revision, self.next_position = later.index, later.revision, later.next_position
+        self.keys, self.session_count = later.keys, later.session_count
+        if later.cleared:
+            self.rows, self.cleared = later.rows, True
+        else:
+            self.rows.extend(later.rows)
+        self.sessions.update(later.sessions)
+
+
+class StateMachine:
+    """The map, its revision, and the open sessions."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.items: dict[Hashable, Item] = {}
+        self.revision = 0
+        self.applied_index = 0
+        self.sessions: dict[int, Session] = {}
+        self.lock = threading.Lock()
+        self.applying = False
+        self._codec = codec
+        self._next_position = 1
+        self._changes = self._no_changes()
+
+    def load(
+        self,
+        rows: Iterable[tuple[int, bytes, bytes, int]],
+        sessions: Iterable[tuple[int, Session]],
+        *,
+        index: int,
+        revision: int,
+        next_position: int,
+    ) -> None:
+        """Become the state of a snapshot. Rows are (position, key, value, revision) in ascending position.
+
+        Raises `EncodingError` if a key can't be read; the machine is then unchanged.
+        """
+        items = {decode_key(key): Item(key, value, revision, position) for position, key, value, revision in rows}
+        with self.lock:
+            self.applying = True
+            # The same dict object stays: readers hold on to it.
+            self.items.clear()
+            self.items.update(items)
+            self.revision = revision
+            self.applying = False
+        self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
+        self._next_position = next_position
+        self.applied_index = index
+        self._changes = self._no_changes()
+
+    def take_changes(self) -> Changes:
+        """What changed since the last call; the caller owns it."""
+        taken = self._changes
+        taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
+        taken.keys, taken.session_count = len(self.items), len(self.sessions)
+        self._changes = self._no_changes()
+        return taken
+
+    def _no_changes(self) -> Changes:
+        return Changes(self.applied_index, self.revision, self._next_position, len(self.items), 0, [], {})
+
+    def apply(self, index: int, command: bytes) -> Outcome:
+        """Apply the entry at `index`, the one after `applied_index`."""
+        outcome: Outcome = None
+        match cmd.decode(command):
+            case cmd.Batch() as batch:
+                outcome = BatchApplied(batch.session, batch.sequence, self._apply_batch(index, batch))
+            case cmd.OpenSession(nonce):
+                self._keep_session(index, Session(0, index, ()))
+                while len(self.sessions) > MAX_SESSIONS:
+                    oldest = next(iter(self.sessions))
+                    del self.sessions[oldest]
+                    self._changes.sessions[oldest] = None
+                outcome = SessionOpened(nonce, index)
+            case cmd.Unknown():
+                outcome = Refusal.UNKNOWN
+        self.applied_index = index
+        return outcome
+
+    def _keep_session(self, number: int, session: Session) -> None:
+        self.sessions.pop(number, None)
+        self.sessions[number] = session  # now last: the dict's order is the order of use
+        self._changes.sessions[number] = session
+
+    def _apply_batch(self, index: int, batch: cmd.Batch) -> list[cmd.Result] | Refusal:
+        session = self.sessions.get(batch.session)
+        if session is None:
+            return Refusal.NO_SESSION
+        if batch.sequence <= session.sequence:
+            return next(
+                (results for sequence, results in session.replies if sequence == batch.sequence), Refusal.FORGOTTEN
+            )
+        if batch.sequence != session.sequence + 1:
+            return Refusal.GAP
+        results = [self._perform(operation) for operation in batch.operations]
+        kept = tuple(reply for reply in session.replies if reply[0] > batch.acknowledged)
+        self._keep_session(batch.session, Session(batch.sequence, index, (*kept, (batch.sequence, results))))
+        return results
+
+    def _perform(self, operation: cmd.Operation) -> cmd.Result:
+        """Every operation reads what it was given before it changes anything, so one that raises changed nothing."""
+        try:
+            return _PERFORM[type(operation)](self, operation)
+        except MemoryError:
+            raise  # of this machine only: the node must stop, not differ
+        except Exception as error:  # noqa: BLE001 -- rule 2; a codec of the user's may raise anything
+            return f"{type(error).__name__}: {error}"
+
+    # -- operations -------------------------------------------------------------------------------------------
+
+    def _next_revision(self) -> int:
+        self.revision += 1
+        return self.revision
+
+    def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
+        present = self.items.get(key)
+        if present is None:
+            position = self._next_position
+            self._next_position += 1
+        else:
+            encoded, position = present.key, present.position
+        self.items[key] = Item(encoded, value, revision, position)
+        self._changes.rows.append((position, encoded, value, revision))
+
+    def _remove(self, key: Hashable) -> Item | None:
+        item = self.items.pop(key, None)
+        if item is not None:
+            self._changes.rows.append((item.position, item.key, None, self._next_revision()))
+        return item
+
+    def _put(self, op: cmd.Put) -> cmd.Result:
+        key = decode_key(op.key)
+        revision = self._next_revision()
+        self._store(key, op.key, op.value, revision)
+        return revision
+
+    def _add(self, op: cmd.Add) -> cmd.Result:
+        key = decode_key(op.key)
+        if key in self.items:
+            return False
+        self._store(key, op.key, op.value, self._next_revision())
+        return True
+
+    def _set_default(self, op: cmd.SetDefault) -> cmd.Result:
+        key = decode_key(op.key)
+        present = self.items.get(key)
+        if present is not None:
+            return present.value
+        self._store(key, op.key, op.value, self._next_revision())
+        return op.value
+
+    def _delete(self, op: cmd.Delete) -> cmd.Result:
+        return self._remove(decode_key(op.key)) is not None
+
+    def _pop(self, op: cmd.Pop) -> cmd.Result:
+        item = self._remove(decode_key(op.key))
+        return None if item is None else item.value
+
+    def _pop_item(self, op: cmd.PopItem) -> cmd.Result:
+        if not self.items:
+            return None
+        item = self._remove(next(reversed(self.items)))
+        assert item is not None
+        return [item.key, item.value]
+
+    def _update(self, op: cmd.Update) -> cmd.Result:
+        pairs = [(decode_key(key), key, value) for key, value in op.items]
+        revision = self._next_revision()
+        with self.lock:
+            self.applying = True
+            for key, encoded, value in pairs:
+                self._store(key, encoded, value, revision)
+            self.applying = False
+        return revision
+
+    def _clear(self, op: cmd.Clear) -> cmd.Result:
+        count = len(self.items)
+        if count:
+            self._next_revision()
+            self.items.clear()
+            self._changes.rows, self._changes.cleared = [], True
+        return count
+
+    def _compare_and_set(self, op: cmd.CompareAndSet) -> cmd.Result:
+        key = decode_key(op.key)
+        present = self.items.get(key)
+        if present is None or not self._equal(present.value, op.expected):
+            return False
+        self._store(key, op.key, op.value, self._next_revision())
+        return True
+
+    def _equal(self, left: bytes, right: bytes) -> bool:
+        codec = self._codec
+        if isinstance(codec, FaithfulCodec):
+            return codec.equal(left, right)
+        return left == right or bool(codec.decode(left) == codec.decode(right))
+
+    def _replace(self, op: cmd.Replace) -> cmd.Result:
+        key = decode_key(op.key)
+        present = self.items.get(key)
+        if present is None or present.revision != op.revision:
+            return False
+        self._store(key, op.key, op.value, self._next_revision())
+        return True
+
+
+_PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {
+    cmd.Put: StateMachine._put,
+    cmd.Add: StateMachine._add,
+    cmd.SetDefault: StateMachine._set_default,
+    cmd.Delete: StateMachine._delete,
+    cmd.Pop: StateMachine._pop,
+    cmd.PopItem: StateMachine._pop_item,
+    cmd.Update: StateMachine._update,
+    cmd.Clear: StateMachine._clear,
+    cmd.CompareAndSet: StateMachine._compare_and_set,
+    cmd.Replace: StateMachine._replace,
+}

@@ -1,0 +1,54 @@
+"""What a node says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Status:
+    """One node's view of itself and its cluster, at one moment; another node's may differ."""
+
+    address: str | None
+    """Where this node listens; None for a single node without a network."""
+
+    node_id: str
+    """Made with the node's directory, and never again."""
+
+    cluster_id: str
+    """The same on all members."""
+
+    role: Literal["leader", "follower", "candidate", "stopped"]
+    is_leader: bool
+    """Whether this node believes itself to be the leader; a linearizable read makes sure, this does not."""
+
+    leader: str | None
+    """Address of the leader, as far as this node knows."""
+
+    term: int
+    commit_index: int
+    """The last log entry known to be on a majority's disks."""
+
+    applied_index: int
+    """The last log entry that this node's copy includes."""
+
+    revision: int
+    """How many changes this node's copy includes."""
+
+    keys: int
+    peers: tuple[str, ...]
+    """The other members."""
+
+    connected: tuple[str, ...]
+    """Those of them this node has a connection to."""
+
+    log_entries: int
+    """Log entries kept on disk."""
+
+    log_bytes: int
+    entries_deleted: int
+    """Log entries deleted since the start because they conflicted with a leader's; none without a change of leader."""
+
+    entries_resent: int
+    """Log entries this node sent more than once as a leader; none as long as no connection is lost."""

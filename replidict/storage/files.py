@@ -1,0 +1,189 @@
+"""A node's directory: its lock, its SQLite file, and how the two are opened.
+
+Rules kept here:
+
+1. One process uses a directory at a time: an exclusive lock says so; the system lets go of it when the process dies.
+2. A file is born whole: made under another name, synced, then renamed. An empty or missing file beside a write-ahead
+   log is therefore damage, never a beginning.
+3. Exactly one connection writes to the file or checkpoints it (SQLite up to 3.51.2 can damage a log that two reset).
+4. What SQLite was asked for is read back: a journal mode or sync level that did not take is an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import sys
+import uuid
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from replidict.errors import StorageError
+from replidict.storage import schema
+from replidict.storage.wal import check_wal
+
+FILE_NAME = "replidict.db"
+
+
+class Directory:
+    """The locked directory of one node. `close` lets go of the lock."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Make the directory if need be, and lock it. Raises `StorageError`."""
+        try:
+            self.path = Path(path)
+        except TypeError as error:
+            raise ValueError(f"path={path!r}: must be the path of a directory") from error
+        if not os.fspath(path):
+            raise ValueError("path='': must be the path of a directory for this node alone")
+        self._lock: int | None = None
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise StorageError(f"{self.path} is not a directory: give the path of a directory for this node alone")
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageError(f"{self.path}: can't be used as a node's directory: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise StorageError(
+                f"{self.path} is in use by another process or another ReplicatedDict: "
+                "close that one first, or give this node a directory of its own"
+            ) from error
+        self._lock = lock
+
+    @property
+    def file(self) -> Path:
+        """The node's SQLite file."""
+        return self.path / FILE_NAME
+
+    @property
+    def mark(self) -> Path:
+        """See `mark`."""
+        return self.path / "mark"
+
+    def close(self) -> None:
+        """Let another process use the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def found(self, address: str, voters: Iterable[str]) -> bool:
+        """Make the file of a founding member, if there is none yet; returns whether it did. Raises `StorageError`."""
+        file = self.file
+        wal = Path(f"{file}-wal")
+        if file.exists():
+            return False
+        if wal.exists():
+            raise StorageError(
+                f"{file} is missing, but {wal.name} is there: the node's data was removed in part. Put the file back; "
+                f"if it is lost: {schema.CURE}"
+            )
+        from replidict.storage import tables  # late: see there
+
+        born = self.path / f"{FILE_NAME}.new"
+        try:
+            born.unlink(missing_ok=True)
+            with closing(sqlite3.connect(born, isolation_level=None)) as db:
+                tables.create(db)
+                write_founding_facts(db, address, voters)
+            _sync(born)
+            born.rename(file)
+            _sync(self.path)
+            return True
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"{file}: could not be made: {error}") from error
+
+
+def write_founding_facts(db: sqlite3.Connection, address: str, voters: Iterable[str], node_id: str = "") -> None:
+    """Write who the node is and who founds the cluster with it.
+
+    All founders derive the same cluster id from the founding list: a node of another cluster has another one.
+    """
+    founders = sorted(voters)
+    cluster_id = uuid.uuid5(uuid.NAMESPACE_OID, "replidict " + " ".join(founders)).hex
+    facts = {
+        "identity": schema.Identity(cluster_id, node_id or uuid.uuid4().hex, address),
+        "vote": schema.Vote(),
+        "applied": schema.Applied(),
+        "commit": schema.Commit(),
+        "log_start": schema.LogStart(),
+        "members": schema.Members(0, founders, []),
+        "pins": schema.Pins({}),
+    }
+    for name, fact in facts.items():
+        data = msgspec.msgpack.encode(fact)
+        db.execute(schema.PUT_FACT, (name, data, schema.fact_crc(name, data)))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Connection:
+    """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
+
+    def refuse(what: str) -> StorageError:
+        return StorageError(f"{file}: {what}. This node will not use it. If the file is damaged: {schema.CURE}")
+
+    db: sqlite3.Connection | None = None
+    try:
+        with file.open("rb") as raw:
+            if raw.read(16) != b"SQLite format 3\0":
+                raise refuse("it is not a SQLite file")
+        if durability == "fsync" and (damage := check_wal(file)):
+            raise refuse(damage)
+        # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
+        mode = "mode=ro" if Path(f"{file}-wal").exists() else "immutable=1"
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as reader:
+            (application_id,) = reader.execute("PRAGMA application_id").fetchone()
+            (version,) = reader.execute("PRAGMA user_version").fetchone()
+        if application_id != schema.APPLICATION_ID:
+            raise refuse("it is a SQLite file of another program")
+        if version > schema.USER_VERSION:
+            raise refuse(f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})")
+        if version < 1:
+            raise refuse(f"its format number is {version}, which no release wrote")
+        db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
+                             check_same_thread=False)  # fmt: skip
+        synchronous = 2 if durability == "fsync" else 1
+        pragmas = [("journal_mode", "WAL", "wal"), ("synchronous", synchronous, synchronous)]
+        if sys.platform == "darwin":
+            pragmas += [("fullfsync", 1, 1), ("checkpoint_fullfsync", 1, 1)]
+        for pragma, value, expected in pragmas:
+            db.execute(f"PRAGMA {pragma} = {value}")
+            (actual,) = db.execute(f"PRAGMA {pragma}").fetchone()
+            if actual != expected:
+                raise refuse(f"{pragma} is {actual!r} instead of {expected!r}: its file system can't keep data safe")
+        # quick_check does not compare an index with its table; only `fact` has one, and it is small.
+        for check in ("quick_check(1)", "integrity_check(fact)"):
+            (verdict,) = db.execute(f"PRAGMA {check}").fetchone()
+            if verdict != "ok":
+                raise refuse(f"it is damaged: {verdict}")
+        # Each run begins with an empty write-ahead log, so that at most its last transaction can ever be torn.
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise refuse("another program is using it")
+        _sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
+    except StorageError:
+        if db is not None:
+            db.close()
+        raise
+    except schema.FAILURES as error:
+        if db is not None:
+            db.close()
+        if schema.is_damage(error):
+            raise refuse(f"can't be opened: {error}") from error
+        raise StorageError(f"{file}: can't be opened: {error}. {schema.DISK_CURE}") from error
+    return db

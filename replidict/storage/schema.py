@@ -1,0 +1,124 @@
+"""What stands in the rows of a node's file, and the checksums that guard them.
+
+Every row carries a CRC-32 over all its columns: SQLite's own checks see a broken page, not a flipped bit in a value.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+
+import msgspec
+
+APPLICATION_ID = 0x7265706C  # "repl"
+USER_VERSION = 1
+
+CURE = (
+    "a member of a cluster must never get an older file back, because it would forget votes and entries that others "
+    "count on: remove it from the cluster and add it anew with an empty directory. A node without peers can be "
+    "restored from a backup."
+)
+"""What to do about a damaged file."""
+
+DISK_CURE = "Make sure the disk has space and is healthy, then open it again: what was acknowledged is there."
+"""What to do about a disk that fails or is full."""
+
+FAILURES = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
+"""What reading or writing a file raises; ValueError when sqlite3 can't decode the damaged bytes an error quotes."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether this says that the file is wrong, and not that the disk is full or fails."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+    return not isinstance(error, OSError)
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Who this file is: made once, with the file."""
+
+    cluster_id: str
+    node_id: str
+    address: str
+
+
+class Vote(msgspec.Struct, frozen=True, array_like=True):
+    """Figure 2, persistent state: the current term, and for whom this node voted in it. `cuts` counts how often the
+    log's end was cut off or replaced by a snapshot: only then may its last index go back (see `mark`)."""
+
+    term: int = 0
+    voted_for: str | None = None
+    cuts: int = 0
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True):
+    """What the state and session tables hold: all up to `index`, and how many rows that makes."""
+
+    index: int = 0
+    term: int = 0
+    revision: int = 0
+    next_position: int = 1
+    rows: int = 0
+    sessions: int = 0
+
+
+class LogStart(msgspec.Struct, frozen=True, array_like=True):
+    """The entry just below the first one kept: everything up to it was compacted away."""
+
+    index: int = 0
+    term: int = 0
+
+
+class Commit(msgspec.Struct, frozen=True, array_like=True):
+    """A commit index that was known when the log was last written: up to there a restart applies without asking."""
+
+    index: int = 0
+
+
+class Members(msgspec.Struct, frozen=True, array_like=True):
+    """The configuration in force at the applied index, as of the entry at `index`."""
+
+    index: int
+    voters: list[str]
+    learners: list[str]
+
+
+class Pins(msgspec.Struct, frozen=True, array_like=True):
+    """The identity first seen at each peer's address: a node that lost its disk is not the same node."""
+
+    node_ids: dict[str, str]
+
+
+_MASK = 0xFFFFFFFF
+
+
+def log_crc(index: int, term: int, command: bytes) -> int:
+    """Checksum of a row of `log`."""
+    return zlib.crc32(command, (index * 0x9E3779B1 ^ term) & _MASK)
+
+
+def state_crc(position: int, key: bytes, value: bytes, revision: int) -> int:
+    """Checksum of a row of `state`."""
+    return zlib.crc32(value, zlib.crc32(key, (position * 0x9E3779B1 ^ revision ^ len(key) << 16) & _MASK))
+
+
+def session_crc(number: int, data: bytes) -> int:
+    """Checksum of a row of `session`."""
+    return zlib.crc32(data, number & _MASK)
+
+
+def fact_crc(name: str, data: bytes) -> int:
+    """Checksum of a row of `fact`."""
+    return zlib.crc32(data, zlib.crc32(name.encode()))
+
+
+PUT_LOG = ("INSERT INTO log(idx, term, command, crc) VALUES", "")
+PUT_STATE = (
+    "INSERT INTO state(position, key, value, revision, crc) VALUES",
+    "ON CONFLICT(position) DO UPDATE SET value = excluded.value, revision = excluded.revision, crc = excluded.crc",
+)
+DELETE_STATE = ("DELETE FROM state WHERE position IN (VALUES", ")")
+PUT_SESSION = ("INSERT OR REPLACE INTO session(number, data, crc) VALUES", "")
+DELETE_SESSION = ("DELETE FROM session WHERE number IN (VALUES", ")")
+PUT_FACT = "INSERT OR REPLACE INTO fact(name, data, crc) VALUES (?, ?, ?)"

@@ -1,0 +1,410 @@
+"""A node's durable state: what is written together, and in what order.
+
+Rules kept here:
+
+1. `commit` writes everything gathered since the last one in a single transaction, and returns once it is on disk.
+   What is in memory only is never acknowledged, voted for or counted.
+2. The state table trails the log. It moves from one applied index to a later one in one transaction with that index,
+   so no crash can part them, and only what the table covers is ever deleted from the log.
+3. Whatever fails to be written, and whatever is read that is not as it was written, is a `StorageError`; after one,
+   the store does nothing more. A failed write is never tried again: the page cache may lie about it afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import msgspec
+
+from replidict.errors import EncodingError, StorageError
+from replidict.raft.messages import Entry
+from replidict.state_machine import Changes, Session, StateMachine
+from replidict.storage import schema
+from replidict.storage.log import Log
+from replidict.storage.mark import Mark
+from replidict.storage.rows import put
+
+logger = logging.getLogger(__name__)
+
+FLUSH_ENTRIES = 256
+"""Applied entries gather up to this many before the state table follows, so that keys written often are written
+once, and a restart has a short tail to replay."""
+
+FLUSH_ROWS = 2_000
+"""A flush stops after about so many rows: a few milliseconds beside a commit, whatever has gathered."""
+
+COMPACT_STEP = 5_000
+"""Log entries are deleted in steps of at most this many, for the same reason."""
+
+LOG_RETAIN_BYTES = 64 * 1024 * 1024
+"""However few the retained log entries are, they take no more space than about this."""
+
+FACTS = {"identity", "vote", "applied", "commit", "log_start", "members", "pins"}
+_pack = msgspec.msgpack.encode
+
+
+class Store:
+    """All that a node keeps, over one SQLite connection. Used by the tick thread alone."""
+
+    def __init__(self, connection: sqlite3.Connection, uri: str, *, log_retain: int, mark: Mark | None = None) -> None:
+        """Take over a checked connection to `uri`, in autocommit mode, and the mark beside it.
+
+        Raises `StorageError` if what it holds does not fit together.
+        """
+        self.uri = uri
+        self.name = uri.removeprefix("file://")
+        self.log_retain = log_retain
+        self.keep_log_after: int | None = None  # entries above this one are still wanted, however old
+        self._db = connection
+        self._mark = mark
+        self._failed: StorageError | None = None
+        self._unflushed: deque[tuple[int, Changes]] = deque()  # (term of the last entry, its changes)
+        self._unflushed_rows = 0
+        self._dirty = False
+        self.commits = 0
+        with self._errors("read"):
+            facts = self._read_facts()
+            self.identity = msgspec.msgpack.decode(facts["identity"], type=schema.Identity)
+            self._vote = msgspec.msgpack.decode(facts["vote"], type=schema.Vote)
+            self.applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
+            self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
+            self._pins = msgspec.msgpack.decode(facts["pins"], type=schema.Pins).node_ids
+            start = msgspec.msgpack.decode(facts["log_start"], type=schema.LogStart)
+            self.committed = msgspec.msgpack.decode(facts["commit"], type=schema.Commit).index
+            self.log = self._load_log(start)
+        if self._vote.term < self.log.last_term:
+            raise self._broken(f"its term {self._vote.term} is below the last log entry's {self.log.last_term}")
+
+        if self.committed > self.log.last_index:
+            raise self._broken(f"entry {self.committed} was committed, but the log ends at {self.log.last_index}")
+        vote = self._vote
+        if mark is not None and (lost := mark.verify(vote.term, vote.voted_for, vote.cuts, self.log.last_index)):
+            raise self._broken(lost)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _read_facts(self) -> dict[str, bytes]:
+        facts = {}
+        # By a scan of the table, all of it: a fact that an index can't find must not read as "there is none".
+        for name, data, crc in self._db.execute("SELECT name, data, crc FROM fact NOT INDEXED"):
+            if crc != schema.fact_crc(name, data):
+                raise self._broken(f"the checksum of {name!r} is wrong")
+            facts[name] = data
+        if facts.keys() != FACTS:
+            raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(FACTS)}")
+        return facts
+
+    def _load_log(self, start: schema.LogStart) -> Log:
+        sizes: list[int] = []
+        tail: list[Entry] = []
+        expected = start.index + 1
+        last_term = start.term
+        for index, term, command, crc in self._db.execute("SELECT idx, term, command, crc FROM log ORDER BY idx"):
+            if index != expected:
+                raise self._broken(f"log entry {expected} is missing (the next one is {index})")
+            if crc != schema.log_crc(index, term, command):
+                raise self._broken(f"the checksum of log entry {index} is wrong")
+            if term < last_term:
+                raise self._broken(f"log entry {index} has term {term}, below its predecessor's {last_term}")
+            last_term = term
+            expected += 1
+            sizes.append(len(command))
+            if index > self.applied.index:
+                tail.append(Entry(index, term, command))
+        if not start.index <= self.applied.index < expected:
+            raise self._broken(
+                f"the state is at index {self.applied.index}, but the log holds {start.index + 1} to {expected - 1}"
+            )
+        return Log(start, sizes, tail, self._read_log)
+
+    def _read_log(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        found: list[Entry] = []
+        size = 0
+        with self._errors("read"):
+            rows = self._db.execute(
+                "SELECT idx, term, command, crc FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx", (first, last)
+            )
+            for index, term, command, crc in rows:
+                if crc != schema.log_crc(index, term, command):
+                    raise self._broken(f"the checksum of log entry {index} is wrong")
+                size += len(command)
+                if found and size > max_bytes:
+                    break
+                found.append(Entry(index, term, command))
+            rows.close()
+        if not found:
+            raise self._broken(f"log entry {first} is missing")
+        return found
+
+    def load_into(self, machine: StateMachine) -> None:
+        """Give the state machine what the tables hold. Raises `StorageError`."""
+        applied = self.applied
+        with self._errors("read"):
+            try:
+                machine.load(
+                    self._state_rows(),
+                    self._session_rows(),
+                    index=applied.index,
+                    revision=applied.revision,
+                    next_position=applied.next_position,
+                )
+            except EncodingError as error:
+                raise self._broken(f"a key can't be read: {error}") from error
+        if len(machine.items) != applied.rows or len(machine.sessions) != applied.sessions:
+            raise self._broken(
+                f"it should hold {applied.rows} keys and {applied.sessions} sessions, "
+                f"but has {len(machine.items)} and {len(machine.sessions)}"
+            )
+
+    def _state_rows(self) -> Iterator[tuple[int, bytes, bytes, int]]:
+        crc_of = schema.state_crc
+        rows = self._db.execute("SELECT position, key, value, revision, crc FROM state ORDER BY position")
+        for position, key, value, revision, crc in rows:
+            if crc != crc_of(position, key, value, revision):
+                raise self._broken(f"the checksum of state row {position} is wrong")
+            yield position, key, value, revision
+
+    def _session_rows(self) -> Iterator[tuple[int, Session]]:
+        for number, data, crc in self._db.execute("SELECT number, data, crc FROM session"):
+            if crc != schema.session_crc(number, data):
+                raise self._broken(f"the checksum of session {number} is wrong")
+            yield number, msgspec.msgpack.decode(data, type=Session)
+
+    # -- what is to be written --------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """Figure 2, `currentTerm`."""
+        return self._vote.term
+
+    @property
+    def voted_for(self) -> str | None:
+        """Figure 2, `votedFor`: the address this node voted for in the current term."""
+        return self._vote.voted_for
+
+    @property
+    def members(self) -> schema.Members:
+        """The configuration at the applied index of the state table."""
+        return self._members
+
+    def set_vote(self, term: int, voted_for: str | None) -> None:
+        """Note the term and the vote; written by the next commit."""
+        if (term, voted_for) != (self._vote.term, self._vote.voted_for):
+            assert term >= self._vote.term, "the term never goes back"
+            self._vote = schema.Vote(term, voted_for, self._vote.cuts)
+            self._dirty = True
+
+    def record(self, term: int, changes: Changes, members: schema.Members | None = None) -> None:
+        """Note what applied entries changed, and the configuration if one of them was one."""
+        self._unflushed.append((term, changes))
+        self._unflushed_rows += len(changes.rows)
+        if members is not None:
+            self._members = members
+            self._dirty = True
+
+    def pin(self, address: str, node_id: str) -> str | None:
+        """Remember who is at an address, durably before this returns; why not, if somebody else was."""
+        known = self._pins.get(address)
+        if known == node_id:
+            return None
+        if known is not None:
+            return (
+                f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
+                "remove it from the cluster and add it anew"
+            )
+        self._pins[address] = node_id
+        self._transaction(lambda: self._put_fact("pins", schema.Pins(self._pins)))
+        return None
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for `commit` that others must not be told of before."""
+        return self._dirty or bool(self.log.appended) or self.log.cut_from is not None
+
+    @property
+    def term_pending(self) -> bool:
+        """Whether the term or the vote is among what waits."""
+        return self._dirty
+
+    def commit(self, commit_index: int = 0) -> None:
+        """Write everything gathered, in one transaction, and return once it is on disk. Raises `StorageError`.
+
+        `commit_index`, if given, is kept as well, for a restart.
+        """
+        if not self.pending and not self._flush_due():
+            return
+        if self.log.cut_from is not None:
+            self._count_cut()
+        self._transaction(partial(self._write, commit_index))
+        self.log.durable_index = self.log.last_index
+        self.log.appended.clear()
+        self.log.cut_from = None
+        self._dirty = False
+        self._note()
+        self.log.release_memory(self.applied.index)
+
+    def _count_cut(self) -> None:
+        self._vote = msgspec.structs.replace(self._vote, cuts=self._vote.cuts + 1)
+        self._dirty = True
+
+    def _note(self) -> None:
+        if self._mark is not None:
+            with self._errors("note what was written"):
+                self._mark.note(self._vote.term, self._vote.voted_for, self._vote.cuts, self.log.durable_index)
+
+    def _flush_due(self) -> bool:
+        return len(self._unflushed) >= FLUSH_ENTRIES or self._unflushed_rows >= FLUSH_ROWS
+
+    def _write(self, commit_index: int) -> None:
+        db, log = self._db, self.log
+        if log.cut_from is not None:
+            db.execute("DELETE FROM log WHERE idx >= ?", (log.cut_from,))
+        if log.appended:
+            crc = schema.log_crc
+            rows = [(e.index, e.term, e.command, crc(e.index, e.term, e.command)) for e in log.appended]
+            put(db, *schema.PUT_LOG, rows)
+            if commit_index > self.committed:
+                self.committed = commit_index
+                self._put_fact("commit", schema.Commit(commit_index))
+        if self._dirty:
+            self._put_fact("vote", self._vote)
+            self._put_fact("members", self._members)
+        if self._flush_due():
+            self._flush()
+            self._compact(COMPACT_STEP)
+
+    def _flush(self) -> None:
+        """Move the state table on to a later applied index."""
+        term, changes = self._unflushed.popleft()
+        count = len(changes.rows)
+        while self._unflushed and count < FLUSH_ROWS:
+            term, later = self._unflushed.popleft()
+            count += len(later.rows)
+            changes.absorb(later)
+        self._unflushed_rows -= count
+        db = self._db
+        if changes.cleared:
+            db.execute("DELETE FROM state")
+        last: dict[int, tuple[bytes, bytes | None, int]] = {}
+        for position, key, value, revision in changes.rows:
+            last[position] = (last[position][0] if position in last else key, value, revision)
+        crc = schema.state_crc
+        puts = [(p, k, v, r, crc(p, k, v, r)) for p, (k, v, r) in last.items() if v is not None]
+        put(db, *schema.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
+        put(db, *schema.PUT_STATE, puts)
+        sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
+        put(db, *schema.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
+        put(db, *schema.PUT_SESSION, [(n, data, schema.session_crc(n, data)) for n, data in sessions])
+        self.applied = schema.Applied(
+            changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
+        )
+        self._put_fact("applied", self.applied)
+
+    def _compact(self, most: int) -> None:
+        """Delete log entries that the state table covers and followers are unlikely to want."""
+        log = self.log
+        excess = len(log) - self.log_retain
+        if log.bytes > LOG_RETAIN_BYTES:
+            excess = max(excess, most)
+        last = min(self.applied.index, log.start.index + min(excess, most), log.durable_index)
+        if self.keep_log_after is not None:
+            last = min(last, self.keep_log_after)
+        if last > log.start.index:
+            term = log.term_at(last)
+            assert term is not None
+            self._db.execute("DELETE FROM log WHERE idx <= ?", (last,))
+            log.compact(last, term)
+            self._put_fact("log_start", log.start)
+
+    def _put_fact(self, name: str, fact: object) -> None:
+        data = _pack(fact)
+        self._db.execute(schema.PUT_FACT, (name, data, schema.fact_crc(name, data)))
+
+    def _transaction(self, write: Callable[[], None]) -> None:
+        with self._errors("write"):
+            self._db.execute("BEGIN IMMEDIATE")
+            write()
+            self._db.execute("COMMIT")
+        self.commits += 1
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except StorageError:
+            raise
+        except schema.FAILURES as error:
+            if schema.is_damage(error):
+                raise self._broken(f"could not {verb}: {error}") from error
+            self._failed = StorageError(
+                f"{self.name}: could not {verb}: {error}. This node has stopped and acknowledges nothing more. "
+                f"{schema.DISK_CURE}"
+            )
+            raise self._failed from error
+
+    def _broken(self, what: str) -> StorageError:
+        self._failed = StorageError(
+            f"{self.name}: {what}. The file is damaged, and this node will not use it: {schema.CURE}"
+        )
+        return self._failed
+
+    # -- snapshots --------------------------------------------------------------------------------------------------
+
+    def install(self, snapshot_uri: str) -> None:
+        """Become a checked snapshot, in one transaction (figure 13); it is durable when this returns."""
+        with self._errors("install a snapshot"):
+            self._db.execute("ATTACH ? AS snapshot", (snapshot_uri,))
+            self._count_cut()
+            try:
+                self._transaction(self._copy_snapshot)
+            finally:
+                if not self._db.in_transaction:
+                    self._db.execute("DETACH snapshot")
+            facts = self._read_facts()
+            self.applied = applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
+            self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
+        self._unflushed.clear()
+        self._unflushed_rows = 0
+        self._dirty = False
+        self.log.reset(applied.index, applied.term)
+        self._note()
+
+    def _copy_snapshot(self) -> None:
+        db = self._db
+        for table in ("log", "state", "session"):
+            db.execute(f"DELETE FROM {table}")
+        for table in ("state", "session"):
+            db.execute(f"INSERT INTO {table} SELECT * FROM snapshot.{table}")
+        applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
+        db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
+        at = msgspec.msgpack.decode(applied, type=schema.Applied)
+        self._put_fact("log_start", schema.LogStart(at.index, at.term))
+        self._put_fact("vote", self._vote)
+
+    def close(self) -> None:
+        """Bring the state table up to date and let go of the file. Never raises: all that counts is on disk."""
+        try:
+            if self._failed is None:
+                self.commit()
+                while self._unflushed:
+                    self._transaction(self._flush)
+        except StorageError as error:
+            logger.warning("%s", error)
+        finally:
+            self._db.close()
+            if self._mark is not None:
+                self._mark.close()
+
+    def abandon(self) -> None:
+        """This is a forked child: let go of what may be closed here. SQLite's connection may not even be that."""
+        if self._mark is not None:
+            self._mark.close()

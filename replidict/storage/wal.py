@@ -1,0 +1,99 @@
+"""Is the write-ahead log beside a node's file whole, but for what a crash may have torn?
+
+SQLite reads its log up to the first frame whose checksum is wrong and takes all that follows for never written. That
+is right for a torn end, and wrong for damage: acknowledged entries and votes would be gone without a word. So the log
+is read here first, before SQLite opens (and later deletes) it.
+
+What the file looks like (sqlite.org/fileformat2.html, section 4, "The Write-Ahead Log"):
+
+- A header of 32 bytes: magic number (its last bit: are checksums over big-endian words?), version, page size, count of
+  checkpoints, two salts, and a checksum of all that.
+- Frames: a header of 24 bytes (page number; size of the database in pages if a transaction ends here, else 0; the two
+  salts; a checksum of this and all frames before it), then the page.
+- Writing begins again at the start when everything was copied to the database: with other salts, so that the frames
+  that are left over from before belong to nobody.
+
+Rules kept here:
+
+1. Each commit is synced before the next one writes its first frame, and each run of a node begins with an empty log. So
+   whatever a crash or a power cut does, at most the last transaction is torn: its frames may be there in part, in any
+   order, and half written.
+2. Frames with this log's salts that follow a bad frame *and* the end of another transaction can't come from that: the
+   bad frame was synced. It is damage, and the transactions from there on are still there to prove it.
+3. The header is synced before the first frame is written. A bad header with anything behind it is damage.
+4. What can't be told from a torn end (damage within the very last transaction, a log cut off or removed) passes here:
+   that is what `mark` is for.
+
+This holds for `durability="fsync"` only: without a sync after each commit, a power cut may tear several.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from pathlib import Path
+
+HEADER_BYTES = 32
+FRAME_HEADER_BYTES = 24
+_MAGIC = 0x377F0682
+_VERSION = 3007000
+_MASK = 0xFFFFFFFF
+
+
+def check_wal(file: Path) -> str | None:
+    """What is wrong with the write-ahead log of this SQLite file; None if nothing is. Raises `OSError`.
+
+    `file` must not be open in SQLite yet.
+    """
+    path = Path(f"{file}-wal")
+    if not path.exists():
+        return None
+    with path.open("rb") as wal:
+        header = wal.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES:
+            return None  # being made when the power went: nothing was ever written to it
+        magic, version, page_bytes, _, *rest = struct.unpack(">8I", header)
+        salts, checksum = header[16:24], (rest[2], rest[3])
+        swap = (magic & 1 == 1) != (sys.byteorder == "big")
+        sane = magic & ~1 == _MAGIC and version == _VERSION and page_bytes in _PAGE_SIZES
+        if not sane or _checksum(header[:24], (0, 0), swap) != checksum:
+            return f"the header of {path.name} is damaged" if wal.read(1) else None
+        frame_bytes = FRAME_HEADER_BYTES + page_bytes
+        number = 0
+        while len(frame := wal.read(frame_bytes)) == frame_bytes:
+            number += 1
+            checksum = _checksum(frame[24:], _checksum(frame[:8], checksum, swap), swap)
+            if frame[8:16] != salts or struct.unpack_from(">2I", frame, 16) != checksum:
+                break
+        else:
+            return None
+        bad, ends, goes_on = number, 0, False
+        while len(frame) == frame_bytes:
+            if frame[8:16] == salts:
+                goes_on = ends > 0
+                if goes_on:
+                    break
+                ends += frame[4:8] != b"\0\0\0\0"
+            frame = wal.read(FRAME_HEADER_BYTES)
+            wal.seek(page_bytes, 1)
+            frame += bytes(page_bytes) if len(frame) == FRAME_HEADER_BYTES else b""
+    if goes_on:
+        return f"{path.name} is damaged in frame {bad}, and transactions that were committed after it can't be read"
+    return None
+
+
+_PAGE_SIZES = frozenset(2**exponent for exponent in range(9, 17))
+
+
+def _checksum(data: bytes, start: tuple[int, int], swap: bool) -> tuple[int, int]:
+    """Go on with the checksum of section 4.2, over 32-bit words two by two."""
+    words = array("I", data)
+    if swap:
+        words.byteswap()
+    first, second = start
+    pairs = iter(words)
+    for one, other in zip(pairs, pairs, strict=True):
+        first = (first + one + second) & _MASK
+        second = (second + other + first) & _MASK
+    return first, second

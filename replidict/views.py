@@ -1,0 +1,64 @@
+"""What `keys()`, `items()` and `values()` of a replicated dict give: each iteration sees one moment, never raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Reversible, ValuesView
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from replidict.state_machine import Item
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Moment = Callable[[], list[tuple[Any, Item]]]
+
+
+class Keys(KeysView[K]):
+    """The keys."""
+
+    _mapping: Reversible[K]  # set by KeysView
+
+    def __reversed__(self) -> Iterator[K]:
+        return reversed(self._mapping)
+
+
+class Items(ItemsView[K, V]):
+    """The pairs."""
+
+    def __init__(self, mapping: Mapping[K, V], moment: Moment, decode: Callable[[bytes], Any]) -> None:
+        super().__init__(mapping)
+        self._moment = moment
+        self._decode = decode
+
+    @override
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
+
+    @override
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return ((key, self._decode(item.value)) for key, item in self._moment())
+
+    def __reversed__(self) -> Iterator[tuple[K, V]]:
+        return ((key, self._decode(item.value)) for key, item in reversed(self._moment()))
+
+
+class Values(ValuesView[V]):
+    """The values."""
+
+    def __init__(self, mapping: Mapping[Any, V], moment: Moment, decode: Callable[[bytes], Any]) -> None:
+        super().__init__(mapping)
+        self._moment = moment
+        self._decode = decode
+
+    @override
+    def __iter__(self) -> Iterator[V]:
+        return (self._decode(item.value) for _, item in self._moment())
+
+    @override
+    def __contains__(self, value: object) -> bool:
+        return any(each is value or each == value for each in self)
+
+    def __reversed__(self) -> Iterator[V]:
+        return (self._decode(item.value) for _, item in reversed(self._moment()))

@@ -1,0 +1,68 @@
+"""Clusters for tests: several nodes in this process, on loopback ports that nobody uses."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from replidict import ReplicatedDict
+
+Dict = ReplicatedDict[Any, Any]
+
+
+def free_addresses(count: int) -> list[str]:
+    """Loopback addresses with ports that are free now, below those that systems give to outgoing connections."""
+    found: list[str] = []
+    while len(found) < count:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if f"127.0.0.1:{port}" not in found:
+            found.append(f"127.0.0.1:{port}")
+    return found
+
+
+def open_member(root: Path, addresses: list[str], number: int, **arguments: Any) -> Dict:
+    """Open the node of that number in a cluster founded by all addresses."""
+    address = addresses[number]
+    peers = [each for each in addresses if each != address]
+    return ReplicatedDict(root / f"n{number}", address=address, peers=peers, **arguments)
+
+
+@contextmanager
+def cluster(root: Path, count: int = 3, **arguments: Any) -> Iterator[list[Dict]]:
+    """So many nodes, ready; closed at the end."""
+    addresses = free_addresses(count)
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(open_member(root, addresses, number, **arguments)) for number in range(count)]
+        for node in nodes:
+            assert node.wait_ready(30)
+        yield nodes
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
+    """Wait for a condition; the test fails, saying for what, when it does not come true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain until {what}"
+        time.sleep(0.005)
+
+
+def leader_of(nodes: list[Dict]) -> Dict:
+    """The leader, once there is exactly one and all know it."""
+    found: list[Dict] = []
+
+    def agreed() -> bool:
+        found[:] = [node for node in nodes if node.status().is_leader]
+        return len(found) == 1 and {node.status().leader for node in nodes} == {found[0].status().address}
+
+    wait_until(agreed, "all nodes agree on a leader")
+    return found[0]

@@ -1,0 +1,235 @@
+"""The disk of a simulated node: a SQLite database in memory that outlives the node's connection to it.
+
+Rules kept here:
+
+1. The product's own SQL runs on it. What was committed stays, what was not is gone with the connection: this is a disk
+   that loses everything that was not synced.
+2. Faults come at the moments that matter: when a transaction begins, at a write, before a commit and after it. An error
+   after a commit is the worst one: stored, but reported as failed.
+3. `Shadow` says what is durably there, kept up by triggers and commits, so that an acknowledgement can be held against
+   it at once. That it tells the truth is checked against the tables at each restart.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from replidict.storage import schema
+from replidict.storage.files import write_founding_facts
+from replidict.storage.tables import create
+
+Point = Literal["begin", "write", "commit", "committed"]
+POINTS: tuple[Point, ...] = ("begin", "write", "commit", "committed")
+
+
+class Crash(BaseException):
+    """The process is killed at this very statement. Not an `Exception`, since nothing may handle it."""
+
+
+@dataclass
+class Fault:
+    """Strikes at the `skip`-th statement of its kind from now on, once."""
+
+    point: Point
+    skip: int
+    crash: bool
+    message: str = "disk I/O error"
+
+
+@dataclass
+class Shadow:
+    """What is durably on a disk."""
+
+    log: dict[int, tuple[int, int]] = field(default_factory=dict)  # index -> (term, checksum of the row)
+    start: schema.LogStart = field(default_factory=schema.LogStart)
+    vote: schema.Vote = field(default_factory=schema.Vote)
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the entry is there, or covered by the state table."""
+        if index <= self.start.index:
+            return True
+        row = self.log.get(index)
+        return row is not None and row[0] == term
+
+    def last_index(self) -> int:
+        return self.start.index + len(self.log)
+
+
+class Row(NamedTuple):
+    """A log entry as it was written."""
+
+    number: int
+    term: int
+    command: bytes
+    crc: int
+
+
+Write: TypeAlias = "Row | int | schema.Vote | schema.LogStart"
+"""A log entry put, the index of one deleted, or a fact."""
+
+_TRIGGERS = """
+    PRAGMA temp_store = MEMORY;
+    CREATE TEMP TRIGGER put_log AFTER INSERT ON main.log
+        BEGIN SELECT simulator_put(new.idx, new.term, new.command, new.crc); END;
+    CREATE TEMP TRIGGER update_log AFTER UPDATE ON main.log
+        BEGIN SELECT simulator_put(new.idx, new.term, new.command, new.crc); END;
+    CREATE TEMP TRIGGER delete_log AFTER DELETE ON main.log
+        BEGIN SELECT simulator_delete(old.idx); END;
+    CREATE TEMP TRIGGER put_fact AFTER INSERT ON main.fact
+        BEGIN SELECT simulator_fact(new.name, new.data); END;
+    CREATE TEMP TRIGGER update_fact AFTER UPDATE ON main.fact
+        BEGIN SELECT simulator_fact(new.name, new.data); END;
+"""
+"""They see every change, by whatever statement."""
+
+_numbers = count()
+_template: sqlite3.Connection | None = None
+
+
+def lay_out(connection: sqlite3.Connection) -> None:
+    """What `tables.create` does, without its cost, and without the real time that its migrations note."""
+    global _template
+    if _template is None:
+        _template = sqlite3.connect(":memory:", isolation_level=None)
+        create(_template)
+        _template.execute("UPDATE _sqlite_migrations SET applied_at = '2000-01-01'")
+    _template.backup(connection)
+
+
+class Disk:
+    """One node's disk."""
+
+    def __init__(self, address: str, voters: Iterable[str], on_commit: Callable[[list[Write]], None]) -> None:
+        self.uri = f"file:simulated-{os.getpid()}-{next(_numbers)}?mode=memory&cache=shared"
+        self.shadow = Shadow()
+        self.full = False
+        self.fault: Fault | None = None
+        self.latency: Callable[[], None] = lambda: None
+        self.hits = 0
+        self._on_commit = on_commit
+        self._anchor = sqlite3.connect(self.uri, uri=True, isolation_level=None)
+        lay_out(self._anchor)
+        write_founding_facts(self._anchor, address, voters, f"node-{address}")
+
+    def connect(self) -> sqlite3.Connection:
+        """What the product takes for a `sqlite3.Connection`."""
+        inner = sqlite3.connect(self.uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+        return _Connection(self, inner)  # type: ignore[return-value]
+
+    def committed(self, writes: list[Write]) -> None:
+        """A transaction is durable."""
+        self._on_commit(writes)
+        shadow = self.shadow
+        for write in writes:
+            if isinstance(write, Row):
+                shadow.log[write.number] = (write.term, write.crc)
+            elif isinstance(write, int):
+                shadow.log.pop(write, None)
+            elif isinstance(write, schema.Vote):
+                shadow.vote = write
+            else:
+                shadow.start = write
+
+    def differences(self) -> str | None:
+        """Where the tables and the shadow part, if they do."""
+        rows = {
+            index: (term, crc)
+            for index, term, crc in self._anchor.execute("SELECT idx, term, crc FROM log ORDER BY idx")
+        }
+        if rows != self.shadow.log:
+            odd = sorted(
+                index for index in rows.keys() | self.shadow.log if rows.get(index) != self.shadow.log.get(index)
+            )
+            return f"log entries {odd[:10]} are not on disk as they were committed"
+        for name, kind, expected in (
+            ("vote", schema.Vote, self.shadow.vote),
+            ("log_start", schema.LogStart, self.shadow.start),
+        ):
+            row = self._anchor.execute("SELECT data FROM fact WHERE name = ?", (name,)).fetchone()
+            found = kind() if row is None else msgspec.msgpack.decode(row[0], type=kind)
+            if found != expected:
+                return f"{name} is {found} on disk, and {expected} was committed"
+        return None
+
+    def destroy(self) -> None:
+        self._anchor.close()
+
+    def strike(self, point: Point) -> None:
+        """Fail here, if that is due."""
+        if self.full and point == "write":
+            self.hits += 1
+            raise sqlite3.OperationalError("database or disk is full")
+        fault = self.fault
+        if fault is None or fault.point != point:
+            return
+        if fault.skip > 0:
+            fault.skip -= 1
+            return
+        self.fault = None
+        self.hits += 1
+        if fault.crash:
+            raise Crash
+        raise sqlite3.OperationalError(fault.message)
+
+
+class _Connection:
+    """The part of `sqlite3.Connection` that the store uses, with faults."""
+
+    def __init__(self, disk: Disk, inner: sqlite3.Connection) -> None:
+        self._disk = disk
+        self._inner = inner
+        self._writes: list[Write] = []
+        inner.create_function("simulator_put", 4, lambda *row: self._writes.append(Row(*row)))
+        inner.create_function("simulator_delete", 1, lambda index: self._writes.append(index))
+        inner.create_function("simulator_fact", 2, self._fact)
+        inner.executescript(_TRIGGERS)
+
+    def _fact(self, name: str, data: bytes) -> None:
+        kind = {"vote": schema.Vote, "log_start": schema.LogStart}.get(name)
+        if kind is not None:
+            self._writes.append(msgspec.msgpack.decode(data, type=kind))
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._inner.in_transaction
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        disk, inner = self._disk, self._inner
+        verb = sql[:6]
+        if verb in ("SELECT", "ROLLBA"):
+            return inner.execute(sql, parameters)
+        if verb == "COMMIT":
+            disk.strike("commit")
+            cursor = inner.execute(sql)
+            disk.latency()
+            self._committed()
+            disk.strike("committed")
+            return cursor
+        if verb == "BEGIN ":
+            disk.strike("begin")
+            self._writes = []
+            return inner.execute(sql)
+        disk.strike("write")
+        cursor = inner.execute(sql, parameters)
+        if not inner.in_transaction and self._writes:
+            self._committed()  # a write outside of a transaction commits by itself
+        return cursor
+
+    def _committed(self) -> None:
+        writes, self._writes = self._writes, []
+        self._disk.committed(writes)
+
+    def executemany(self, sql: str, rows: list[Any]) -> sqlite3.Cursor:
+        self._disk.strike("write")
+        return self._inner.executemany(sql, rows)
+
+    def close(self) -> None:
+        """Whatever was not committed is rolled back."""
+        self._inner.close()

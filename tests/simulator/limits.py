@@ -1,0 +1,49 @@
+"""Module constants of the product, drawn by the seed: small, so that rare paths become common ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from replidict import proposals, state_machine
+from replidict.raft import engine, replication, snapshots
+from replidict.storage import log, store
+
+CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
+    (store, "FLUSH_ENTRIES", (2, 2, 8, 32, 256)),
+    (store, "FLUSH_ROWS", (3, 20, 2_000)),
+    (store, "COMPACT_STEP", (1, 7, 5_000)),
+    (store, "LOG_RETAIN_BYTES", (2_000, 64 << 20)),
+    (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),
+    (replication, "MESSAGE_BYTES", (200, 1_000, 1 << 20)),
+    (replication, "WINDOW_BYTES", (200, 2_000, 8 << 20)),
+    (snapshots, "PIECE_BYTES", (5_000, 20_000, 256 << 10)),
+    (snapshots, "WINDOW_PIECES", (1, 2, 4)),
+    (snapshots, "GIVE_UP_AFTER", (2, 20)),
+    (engine, "APPLY_AT_ONCE", (1, 3, 512)),
+    (proposals, "WINDOW", (1, 2, 4)),
+    (proposals, "RETRY_AFTER", (2, 10)),
+]
+
+
+def draw(rng: random.Random, nodes: int) -> list[tuple[ModuleType, str, Any]]:
+    """The limits of one run."""
+    drawn: list[tuple[ModuleType, str, Any]] = [(module, name, rng.choice(values)) for module, name, values in CHOICES]
+    drawn.append((state_machine, "MAX_SESSIONS", rng.choice((nodes + 1, nodes + 4, 1024))))
+    return drawn
+
+
+@contextmanager
+def in_force(limits: list[tuple[ModuleType, str, Any]]) -> Iterator[None]:
+    """Set module constants, and set them back."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in limits]
+    try:
+        for module, name, value in limits:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)

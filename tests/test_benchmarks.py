@@ -1,0 +1,161 @@
+"""The benchmark suite runs, cleans up behind itself, and computes its figures right. Nothing here depends on speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import etcd, etcd_wire
+from benchmarks.measure import percentile, run_threads
+from benchmarks.report import markdown, number, plain
+from benchmarks.results import ANY, Result, Row, medians
+from benchmarks.suite import BENCHMARKS
+from benchmarks.systems import cluster
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> None:
+    """What docs/benchmarks.md is made from: JSON, tables and Markdown of a run, and nothing left of its files."""
+    files = tmp_path / "files"
+    files.mkdir()
+    done = run(
+        *("--quick", "floor", "writes", "reads", "--without", "etcd", "--without", "diskcache"),
+        *("--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md"), "--directory", str(files)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(files.iterdir()) == []
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["quick"] and found["runs"] == 1 and found["cpus"] >= 1
+    assert found["versions"].keys() >= {"python", "sqlite", "replidict", "pysyncobj"}
+    assert found["left out"] == ["etcd is left out, as asked", "diskcache is left out, as asked"]
+    assert list(found["benchmarks"]) == ["floor", "writes", "reads"]
+    for benchmark in found["benchmarks"].values():
+        assert benchmark["failed"] is None
+        assert not any("calls failed" in note for note in benchmark["notes"])
+        for row in benchmark["rows"]:
+            assert all(figure > 0 for figure in row["figures"].values()), row
+            assert {"p50 ms", "p50 us"} & row["figures"].keys()
+
+    writes = found["benchmarks"]["writes"]["rows"]
+    cases = {(row["system"], *row["case"].values()) for row in writes}
+    places = [(1, "alone"), (3, "leader"), (3, "follower")]
+    assert cases == {
+        ("SQLite commit", ANY, ANY, 1),
+        *(("replidict", *place, threads) for place in places for threads in (1, 16)),
+        *(("stock", *place, threads) for place in places[1:] for threads in (1, 16)),
+    }
+    on_leader = next(row for row in writes if row["case"] == {"nodes": 3, "at": "leader", "threads": 1})
+    assert on_leader["ratios"].keys() == {"p50 ms / SQLite commit", "p50 ms / stock", "per s / stock"}
+    kinds = {(row["case"]["read"], row["case"]["at"]) for row in found["benchmarks"]["reads"]["rows"]}
+    assert kinds == {(kind, place) for kind in ("local", "linearizable") for place in ("leader", "follower")}
+    assert "| replidict | 3 | follower | 16 |" in (tmp_path / "out.md").read_text()
+    assert "writes: " in done.stdout
+
+
+def test_list_names_every_benchmark() -> None:
+    """`--list` says what there is."""
+    done = run("--list")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [each.name for each in BENCHMARKS]
+
+
+def test_an_unknown_name_is_refused() -> None:
+    """A misspelt name must not pass for a run of nothing."""
+    done = run("wirtes")
+    assert done.returncode == 2 and "wirtes" in done.stderr
+
+
+@pytest.mark.skipif(etcd.missing() is not None, reason="etcd or grpcio is not installed")
+def test_etcd_keeps_what_the_client_writes(tmp_path: Path) -> None:
+    """The hand-written messages are those of etcd, so that what is timed is a real write and a real read."""
+    with cluster(tmp_path, "etcd", 3) as members:
+        for place in ("leader", "follower"):
+            client = members.at(place)
+            client.call("load", keys=20, piece=10)
+            for kind in ("local", "linearizable"):
+                assert client.call("reads", threads=2, seconds=0.1, kind=kind, keys=20)["count"] > 0
+            assert client.call("writes", threads=2, seconds=0.1)["errors"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_etcd_messages() -> None:
+    """Against bytes written out from the protobuf specification."""
+    assert etcd_wire.put_request(b"k", b"v" * 300) == b"\x0a\x01k\x12\xac\x02" + b"v" * 300
+    assert etcd_wire.range_request(b"k", serializable=True) == b"\x0a\x01k\x38\x01"
+    assert etcd_wire.txn_request([b"p"]) == b"\x12\x03\x12\x01p"
+    pair = etcd_wire.bytes_field(1, b"k") + b"\x10\x05" + etcd_wire.bytes_field(5, b"v")
+    assert etcd_wire.value_of(etcd_wire.bytes_field(1, b"") + etcd_wire.bytes_field(2, pair)) == b"v"
+    assert etcd_wire.value_of(b"") is None
+    assert etcd_wire.member_and_leader(b"\x0a\x03\x10\x80\x01" + b"\x20\x80\x01" + b"\x30\x07") == (128, 128, 7)
+
+
+def test_percentiles() -> None:
+    """By nearest rank."""
+    ordered = [float(each) for each in range(1, 101)]
+    assert [percentile(ordered, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
+    assert percentile([7.0], 0.5) == 7.0
+    assert percentile([], 0.5) == 0.0
+
+
+def test_failures_are_counted_and_not_timed() -> None:
+    """A system that fails fast must not look fast."""
+
+    def fail(_: str) -> None:
+        raise OSError("no")
+
+    found = run_threads(fail, [["a"], ["b"]], 5.0)
+    assert found["count"] == 0 and found["errors"] > 2 and found["error"] == "OSError: no"
+
+
+def test_medians_and_ratios() -> None:
+    """A ratio compares the medians of the same case; what does not depend on the case compares with all."""
+    rows = [Row("replidict", {"nodes": 3, "threads": 1}, {"p50 ms": value}) for value in (9.0, 1.0, 2.0)]
+    rows += [
+        Row("etcd", {"nodes": 3, "threads": 1}, {"p50 ms": 4.0}),
+        Row("etcd", {"nodes": 1, "threads": 1}, {"p50 ms": 100.0}),
+        Row("floor", {"nodes": ANY, "threads": 1}, {"p50 ms": 1.0}),
+    ]
+    result = Result("name", "title", ("p50 ms",), ("etcd", "floor"))
+    result.rows, result.runs = medians(rows)
+    assert [len(run) for run in result.runs] == [3, 1, 1, 1]
+    assert result.ratios(result.rows[0]) == {"p50 ms / etcd": 0.5, "p50 ms / floor": 2.0}
+    assert result.ratios(result.rows[1]) == {}
+    assert "0.500x" in plain(result)
+
+
+def test_failed_benchmarks_are_in_the_report() -> None:
+    """A benchmark that broke down must not look as if it had not been asked for."""
+    result = Result("name", "title", (), (), failed="Failed: why")
+    about = {
+        "versions": {},
+        "command": "python -m benchmarks",
+        "date": "2026-01-01T00:00:00",
+        "runs": 1,
+        "processor": "",
+        "cpus": 2,
+        "memory GiB": 1,
+        "system": "",
+        "file system": "",
+        "left out": [],
+    }
+    assert "FAILED: Failed: why" in plain(result)
+    assert "**Failed**: Failed: why" in markdown([result], about)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.00084, "0.00084"), (0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (20, "20")],
+)
+def test_numbers_keep_three_digits(value: float, text: str) -> None:
+    """Enough to compare, and no more than was measured."""
+    assert number(value) == text
+    assert number(12_345.6) == "12,346"

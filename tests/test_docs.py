@@ -1,0 +1,58 @@
+"""What the pages say is what the code does: every Python block in README.md and docs/ is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.demo import free_addresses
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LOOPBACK = re.compile(r"127\.0\.0\.1:\d+")
+
+
+def python_blocks(text: str) -> list[tuple[int, str]]:
+    """Line in the page and source of each Python block, with its addresses replaced by free ones."""
+    named = sorted(set(LOOPBACK.findall(text)))
+    free = dict(zip(named, free_addresses(len(named)), strict=True))
+    blocks = []
+    for match in BLOCK.finditer(text):
+        source = LOOPBACK.sub(lambda address: free[address[0]], match[1])
+        blocks.append((text.count("\n", 0, match.start(1)), source))
+    return blocks
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page run, one after the other, and everything they assert holds."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for line, source in python_blocks(page.read_text()):
+        exec(compile("\n" * line + source, str(page), "exec"), namespace)
+
+
+def test_readme_has_python_blocks() -> None:
+    """The search for blocks finds those that are there."""
+    assert len(python_blocks((ROOT / "README.md").read_text())) >= 5
+
+
+def test_readme_starts_with_the_two_commands() -> None:
+    """The first commands a newcomer reads are the ones that show it and test it."""
+    commands = re.findall(r"^```console\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert [line.split("#")[0].split() for line in commands[0].splitlines()] == [["make", "demo"], ["make", "test"]]
+
+
+def test_readme_names_every_error() -> None:
+    """Each public error is in the README, with what to do about it."""
+    import replidict
+
+    readme = (ROOT / "README.md").read_text()
+    errors = [name for name in replidict.__all__ if isinstance(getattr(replidict, name), type)]
+    errors = [name for name in errors if issubclass(getattr(replidict, name), Exception)]
+    assert len(errors) == 8
+    assert [name for name in errors if f"`{name}`" not in readme] == []

@@ -1,0 +1,35 @@
+"""The harness is tested, too (design.md, section 11): whatever guard is taken out of the engine, it notices."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulator.__main__ import find
+from tests.simulator.guards import GUARDS, STORY_OPTIONS, Guard
+from tests.simulator.run import new_cluster
+
+STORIES = [guard for guard in GUARDS.values() if guard.scenario is not None]
+SEEDS_AT_ONCE = 40
+"""Guards that take more seeds than this are left to `python -m tests.simulator --guards`, which CI runs, too."""
+
+QUICK = [guard for guard in GUARDS.values() if guard.scenario is None and guard.within <= SEEDS_AT_ONCE]
+
+
+@pytest.mark.parametrize("guard", STORIES, ids=lambda guard: guard.name)
+def test_a_story_ends_well(guard: Guard) -> None:
+    """With all guards in place the stories told by hand end well (section 6)."""
+    assert guard.scenario is not None
+    with new_cluster(1, guard.nodes, STORY_OPTIONS) as cluster:
+        guard.scenario(cluster)
+
+
+@pytest.mark.parametrize("guard", STORIES, ids=lambda guard: guard.name)
+def test_a_story_finds_a_missing_guard(guard: Guard) -> None:
+    """Without the guard the story ends badly (section 6)."""
+    assert find(guard)[1] is not None, guard.prevents
+
+
+@pytest.mark.parametrize("guard", QUICK, ids=lambda guard: guard.name)
+def test_the_simulator_finds_a_missing_guard(guard: Guard) -> None:
+    """Without the guard some seed of the first few breaks an invariant (section 6)."""
+    assert find(guard)[1] is not None, guard.prevents
