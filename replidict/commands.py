@@ -115,10 +115,16 @@ class Batch(_Command, frozen=True, tag=3):
 
 
 class Configuration(_Command, frozen=True, tag=4):
-    """The members of the cluster from this entry on (thesis 4.1): addresses, in ascending order."""
+    """The members of the cluster from this entry on (thesis 4.1): addresses, in ascending order.
+
+    `node_ids` holds the identities of those that are known: whoever comes under such an address must have that one.
+    `readers` are the learners that stay ones; the others become voters once they are level (4.2.1).
+    """
 
     voters: list[str]
     learners: list[str]
+    node_ids: dict[str, str] = {}
+    readers: list[str] = []
 
 
 class Unknown(_Command, frozen=True, tag=255):

@@ -42,6 +42,7 @@ from replidict.storage import store
 from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_until
 from tests.fuzz_wire import (
     Forge,
+    Rogue,
     Rogues,
     Tally,
     Target,
@@ -316,18 +317,18 @@ def test_a_member_that_never_reads(
         for node, address in zip(siege.nodes, siege.target.live, strict=True):
             rogue = siege.rogues.connect(address)
             stack.callback(hang_up, rogue.sock)
-            rogue.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             rogue.prove()
             wait_until(lambda node=node: siege.target.absent in node.status().connected, "it is connected")  # type: ignore[misc]
             connection = wire_of(node)._peers[siege.target.absent].live
             assert connection is not None
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-            asked = 0
-            while not connection.full:
-                rogue.say(*[messages.encode(messages.ReadIndexRequest(0, asked + n)) for n in range(200)])
-                asked += 200
-                assert asked < 200_000, "the queue is full some time"
-            rogue.say(*[messages.encode(messages.ReadIndexRequest(0, n)) for n in range(2000)])
+
+            def ask(rogue: Rogue = rogue, connection: sockets.Connection = connection) -> bool:
+                rogue.say(*[messages.encode(messages.ReadIndexRequest(0, n)) for n in range(1000)])
+                return connection.full
+
+            wait_until(ask, "the queue is full")
+            ask()
             siege.writers.go_on()
             assert connection._queued < 50_000 + 1000, "one message more at most; here they are small"
         siege.writers.go_on()

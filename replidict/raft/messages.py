@@ -9,7 +9,7 @@ extended version) and of Ongaro's thesis ("Consensus: Bridging Theory and Practi
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -155,6 +155,59 @@ class CommitTo(_Message, frozen=True, tag=14):
     commit_index: Number
 
 
+class MembersAre(_Message, frozen=True, tag=15):
+    """The last configuration that the sender knows to be committed, as of the entry at `index`.
+
+    Sent to a peer when it connects, and to a caller who is no member (any more): who was away while the members
+    changed would otherwise look for the leader where it no longer is (thesis 4.2.3).
+    """
+
+    index: Number
+    voters: list[str]
+    learners: list[str]
+    node_ids: dict[str, str]
+    readers: list[str]
+
+
+class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Let a node in, as a learner first; `voter` says whether it becomes one when it is level (thesis 4.2.1)."""
+
+    address: str
+    voter: bool
+    node_id: str | None = None
+
+
+class RemoveMember(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Let a member go; `force` also if that leaves no majority connected."""
+
+    address: str
+    force: bool = False
+
+
+class TransferTo(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Hand over leadership, to this voter or to the one whose log is furthest (thesis 3.10)."""
+
+    address: str | None = None
+
+
+Change = AddMember | RemoveMember | TransferTo
+
+
+class ChangeRequest(_Message, frozen=True, tag=16):
+    """A member asks the leader for a change of the members, or of the leader."""
+
+    request_id: int
+    change: Change
+
+
+class ChangeReply(_Message, frozen=True, tag=17):
+    """How far a `ChangeRequest` came: done, or not now (try again), or not at all, and why."""
+
+    request_id: int
+    verdict: Literal["done", "later", "never"]
+    why: str = ""
+
+
 Message = (
     RequestVote
     | VoteReply
@@ -170,6 +223,9 @@ Message = (
     | ReadIndexRequest
     | ReadIndexReply
     | CommitTo
+    | MembersAre
+    | ChangeRequest
+    | ChangeReply
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -77,11 +77,13 @@ class Commit(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Members(msgspec.Struct, frozen=True, array_like=True):
-    """The configuration in force at the applied index, as of the entry at `index`."""
+    """The last configuration known to be committed, as of the entry at `index`: at least the applied one."""
 
     index: int
     voters: list[str]
     learners: list[str]
+    node_ids: dict[str, str] = {}
+    readers: list[str] = []
 
 
 class Pins(msgspec.Struct, frozen=True, array_like=True):
