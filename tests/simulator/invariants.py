@@ -91,6 +91,7 @@ class Checker:
         self._cluster = cluster
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # (index, term) -> (checksum, term before)
         self.commits: dict[int, int] = {}  # index -> term
+        self._committed_in: dict[int, int] = {}  # index -> the term that it was committed in, which may be later
         self.highest_commit = 0
         self._commit_times: list[float] = []
         self._commit_indices: list[int] = []
@@ -274,9 +275,10 @@ class Checker:
         self._cluster.trace.note(machine.address, "leads", term)
         assert machine.node is not None
         log = machine.node.engine.log
-        # Everything committed in earlier terms: by log matching the last of these entries stands for all.
+        # Everything committed in earlier terms: by log matching the last of these entries stands for all. An entry of
+        # an earlier term may be committed in a later one, of which a leader that was paused need not know.
         index = self.highest_commit
-        while index and self.commits[index] >= term:
+        while index and self._committed_in[index] >= term:
             index -= 1
         if index and index > log.start.index and log.term_at(index) != self.commits[index]:
             raise Violation(
@@ -361,6 +363,7 @@ class Checker:
             self._commit_indices.append(new)
 
     def _commits(self, machine: Machine, index: int, term: int) -> None:
+        assert machine.node is not None
         known = self.commits.get(index)
         if known == term:
             return
@@ -370,6 +373,7 @@ class Checker:
                 f"{machine.address} takes entry {index} of term {term} as committed, which was committed with {known}",
             )
         self.commits[index] = term
+        self._committed_in[index] = machine.node.engine.term
         machines = self._cluster.machines.values()
         holders = [other.address for other in machines if other.disk.shadow.holds(index, term)]
         if len(holders) * 2 <= len(machines):
