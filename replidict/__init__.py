@@ -7,6 +7,7 @@ from replidict.errors import (
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
+    RemovedError,
     ReplidictError,
     SecurityError,
     StorageError,
@@ -14,16 +15,18 @@ from replidict.errors import (
 from replidict.options import Options
 from replidict.replicated_dict import ReplicatedDict, Versioned
 from replidict.security import TLS
-from replidict.status import Status
+from replidict.status import Member, Status
 
 __all__ = [
     "ClosedError",
     "Codec",
     "EncodingError",
+    "Member",
     "NotCommitted",
     "Options",
     "OutcomeUnknown",
     "ReadTimeout",
+    "RemovedError",
     "ReplicatedDict",
     "ReplidictError",
     "SecurityError",

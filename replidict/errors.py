@@ -2,6 +2,7 @@
 
     ReplidictError
     +-- NotCommitted                      the write was surely not applied
+    |   +-- RemovedError (ClosedError)    this node is no member of its cluster any more
     +-- OutcomeUnknown (TimeoutError)     the write may or may not be applied, now or later
     +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
@@ -32,6 +33,10 @@ class ReadTimeout(ReplidictError, TimeoutError):
 
 class ClosedError(ReplidictError, ValueError):
     """The dict was closed, or was opened by the process from which this one was forked."""
+
+
+class RemovedError(NotCommitted, ClosedError):
+    """This node was removed from its cluster: it has stopped, and its copy is served no more."""
 
 
 class StorageError(ReplidictError):

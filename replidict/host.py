@@ -15,7 +15,7 @@ import random
 import threading
 import warnings
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, NoReturn
@@ -27,11 +27,12 @@ from replidict.errors import ClosedError, ReplidictError
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
+from replidict.raft.membership import removed
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import Identity
 from replidict.security import Security
 from replidict.state_machine import Item
-from replidict.storage.files import Directory, connect
+from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 from replidict.ticker import Ticker, Waker, clock
@@ -47,13 +48,17 @@ class Host:
         path: str | os.PathLike[str],
         address: str,
         founders: list[str],
+        join: Callable[[str], Beginning] | None,
         security: Security | None,
         codec: Codec,
         options: Options,
     ) -> None:
         """Open the directory and the address, and start. Without `security` there is no network.
 
-        Raises `StorageError`, `ValueError` (the directory is another node's), `ReplidictError` (the address).
+        An empty directory becomes that of a founder, or of a member that `join`, given its identity, has let in.
+
+        Raises `StorageError`, `ValueError` (the directory is another node's), `RemovedError`, `ReplidictError` (the
+        address), and what `join` raises.
         """
         self.closed: ReplidictError | None = None
         self._closing = threading.Lock()
@@ -62,7 +67,7 @@ class Host:
             cleanup.callback(self.directory.close)
             self._waker = Waker()
             cleanup.callback(self._waker.close)
-            self.node = self._open_node(address, founders, security, codec, options, cleanup)
+            self.node = self._open_node(address, founders, join, security, codec, options, cleanup)
             self.node.recover()
             self.items: Mapping[Hashable, Item] = self.node.machine.items
             cleanup.pop_all()
@@ -78,13 +83,16 @@ class Host:
         self,
         address: str,
         founders: list[str],
+        join: Callable[[str], Beginning] | None,
         security: Security | None,
         codec: Codec,
         options: Options,
         cleanup: ExitStack,
     ) -> Node:
         directory = self.directory
-        if directory.found(address, founders):
+        if join is not None:
+            directory.found(address, lambda: join(directory.new_identity()))
+        elif directory.found(address, lambda: founded_by(founders)):
             cleanup.callback(directory.file.unlink)
             cleanup.callback(directory.mark.unlink, missing_ok=True)
         connection = connect(directory.file, options.durability)
@@ -92,8 +100,7 @@ class Host:
         mark = Mark(directory.mark) if options.durability == "fsync" else None
         if mark is not None:
             cleanup.callback(mark.close)
-        # Without peers nobody will ask for old entries.
-        log_retain = options.log_retain if len(founders) > 1 else 0
+        log_retain = 0 if security is None else options.log_retain  # without peers nobody will ask for old entries
         store = Store(connection, directory.file.absolute().as_uri(), log_retain=log_retain, mark=mark)
         identity = store.identity
         if identity.address != address:
@@ -101,11 +108,14 @@ class Host:
                 f"{directory.path} belongs to the node {identity.address}, not to {address}: "
                 "open it under its own address, or give this node an empty directory"
             )
-        if sorted(store.members.voters) != founders:
-            members = ", ".join(sorted(store.members.voters))
+        members = {*store.members.voters, *store.members.learners}
+        if address not in members:
+            raise removed(address)
+        if len(founders) > 1 and set(founders) != members:
             logger.warning(
-                "%s: peers= differ from the members that %s knows: %s; these count", address, directory.path, members
-            )
+                "%s: peers= differ from the members that %s knows: %s; these count",
+                address, directory.path, ", ".join(sorted(members)),
+            )  # fmt: skip
         background = ThreadPoolExecutor(1, "replidict snapshot")
         cleanup.callback(background.shutdown)
 
@@ -121,7 +131,7 @@ class Host:
                 security=security,
                 clock=clock,
                 max_frame_bytes=options.max_frame_bytes,
-                admit=store.pin,
+                admit=sync_obj.admit,
             )
             cleanup.callback(made.destroy)
             return made

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from replidict.codec import Codec
-from replidict.errors import OutcomeUnknown, ReplidictError, StorageError
+from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError
 from replidict.options import Options
 from replidict.proposals import Proposals
 from replidict.raft.engine import Engine
@@ -21,6 +23,8 @@ from replidict.status import Status
 from replidict.storage.store import Store
 
 logger = logging.getLogger(__name__)
+
+Returned = TypeVar("Returned")
 
 NO_NETWORK = "local"
 """What a node without an address calls itself."""
@@ -60,6 +64,9 @@ class Node:
         self.reads = Reads(self.engine, wake)
         self.failure: ReplidictError | None = None
         self._background = background
+        self._wake = wake
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calls_mutex = threading.Lock()
         self.engine.on_outcome = self.proposals.on_outcome
         self.engine.on_snapshot_installed = self.proposals.on_snapshot_installed
         self.engine.on_step = self._before_sending
@@ -78,20 +85,52 @@ class Node:
         while engine.members.voters == {engine.address} and engine.last_applied < last_index:
             self.step()
 
+    def call(self, function: Callable[[], Returned]) -> Future[Returned]:
+        """Have something done between two steps; for any thread. The future gets what it returns or raises.
+
+        A `StorageError` ends the node as well; a node that stops fails what it has not begun.
+        """
+        future: Future[Returned] = Future()
+        with self._calls_mutex:
+            if self.failure is not None:
+                raise self.failure
+            self._calls.append((function, future))
+        self._wake()
+        return future
+
+    def _answer_calls(self) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except StorageError as error:
+                future.set_exception(error)
+                raise
+            except Exception as error:  # noqa: BLE001 -- the caller's to handle
+                future.set_exception(error)
+
     def step(self) -> None:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
+        self._answer_calls()
         self.engine.step()
         self.reads.release()
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
-        if self.proposals.waiting or self.reads.waiting:
+        if self.proposals.waiting or self.reads.waiting or self._calls:
             return float("-inf")
         return min(self.engine.idle_until(), self.reads.next_deadline())
 
     def stop(self, failure: ReplidictError) -> None:
         """Go no further: everybody who waits is told, the file and the sockets are let go of."""
-        self.failure = failure
+        with self._calls_mutex:
+            self.failure = failure
+        for _, future in self._calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(failure)
+        self._calls.clear()
         self.engine.transport.destroy()
         if isinstance(failure, StorageError):
             unknown: ReplidictError = failure
@@ -111,13 +150,18 @@ class Node:
             Role.FOLLOWER: "follower",
             Role.CANDIDATE: "candidate",
         }
+        role: Literal["leader", "follower", "candidate", "learner", "removed", "stopped"] = roles[engine.role]
+        if engine.address in engine.members.learners:
+            role = "learner"
         stopped = self.failure is not None
+        if stopped:
+            role = "removed" if isinstance(self.failure, RemovedError) else "stopped"
         peers = sorted(engine.peers.values(), key=lambda peer: peer.address)
         return Status(
             address=None if engine.address == NO_NETWORK else engine.address,
             node_id=store.identity.node_id,
             cluster_id=store.identity.cluster_id,
-            role="stopped" if stopped else roles[engine.role],
+            role=role,
             is_leader=engine.is_leader and not stopped,
             leader=None if stopped else engine.leader,
             term=engine.term,

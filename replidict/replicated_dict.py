@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import (
     Hashable,
@@ -21,19 +20,21 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 from typing_extensions import override
 
 from replidict import commands as cmd
-from replidict.arguments import founders_of, pairs_of, seconds_of
+from replidict.arguments import entrance_of, founders_of, member_of, pairs_of, seconds_of
+from replidict.cluster import Cluster
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key, encode_key
-from replidict.errors import EncodingError, NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError
-from replidict.host import Host, raise_anew
+from replidict.errors import EncodingError, ReadTimeout
+from replidict.host import Host
 from replidict.node import NO_NETWORK
 from replidict.options import Options
-from replidict.proposals import Write
-from replidict.reads import Read
+from replidict.raft.messages import AddMember, RemoveMember, TransferTo
 from replidict.security import TLS, security_for
 from replidict.state_machine import Item
-from replidict.status import Status
+from replidict.status import Member, Status
+from replidict.storage.files import Beginning
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values
+from replidict.waiting import make_current, write
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -54,11 +55,13 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
     With `address` ("host:port") it listens there and forms a cluster with `peers`, the addresses of the other
-    founding members; these matter the first time only, afterwards the directory knows the members.
+    founding members; these matter the first time only, afterwards the directory knows the members. With `join`, the
+    address of any member of a running cluster, it asks to be let in, once: it catches up as a learner, without a vote,
+    and becomes a voter by itself when its log is level (thesis 4.2.1). With `voter=False` it stays a read replica.
 
     The constructor opens the files and the address, and returns; operations wait for a leader, up to `timeout`
-    seconds. Writes return once a majority has them on disk; plain reads are this node's copy. Any number of
-    threads may use one object; after `os.fork` it belongs to the parent, and the child gets `ClosedError`.
+    seconds, and so does joining. Writes return once a majority has them on disk; plain reads are this node's copy. Any
+    number of threads may use one object; after `os.fork` it belongs to the parent, and the child gets `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
@@ -77,6 +80,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         *,
         address: str | None = None,
         peers: Iterable[str] = (),
+        join: str | None = None,
+        voter: bool = True,
         timeout: float = 10.0,
         tls: TLS | None = None,
         secret: str | bytes | None = None,
@@ -92,6 +97,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         if tls is not None and not isinstance(tls, TLS):
             raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
         founders = founders_of(address, peers)
+        entrance = None if join is None else entrance_of(join, address, founders)
         self._timeout = seconds_of(timeout, "timeout")
         security = None if address is None else security_for(address, tls, secret, insecure)
         if address is None and (tls is not None or secret is not None):
@@ -101,7 +107,13 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         self._options = options
         self._codec = codec
         self._decode = codec.decode
-        self._host = Host(path, (address or NO_NETWORK).lower(), founders, security, codec, options)
+        own = (address or NO_NETWORK).lower()
+
+        def ask_in(node_id: str) -> Beginning:
+            raise NotImplementedError("join=")
+
+        self._host = Host(path, own, founders, None if entrance is None else ask_in, security, codec, options)
+        self._cluster = Cluster(self._host.node)
         self._machine = self._host.node.machine
         weakref.finalize(self, self._host.forgotten)
 
@@ -247,25 +259,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
             pass
 
     def _make_current(self, timeout: float | None) -> None:
-        seconds = self._timeout if timeout is None else seconds_of(timeout, "timeout")
-        if self._host.closed is not None:
-            raise_anew(self._host.closed)
-        engine = self._host.node.engine
-        commit_index = engine.commit_index
-        if clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
-            return
-        done = threading.Lock()
-        done.acquire()
-        read = Read(done.release)
-        self._host.node.reads.submit(read)
-        if not done.acquire(timeout=seconds):
-            read.abandoned = True
-            raise ReadTimeout(
-                f"no majority of the cluster confirmed within {seconds:g} s that this node is up to date: check that "
-                "a majority of the peers is running and reachable, or read this node's own copy"
-            )
-        if read.error is not None:
-            raise_anew(read.error)
+        make_current(self._host, self._seconds(timeout))
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -400,31 +394,46 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         return data
 
     def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
-        seconds = self._timeout if timeout is None else seconds_of(timeout, "timeout")
-        if self._host.closed is not None:
-            raise_anew(self._host.closed)
-        done = threading.Lock()
-        done.acquire()
-        write = Write(operation, size, done.release)
-        self._host.node.proposals.submit(write)
-        if not done.acquire(timeout=seconds):
-            surely_not = self._host.node.proposals.give_up(write)
-            if surely_not:
-                raise NotCommitted(
-                    f"no leader could be reached within {seconds:g} s, so this write was not sent to anyone: it is not "
-                    "applied and never will be. Check that a majority of the peers is running and reachable, and that "
-                    "none of them refuses this node: its log says so"
-                )
-            if not done.acquire(blocking=False):  # else the answer came at the last moment
-                raise OutcomeUnknown(
-                    f"this write was sent, but no majority confirmed it within {seconds:g} s: it may or may not be "
-                    "applied. Read with linearizable=True, once a majority is there, to find out"
-                )
-        if write.error is not None:
-            raise_anew(write.error)
-        if isinstance(write.result, str):
-            raise ReplidictError(f"this write could not be performed, and changed nothing: {write.result}")
-        return write.result
+        return write(self._host, operation, size, self._seconds(timeout))
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else seconds_of(timeout, "timeout")
+
+    # -- the cluster ------------------------------------------------------------------------------------------------
+
+    def members(self) -> tuple[Member, ...]:
+        """Everybody in the cluster, in order of address, and how far the leader knows them to be.
+
+        Waits for the leader for two election timeouts at most; without one, tells what this node knows.
+        """
+        return self._cluster.members()
+
+    def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
+        """Let a node in, from any node (thesis 4.1). Returns when that is committed.
+
+        It is a learner, without a vote, until its log is level; with `voter=False` it stays one. Start it with an empty
+        directory and `join=`, which does this as well.
+
+        Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
+        (there is another node under this address), `ValueError`, `ClosedError` or `StorageError`.
+        """
+        self._cluster.change(AddMember(member_of(address), voter), self._seconds(timeout))
+
+    def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
+        """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
+
+        A leader that is removed hands over first. The node stops by itself once it hears of it, and can come back only
+        with an empty directory and `join=`. Unless forced, no voter is removed when a majority of those that are left
+        can't be reached. Raises as `add_peer`; `ReplidictError` also when there is no such member.
+        """
+        self._cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
+
+    def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
+        """Have another voter lead: `to`, or the one whose log is furthest (thesis 3.10). From any node.
+
+        Raises as `add_peer`; `ReplidictError` also when there is no such voter.
+        """
+        self._cluster.change(TransferTo(None if to is None else member_of(to)), self._seconds(timeout))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ class Status:
     cluster_id: str
     """The same on all members."""
 
-    role: Literal["leader", "follower", "candidate", "stopped"]
+    role: Literal["leader", "follower", "candidate", "learner", "removed", "stopped"]
+    """A learner gets every write and has no vote; a removed node is no member any more, and has stopped."""
+
     is_leader: bool
     """Whether this node believes itself to be the leader; a linearizable read makes sure, this does not."""
 
@@ -52,3 +54,21 @@ class Status:
 
     entries_resent: int
     """Log entries this node sent more than once as a leader; none as long as no connection is lost."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the cluster, as its leader sees it."""
+
+    address: str
+    """Where it listens; `"local"` for a single node without a network."""
+
+    voter: bool
+    """Whether it counts towards a majority; if not, it is a learner."""
+
+    is_leader: bool
+    match_index: int | None
+    """The last log entry known to be on its disk; None if no leader could be asked."""
+
+    last_contact: float | None
+    """Seconds since the leader last heard from it; None if no leader could be asked."""

@@ -17,7 +17,7 @@ from functools import partial
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
-from replidict.errors import ClosedError, ReplidictError, StorageError
+from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
 from replidict.node import Node
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Ticker:
                 waker.sleeping = False
                 node.step()
             failure = ClosedError("this ReplicatedDict is closed: open another one on the same directory")
-        except StorageError as error:
+        except (StorageError, RemovedError) as error:
             logger.error("%s: this node has stopped: %s", engine.address, error)
             failure = error
         except Exception as error:

@@ -14,7 +14,7 @@ from replidict.codec import DEFAULT_CODEC, encode_key
 from replidict.errors import StorageError
 from replidict.raft.messages import Entry
 from replidict.state_machine import BatchApplied, StateMachine
-from replidict.storage.files import FILE_NAME, Directory, connect
+from replidict.storage.files import FILE_NAME, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 
@@ -37,7 +37,7 @@ class Rig:
         self.directory = Directory(path)
         self.mark: Mark | None = None
         try:
-            self.directory.found(founders[0], founders)
+            self.directory.found(founders[0], lambda: founded_by(founders))
             self.connection = connect(self.directory.file, "fsync")
             try:
                 self.mark = Mark(path / "mark")

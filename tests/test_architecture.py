@@ -16,8 +16,9 @@ ROOT = Path(replidict.__file__).parent
 
 FLOORS = [
     ["replicated_dict"],
+    ["waiting"],
     ["host"],
-    ["arguments", "views", "ticker"],
+    ["arguments", "cluster", "views", "ticker"],
     ["node"],
     ["proposals", "reads"],
     ["raft"],

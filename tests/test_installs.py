@@ -28,7 +28,7 @@ from replidict.raft.messages import (
     VoteReply,
 )
 from replidict.storage import snapshot
-from replidict.storage.files import Directory, connect
+from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 from tests.clusters import wait_until
@@ -52,7 +52,7 @@ class Follower:
                 return True
 
         self._directory = Directory(path)
-        self._directory.found("a:1", ADDRESSES)
+        self._directory.found("a:1", lambda: founded_by(ADDRESSES))
         uri = self._directory.file.absolute().as_uri()
         store = Store(connect(self._directory.file, "fsync"), uri, log_retain=10, mark=Mark(path / "mark"))
         self.node = Node(

@@ -27,7 +27,7 @@ from replidict.state_machine import (
     StateMachine,
 )
 from replidict.storage import store as store_module
-from replidict.storage.files import Directory, connect
+from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.log import Log
 from replidict.storage.store import Store
 
@@ -454,7 +454,7 @@ class Disk:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._directory = Directory(path)
-        self._directory.found("local", ["local"])
+        self._directory.found("local", lambda: founded_by(["local"]))
         self.open()
 
     def reopen(self) -> None:

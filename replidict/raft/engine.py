@@ -10,6 +10,7 @@ in a module of its own, which reaches that state through the properties here:
     read_index    how a leader knows that it still is one
     transfer      how a leader hands over
     membership    who belongs to the cluster
+    changes       how that changes
 
 Rules kept here, for all of them:
 
@@ -38,9 +39,10 @@ from typing_extensions import override
 from replidict import commands as cmd
 from replidict.errors import StorageError
 from replidict.options import Options
+from replidict.raft.changes import Changes
 from replidict.raft.elections import Elections
-from replidict.raft.membership import Members, Membership
-from replidict.raft.messages import AppendReply, Entry, Message
+from replidict.raft.membership import Members, Membership, removed
+from replidict.raft.messages import AppendReply, Entry, MembersAre, Message
 from replidict.raft.peer import Peer
 from replidict.raft.read_index import ReadIndex
 from replidict.raft.replication import Replication
@@ -87,7 +89,7 @@ class Engine(SyncObj):
         self.on_step: Callable[[], None] = lambda: None
         self._held: list[tuple[Peer, Message]] = []
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
-        self._membership = Membership(store.members.index, store.members.voters, store.members.learners)
+        self._membership = Membership(Members.of(store.members.index, store.members))
         super().__init__(Node(self.address), [], SyncObjConf(autoTick=False), transportClass=transport)
         self.transport = self._SyncObj__transport
         self._SyncObj__raftLog = self.log = store.log
@@ -101,6 +103,8 @@ class Engine(SyncObj):
         self.snapshots = Snapshots(self, background, snapshot_directory)
         self.read_index = ReadIndex(self)
         self.transfer = Transfer(self)
+        self.changes = Changes(self)
+        self.on(MembersAre, self._on_members_are)
         self._follow_membership()
 
     # -- PySyncObj's state, by its names in the paper ---------------------------------------------------------------
@@ -192,6 +196,7 @@ class Engine(SyncObj):
         self.elections.tick()
         self.snapshots.tick()
         self.transfer.tick()
+        self.changes.tick()
         self.on_step()
         self.read_index.tick()
         self.replication.send()
@@ -199,6 +204,7 @@ class Engine(SyncObj):
         self.replication.advance_commit_index()
         self.apply()
         self.replication.send_commit_index()
+        self.changes.settle()
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
@@ -235,10 +241,10 @@ class Engine(SyncObj):
         self.store.record(
             entries[-1].term,
             machine.take_changes(),
-            None
-            if members is None
-            else schema.Members(members.index, sorted(members.voters), sorted(members.learners)),
+            None if members is None else members.stored(),
         )
+        if members is not None:
+            self._check_membership(members)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -278,6 +284,7 @@ class Engine(SyncObj):
             peer.connections += 1
             peer.reconnected()
             self.snapshots.reconnected(peer)
+            self.send(peer, self.members_are())
 
     @override
     def _SyncObj__onNodeDisconnected(self, node: Node) -> None:
@@ -285,6 +292,33 @@ class Engine(SyncObj):
         peer = self.peers.get(node.id)
         if peer is not None:
             peer.connected = False
+
+    # -- members ----------------------------------------------------------------------------------------------------
+
+    def members_are(self) -> MembersAre:
+        """The last configuration known to be committed, for those who may have missed it."""
+        known = self._membership.committed(self.commit_index)
+        said = known.configuration()
+        return MembersAre(self.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
+
+    def _on_members_are(self, peer: Peer, message: MembersAre) -> None:
+        members = Members.of(message.index, message)
+        if self._membership.adopt(members):
+            self.store.set_members(members.stored())
+            self._follow_membership()
+            self._check_membership(members)
+
+    def _check_membership(self, committed: Members) -> None:
+        if self.address not in committed.all:
+            self.persist()
+            raise removed(self.address)
+
+    def admit(self, address: str, node_id: str) -> str | None:
+        """Why the node with this identity may not be the one at this address; None if it may."""
+        known = self.members.node_ids.get(address)
+        if known is None:
+            return self.store.pin(address, node_id)
+        return None if known == node_id else schema.another_node(address, known, node_id)
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
@@ -339,13 +373,12 @@ class Engine(SyncObj):
         index = self.store.applied.index
         self._SyncObj__raftLastApplied = index
         self._SyncObj__raftCommitIndex = max(self.commit_index, index)
-        members = self.store.members
-        self._membership = Membership(members.index, members.voters, members.learners)
+        self._membership = Membership(Members.of(self.store.members.index, self.store.members))
         self._follow_membership()
         self.on_snapshot_installed()
 
     def _follow_membership(self) -> None:
-        wanted = (self.members.voters | self.members.learners) - {self.address}
+        wanted = self.members.all - {self.address}
         for address in sorted(wanted - self.peers.keys()):
             peer = self.peers[address] = Peer(address)
             peer.reset(self.log.last_index + 1, self.clock())

@@ -5,48 +5,96 @@ Rules kept here:
 1. A configuration is in force from the moment its entry is in the log, committed or not (4.1), and no longer
    once that entry is cut off.
 2. The configurations above the applied index are kept, so that one can be taken back; below it the last one counts.
+3. A configuration that others know to be committed is taken over before its entry arrives here: who was away, or has
+   just joined, must not look for the leader among those who were members once. It is never taken back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
 from replidict.commands import Configuration
+from replidict.errors import RemovedError
+from replidict.raft.messages import MembersAre
+from replidict.storage import schema
+
+
+def removed(address: str) -> RemovedError:
+    """What a node raises, and goes on raising, that is no member any more."""
+    return RemovedError(
+        f"{address} was removed from its cluster, and this directory is of no use any more: to let the node come back, "
+        "open it with an empty directory and join="
+    )
 
 
 @dataclass(frozen=True)
 class Members:
-    """The configuration that the entry at `index` brought; addresses."""
+    """The configuration that the entry at `index` brought; addresses, and the identities known (see `commands`)."""
 
     index: int
     voters: frozenset[str]
-    learners: frozenset[str]
+    learners: frozenset[str] = frozenset()
+    readers: frozenset[str] = frozenset()
+    node_ids: Mapping[str, str] = field(default_factory=dict)
 
-    def is_majority(self, addresses: set[str]) -> bool:
+    @classmethod
+    def of(cls, index: int, said: Configuration | MembersAre | schema.Members) -> Self:
+        """As a log entry, a message or the disk says it."""
+        voters, learners, readers = frozenset(said.voters), frozenset(said.learners), frozenset(said.readers)
+        return cls(index, voters, learners, readers, dict(said.node_ids))
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Everybody who gets the log."""
+        return self.voters | self.learners
+
+    def is_majority(self, addresses: Iterable[str]) -> bool:
         """Whether these are more than half of the voters."""
-        return len(self.voters & addresses) * 2 > len(self.voters)
+        return len(self.voters.intersection(addresses)) * 2 > len(self.voters)
+
+    def configuration(self) -> Configuration:
+        """As a log entry."""
+        return Configuration(sorted(self.voters), sorted(self.learners), dict(self.node_ids), sorted(self.readers))
+
+    def stored(self) -> schema.Members:
+        """As the disk keeps it."""
+        said = self.configuration()
+        return schema.Members(self.index, said.voters, said.learners, said.node_ids, said.readers)
 
 
 class Membership:
     """The configurations in the log, oldest first; the last one is in force."""
 
-    def __init__(self, index: int, voters: list[str], learners: list[str]) -> None:
-        self._known = [Members(index, frozenset(voters), frozenset(learners))]
+    def __init__(self, members: Members) -> None:
+        self._known = [members]
 
     @property
     def current(self) -> Members:
         """The configuration in force."""
         return self._known[-1]
 
+    def committed(self, commit_index: int) -> Members:
+        """The last configuration known to be committed."""
+        return next((members for members in reversed(self._known) if members.index <= commit_index), self._known[0])
+
     def appended(self, index: int, configuration: Configuration) -> None:
         """An entry with a configuration joined the log."""
-        self._known.append(Members(index, frozenset(configuration.voters), frozenset(configuration.learners)))
+        self._known.append(Members.of(index, configuration))
 
     def cut(self, index: int) -> bool:
         """The entry at `index` and all after it left the log. Returns whether that changed the configuration."""
         before = len(self._known)
         self._known = [self._known[0], *(m for m in self._known[1:] if m.index < index)]
         return len(self._known) != before
+
+    def adopt(self, committed: Members) -> bool:
+        """Rule 3. Returns whether it was news."""
+        if committed.index <= self.current.index:
+            return False
+        self._known = [committed]
+        return True
 
     def applied(self, index: int) -> Members | None:
         """Everything up to `index` is applied: what is superseded is forgotten. Gives the one now oldest, if new."""

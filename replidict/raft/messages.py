@@ -168,6 +168,11 @@ class MembersAre(_Message, frozen=True, tag=15):
     node_ids: dict[str, str]
     readers: list[str]
 
+    def __post_init__(self) -> None:
+        """Refuse, where it is read, what no cluster can be."""
+        if not self.voters or set(self.voters) & set(self.learners):
+            raise ValueError(f"{self.voters} and {self.learners} can't be voters and learners")
+
 
 class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Let a node in, as a learner first; `voter` says whether it becomes one when it is level (thesis 4.2.1)."""
@@ -191,6 +196,7 @@ class TransferTo(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 Change = AddMember | RemoveMember | TransferTo
+Verdict = Literal["done", "later", "lost", "absent", "never"]
 
 
 class ChangeRequest(_Message, frozen=True, tag=16):
@@ -201,11 +207,24 @@ class ChangeRequest(_Message, frozen=True, tag=16):
 
 
 class ChangeReply(_Message, frozen=True, tag=17):
-    """How far a `ChangeRequest` came: done, or not now (try again), or not at all, and why."""
+    """What became of a `ChangeRequest` (see `changes`, rule 5), and why."""
 
     request_id: int
-    verdict: Literal["done", "later", "never"]
-    why: str = ""
+    verdict: Verdict
+    why: str
+
+
+class MembersRequest(_Message, frozen=True, tag=18):
+    """A member asks the leader how far the others are."""
+
+    request_id: int
+
+
+class MembersReply(_Message, frozen=True, tag=19):
+    """By address: the last index known to be on its disk, and seconds since its last answer; None if not the leader."""
+
+    request_id: int
+    progress: dict[str, tuple[Number, float]] | None
 
 
 Message = (
@@ -226,6 +245,8 @@ Message = (
     | MembersAre
     | ChangeRequest
     | ChangeReply
+    | MembersRequest
+    | MembersReply
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -16,10 +16,10 @@ import os
 import sqlite3
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,24 @@ from replidict.storage import schema
 from replidict.storage.wal import check_wal
 
 FILE_NAME = "replidict.db"
+
+
+class Beginning(NamedTuple):
+    """What a new node's file begins with: its cluster, its identity, and the members it knows."""
+
+    cluster_id: str
+    node_id: str
+    members: schema.Members
+
+
+def founded_by(voters: Iterable[str]) -> Beginning:
+    """A founding member of a cluster.
+
+    All founders derive the same cluster id from the founding list: a node of another cluster has another one.
+    """
+    founders = sorted(voters)
+    cluster_id = uuid.uuid5(uuid.NAMESPACE_OID, "replidict " + " ".join(founders)).hex
+    return Beginning(cluster_id, uuid.uuid4().hex, schema.Members(0, founders, []))
 
 
 class Directory:
@@ -75,8 +93,26 @@ class Directory:
             os.close(self._lock)
             self._lock = None
 
-    def found(self, address: str, voters: Iterable[str]) -> bool:
-        """Make the file of a founding member, if there is none yet; returns whether it did. Raises `StorageError`."""
+    def new_identity(self) -> str:
+        """An identity for a node that is about to join: the same again if it is interrupted and tries once more,
+        since the cluster may have let it in under that one already. Raises `StorageError`."""
+        reserved = self.path / "joining"
+        try:
+            try:
+                if len(known := reserved.read_text()) == len(uuid.uuid4().hex):
+                    return known
+            except FileNotFoundError:
+                pass
+            node_id = uuid.uuid4().hex
+            reserved.write_text(node_id)
+            _sync(reserved)
+            _sync(self.path)
+            return node_id
+        except OSError as error:
+            raise StorageError(f"{reserved}: could not be made: {error}") from error
+
+    def found(self, address: str, begin: Callable[[], Beginning]) -> bool:
+        """Make the node's file, if there is none yet; returns whether it did. Raises `StorageError`."""
         file = self.file
         wal = Path(f"{file}-wal")
         if file.exists():
@@ -88,34 +124,31 @@ class Directory:
             )
         from replidict.storage import tables  # late: see there
 
+        beginning = begin()
         born = self.path / f"{FILE_NAME}.new"
         try:
             born.unlink(missing_ok=True)
             with closing(sqlite3.connect(born, isolation_level=None)) as db:
                 tables.create(db)
-                write_founding_facts(db, address, voters)
+                write_founding_facts(db, address, beginning)
             _sync(born)
             born.rename(file)
+            (self.path / "joining").unlink(missing_ok=True)
             _sync(self.path)
             return True
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{file}: could not be made: {error}") from error
 
 
-def write_founding_facts(db: sqlite3.Connection, address: str, voters: Iterable[str], node_id: str = "") -> None:
-    """Write who the node is and who founds the cluster with it.
-
-    All founders derive the same cluster id from the founding list: a node of another cluster has another one.
-    """
-    founders = sorted(voters)
-    cluster_id = uuid.uuid5(uuid.NAMESPACE_OID, "replidict " + " ".join(founders)).hex
+def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
+    """Write who the node is, and whose member."""
     facts = {
-        "identity": schema.Identity(cluster_id, node_id or uuid.uuid4().hex, address),
+        "identity": schema.Identity(beginning.cluster_id, beginning.node_id, address),
         "vote": schema.Vote(),
         "applied": schema.Applied(),
         "commit": schema.Commit(),
         "log_start": schema.LogStart(),
-        "members": schema.Members(0, founders, []),
+        "members": beginning.members,
         "pins": schema.Pins({}),
     }
     for name, fact in facts.items():

@@ -92,6 +92,14 @@ class Pins(msgspec.Struct, frozen=True, array_like=True):
     node_ids: dict[str, str]
 
 
+def another_node(address: str, known: str, node_id: str) -> str:
+    """What is wrong when another identity than the known one comes from an address."""
+    return (
+        f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
+        "remove it from the cluster and add it anew"
+    )
+
+
 _MASK = 0xFFFFFFFF
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -189,7 +189,7 @@ class Store:
 
     @property
     def members(self) -> schema.Members:
-        """The configuration at the applied index of the state table."""
+        """The last configuration known to be committed."""
         return self._members
 
     def set_vote(self, term: int, voted_for: str | None) -> None:
@@ -203,9 +203,21 @@ class Store:
         """Note what applied entries changed, and the configuration if one of them was one."""
         self._unflushed.append((term, changes))
         self._unflushed_rows += len(changes.rows)
-        if members is not None:
-            self._members = members
-            self._dirty = True
+        if members is not None and members.index > self._members.index:
+            self.set_members(members)
+
+    def set_members(self, members: schema.Members) -> None:
+        """Note a committed configuration; written by the next commit."""
+        self._members = members
+        # Whoever comes back under the address of a node that was removed is a new node.
+        listed = {*members.voters, *members.learners}
+        self._pins = {address: node_id for address, node_id in self._pins.items() if address in listed}
+        self._dirty = True
+
+    @property
+    def pins(self) -> Mapping[str, str]:
+        """The identities of the members met so far, by address."""
+        return self._pins
 
     def pin(self, address: str, node_id: str) -> str | None:
         """Remember who is at an address, durably before this returns; why not, if somebody else was."""
@@ -213,10 +225,7 @@ class Store:
         if known == node_id:
             return None
         if known is not None:
-            return (
-                f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
-                "remove it from the cluster and add it anew"
-            )
+            return schema.another_node(address, known, node_id)
         self._pins[address] = node_id
         self._transaction(lambda: self._put_fact("pins", schema.Pins(self._pins)))
         return None
@@ -276,6 +285,7 @@ class Store:
         if self._dirty:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
+            self._put_fact("pins", schema.Pins(self._pins))
         if self._flush_due():
             self._flush()
             self._compact(COMPACT_STEP)
@@ -386,6 +396,9 @@ class Store:
             db.execute(f"INSERT INTO {table} SELECT * FROM snapshot.{table}")
         applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
         db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
+        members = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
+        if msgspec.msgpack.decode(members, type=schema.Members).index < self._members.index:
+            self._put_fact("members", self._members)  # this node knows of a later one already
         at = msgspec.msgpack.decode(applied, type=schema.Applied)
         self._put_fact("log_start", schema.LogStart(at.index, at.term))
         self._put_fact("vote", self._vote)

@@ -21,7 +21,7 @@ from replidict.codec import DEFAULT_CODEC
 from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.node import Node
 from replidict.options import Options
-from replidict.storage import snapshot
+from replidict.storage import schema, snapshot
 from replidict.storage.store import Store
 from tests.simulator.background import SimulatedExecutor
 from tests.simulator.disk import Crash, Disk, Write
@@ -39,11 +39,11 @@ SPIN = 20
 class Machine:
     """One simulated machine and the node on it, if it runs. An `End` of the network."""
 
-    def __init__(self, cluster: Cluster, address: str, voters: list[str]) -> None:
+    def __init__(self, cluster: Cluster, address: str, members: schema.Members) -> None:
         self.cluster = cluster
         self.address = address
         self.rng = random.Random(f"{cluster.seed} {address}")
-        self.disk = Disk(address, voters, partial(cluster.checker.committed, address))
+        self.disk = Disk(address, members, partial(cluster.checker.committed, address))
         self.disk.latency = self._fsync
         self.directory = cluster.directory / address
         self.directory.mkdir()
@@ -331,8 +331,9 @@ class Cluster:
         self.network = Network(self.loop, self.trace, random.Random(f"{seed} network"))
         self.checker = Checker(self)
         self.machines: dict[str, Machine] = {}
+        founders = schema.Members(0, addresses, [])
         for address in addresses:
-            machine = self.machines[address] = Machine(self, address, addresses)
+            machine = self.machines[address] = Machine(self, address, founders)
             self.network.add(address, machine)
 
     def disk_trouble(self, machine: Machine) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from replidict.storage import schema
-from replidict.storage.files import write_founding_facts
+from replidict.storage.files import Beginning, write_founding_facts
 from replidict.storage.tables import create
 
 Point = Literal["begin", "write", "commit", "committed"]
@@ -106,7 +106,7 @@ def lay_out(connection: sqlite3.Connection) -> None:
 class Disk:
     """One node's disk."""
 
-    def __init__(self, address: str, voters: Iterable[str], on_commit: Callable[[list[Write]], None]) -> None:
+    def __init__(self, address: str, members: schema.Members, on_commit: Callable[[list[Write]], None]) -> None:
         self.uri = f"file:simulated-{os.getpid()}-{next(_numbers)}?mode=memory&cache=shared"
         self.shadow = Shadow()
         self.full = False
@@ -116,7 +116,7 @@ class Disk:
         self._on_commit = on_commit
         self._anchor = sqlite3.connect(self.uri, uri=True, isolation_level=None)
         lay_out(self._anchor)
-        write_founding_facts(self._anchor, address, voters, f"node-{address}")
+        write_founding_facts(self._anchor, address, Beginning("simulated", f"node-{address}", members))
 
     def connect(self) -> sqlite3.Connection:
         """What the product takes for a `sqlite3.Connection`."""

@@ -1,0 +1,129 @@
+"""The members of a cluster and how they change, as calls that wait.
+
+Rules kept here:
+
+1. A change is asked for again until it is made, is surely impossible, or the deadline has passed; what is so already is
+   no error, so asking again is safe.
+2. `NotCommitted` says that it surely was not made; once an answer got lost, it is `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NoReturn, TypeVar
+
+from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
+from replidict.node import Node
+from replidict.raft.changes import Progress
+from replidict.raft.membership import Members
+from replidict.raft.messages import AddMember, Change, TransferTo, Verdict
+from replidict.status import Member
+
+RETRY_PAUSE = 0.02  # seconds
+REPORT_WITHIN = 2.0  # election timeouts in which a leader says how far everybody is, or there is none
+
+Answered = TypeVar("Answered")
+
+
+class Cluster:
+    """One node's part in its cluster. For any thread but the node's own."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def change(self, change: Change, seconds: float) -> None:
+        """Have a change made, and return when it is committed. Raises what its absence means."""
+        engine = self._node.engine
+        deadline = time.monotonic() + seconds
+        lost = False
+        why = "no leader could be reached"
+
+        def ask(answer: Callable[[tuple[Verdict, str]], None]) -> None:
+            engine.changes.ask(change, lambda verdict, why: answer((verdict, why)))
+
+        while True:
+            verdict, why = self._ask(ask, deadline) or ("lost", why)
+            if verdict == "done" or (verdict == "absent" and lost):
+                break
+            if verdict in ("absent", "never"):
+                raise ReplidictError(f"{_named(change)}: {why}")
+            lost = lost or verdict == "lost"
+            if time.monotonic() >= deadline:
+                self._too_late(change, seconds, why, lost)
+            time.sleep(RETRY_PAUSE)
+        if isinstance(change, TransferTo):
+            self._wait_for_leader(change, deadline, seconds)
+
+    def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
+        if lost:
+            raise OutcomeUnknown(
+                f"{_named(change)}: nobody confirmed it within {seconds:g} s, so it may or may not be made, now or "
+                "later: members() tells, or ask again, which does no harm"
+            )
+        raise NotCommitted(f"{_named(change)}: not made within {seconds:g} s: {why}")
+
+    def _wait_for_leader(self, change: TransferTo, deadline: float, seconds: float) -> None:
+        engine = self._node.engine
+        while engine.leader is None or (change.address is not None and engine.leader != change.address):
+            if time.monotonic() >= deadline:
+                raise OutcomeUnknown(f"{_named(change)}: no leader was heard of within {seconds:g} s: see status()")
+            time.sleep(RETRY_PAUSE)
+
+    def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
+        """Let a node in; returns the members it then belongs to, itself included."""
+        self.change(AddMember(address, voter, node_id), seconds)
+        deadline = time.monotonic() + seconds
+        engine = self._node.engine
+
+        def committed(answer: Callable[[Members], None]) -> None:
+            answer(Members.of((known := engine.members_are()).index, known))
+
+        while True:
+            members = self._ask(committed, deadline)
+            if members is not None and members.node_ids.get(address) == node_id:
+                return members
+            if time.monotonic() >= deadline:
+                raise OutcomeUnknown(
+                    f"{address} was let in, but this node did not hear of it within {seconds:g} s: join again, which "
+                    "does no harm"
+                )
+            time.sleep(RETRY_PAUSE)
+
+    def members(self) -> tuple[Member, ...]:
+        """Everybody, in order of address, with what the leader knows of them."""
+        engine = self._node.engine
+        within = REPORT_WITHIN * engine.options.election_timeout
+        progress: Progress | None = self._ask(engine.changes.ask_progress, time.monotonic() + within)
+        known, leader = engine.members, engine.leader
+        return tuple(
+            Member(address, address in known.voters, address == leader, *(progress or {}).get(address, (None, None)))
+            for address in sorted(known.all)
+        )
+
+    def _ask(self, ask: Callable[[Callable[[Answered], None]], None], deadline: float) -> Answered | None:
+        """Have something asked in the node's thread; the answer, or None when it does not come in time.
+
+        Raises what has stopped the node, if something has.
+        """
+        answer: Future[Answered] = Future()
+        begun = self._node.call(lambda: ask(answer.set_result))
+        try:
+            begun.result(timeout=max(deadline - time.monotonic(), 0.0))
+            while not answer.done() and time.monotonic() < deadline and self._node.failure is None:
+                try:
+                    return answer.result(timeout=min(0.25, max(deadline - time.monotonic(), 0.0)))
+                except TimeoutError:
+                    pass
+        except TimeoutError:
+            begun.cancel()
+        if self._node.failure is not None:
+            raise type(self._node.failure)(*self._node.failure.args)
+        return answer.result() if answer.done() else None
+
+
+def _named(change: Change) -> str:
+    if isinstance(change, TransferTo):
+        return f"handing over leadership to {change.address or 'any other voter'}"
+    return f"{'adding' if isinstance(change, AddMember) else 'removing'} {change.address}"

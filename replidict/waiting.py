@@ -1,0 +1,62 @@
+"""How a caller's thread waits for its write or its read, and what it is told when there is no answer in time."""
+
+from __future__ import annotations
+
+import threading
+
+from replidict import commands as cmd
+from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError
+from replidict.host import Host, raise_anew
+from replidict.proposals import Write
+from replidict.reads import Read
+from replidict.ticker import clock
+
+
+def make_current(host: Host, seconds: float) -> None:
+    """Return when this node's copy includes all that was acknowledged anywhere before the call; else `ReadTimeout`."""
+    if host.closed is not None:
+        raise_anew(host.closed)
+    engine = host.node.engine
+    commit_index = engine.commit_index
+    if clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
+        return
+    done = threading.Lock()
+    done.acquire()
+    read = Read(done.release)
+    host.node.reads.submit(read)
+    if not done.acquire(timeout=seconds):
+        read.abandoned = True
+        raise ReadTimeout(
+            f"no majority of the cluster confirmed within {seconds:g} s that this node is up to date: check that "
+            "a majority of the peers is running and reachable, or read this node's own copy"
+        )
+    if read.error is not None:
+        raise_anew(read.error)
+
+
+def write(host: Host, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
+    """Have an operation of about so many bytes done, and return what it gives. Raises what its absence means."""
+    if host.closed is not None:
+        raise_anew(host.closed)
+    done = threading.Lock()
+    done.acquire()
+    submitted = Write(operation, size, done.release)
+    host.node.proposals.submit(submitted)
+    if not done.acquire(timeout=seconds):
+        surely_not = host.node.proposals.give_up(submitted)
+        if surely_not:
+            raise NotCommitted(
+                f"no leader could be reached within {seconds:g} s, so this write was not sent to anyone: it is not "
+                "applied and never will be. Check that a majority of the peers is running and reachable, and that "
+                "none of them refuses this node: its log says so"
+            )
+        if not done.acquire(blocking=False):  # else the answer came at the last moment
+            raise OutcomeUnknown(
+                f"this write was sent, but no majority confirmed it within {seconds:g} s: it may or may not be "
+                "applied. Read with linearizable=True, once a majority is there, to find out"
+            )
+    if submitted.error is not None:
+        raise_anew(submitted.error)
+    if isinstance(submitted.result, str):
+        raise ReplidictError(f"this write could not be performed, and changed nothing: {submitted.result}")
+    return submitted.result
