@@ -18,7 +18,7 @@ from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.node import Node
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
-from replidict.raft.messages import AddMember, Change, TransferTo, Verdict
+from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.status import Member
 
 RETRY_PAUSE = 0.02  # seconds
@@ -33,28 +33,47 @@ class Cluster:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def change(self, change: Change, seconds: float) -> None:
-        """Have a change made, and return when it is committed. Raises what its absence means."""
+    def change(self, change: AddMember | RemoveMember, seconds: float) -> None:
+        """Have a change of the members made, and return when it is committed. Raises what its absence means."""
+        self._repeat(change, seconds, lambda verdict, lost: verdict == "done" or (verdict == "absent" and lost))
+
+    def hand_over(self, to: str | None, seconds: float) -> None:
+        """Have another voter lead, and return when this node knows that it does. Raises what its absence means."""
+        engine = self._node.engine
+        before = engine.leader
+
+        def handed_over(verdict: Verdict, lost: bool) -> bool:
+            nonlocal before
+            before = before or engine.leader
+            return engine.leader is not None and (engine.leader == to if to else engine.leader != before)
+
+        self._repeat(TransferTo(to), seconds, handed_over)
+
+    def _repeat(self, change: Change, seconds: float, made: Callable[[Verdict, bool], bool]) -> None:
+        """Ask until it is made; `made` is told the verdict, and whether an answer got lost."""
         engine = self._node.engine
         deadline = time.monotonic() + seconds
         lost = False
+        verdict: Verdict
         why = "no leader could be reached"
 
         def ask(answer: Callable[[tuple[Verdict, str]], None]) -> None:
             engine.changes.ask(change, lambda verdict, why: answer((verdict, why)))
 
         while True:
-            verdict, why = self._ask(ask, deadline) or ("lost", why)
-            if verdict == "done" or (verdict == "absent" and lost):
-                break
+            said = self._ask(ask, deadline)
+            if said is not None:
+                verdict, why = said
+            else:
+                verdict = "lost"
+            lost = lost or verdict in ("lost", "done")
+            if made(verdict, lost):
+                return
             if verdict in ("absent", "never"):
                 raise ReplidictError(f"{_named(change)}: {why}")
-            lost = lost or verdict == "lost"
+            time.sleep(RETRY_PAUSE)
             if time.monotonic() >= deadline:
                 self._too_late(change, seconds, why, lost)
-            time.sleep(RETRY_PAUSE)
-        if isinstance(change, TransferTo):
-            self._wait_for_leader(change, deadline, seconds)
 
     def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
         if lost:
@@ -63,13 +82,6 @@ class Cluster:
                 "later: members() tells, or ask again, which does no harm"
             )
         raise NotCommitted(f"{_named(change)}: not made within {seconds:g} s: {why}")
-
-    def _wait_for_leader(self, change: TransferTo, deadline: float, seconds: float) -> None:
-        engine = self._node.engine
-        while engine.leader is None or (change.address is not None and engine.leader != change.address):
-            if time.monotonic() >= deadline:
-                raise OutcomeUnknown(f"{_named(change)}: no leader was heard of within {seconds:g} s: see status()")
-            time.sleep(RETRY_PAUSE)
 
     def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
         """Let a node in; returns the members it then belongs to, itself included."""
@@ -105,7 +117,7 @@ class Cluster:
     def _ask(self, ask: Callable[[Callable[[Answered], None]], None], deadline: float) -> Answered | None:
         """Have something asked in the node's thread; the answer, or None when it does not come in time.
 
-        Raises what has stopped the node, if something has.
+        Raises what has stopped the node, if something has; `NotCommitted` when it was so busy that nothing was asked.
         """
         answer: Future[Answered] = Future()
         begun = self._node.call(lambda: ask(answer.set_result))
@@ -117,7 +129,8 @@ class Cluster:
                 except TimeoutError:
                     pass
         except TimeoutError:
-            begun.cancel()
+            if begun.cancel():
+                raise NotCommitted(f"{self._node.engine.address} is too busy to ask in time") from None
         if self._node.failure is not None:
             raise type(self._node.failure)(*self._node.failure.args)
         return answer.result() if answer.done() else None

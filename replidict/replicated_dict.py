@@ -27,7 +27,8 @@ from replidict.errors import EncodingError, ReadTimeout
 from replidict.host import Host
 from replidict.node import NO_NETWORK
 from replidict.options import Options
-from replidict.raft.messages import AddMember, RemoveMember, TransferTo
+from replidict.raft.membership import Members
+from replidict.raft.messages import AddMember, RemoveMember
 from replidict.security import TLS, security_for
 from replidict.state_machine import Item
 from replidict.status import Member, Status
@@ -433,7 +434,11 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
         Raises as `add_peer`; `ReplidictError` also when there is no such voter.
         """
-        self._cluster.change(TransferTo(None if to is None else member_of(to)), self._seconds(timeout))
+        self._cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
+
+    def _admit(self, address: str, node_id: str, voter: bool, timeout: float) -> Members:
+        """What `join=` asks of a member: let this very node in, and say who the members are then."""
+        return self._cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

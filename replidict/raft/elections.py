@@ -77,6 +77,8 @@ class Elections:
         elif now >= self._deadline:
             # Asking costs nobody anything, so it is repeated soon: the others may have heard the leader a bit later.
             self._deadline = now + engine.options.heartbeat * (1 + engine.rng.random())
+            if engine.leader is not None:
+                self.step_down(engine.term)  # whoever led is silent: nobody is to wait for it
             if engine.address in engine.members.voters:
                 if self._has_others():
                     self._ask(pre=True)
