@@ -263,6 +263,7 @@ class Proposals:
             )
         elif engine.is_leader:
             engine.propose(message.command)
+            peer.wants_commit = max(peer.wants_commit, engine.log.last_index)
         else:
             engine.send(peer, ProposeRefused(engine.term, engine.leader))
 

@@ -16,6 +16,7 @@ class Peer:
 
     __slots__ = (
         "address",
+        "commit_due",
         "commit_sent",
         "connected",
         "connections",
@@ -32,6 +33,7 @@ class Peer:
         "snapshot_offset",
         "snapshot_sending",
         "stamp",
+        "wants_commit",
     )
 
     def __init__(self, address: str) -> None:
@@ -50,6 +52,8 @@ class Peer:
         self.heard_at = now
         self.round_acked = 0
         self.sent_at = float("-inf")
+        self.commit_due = float("inf")  # when the peer is to hear of what is committed, on this node's clock
+        self.wants_commit = 0  # up to this index somebody there waits to hear of it
         self.commit_sent = 0  # the commit index that the peer knows of once it has what was sent
         self.snapshot_sending: str | None = None
         self.snapshot_offset = self.snapshot_acked = 0

@@ -150,6 +150,8 @@ class ReadIndex:
 
         def reply(index: int | None) -> None:
             engine.send(peer, ReadIndexReply(term, number, index))
+            if index is not None:
+                peer.wants_commit = max(peer.wants_commit, index)
 
         self._new.append(reply)
 

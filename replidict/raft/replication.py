@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 MESSAGE_BYTES = 1024 * 1024
 """Entries go out in messages of about this size; one larger entry goes alone."""
 
+COMMIT_DELAY = 0.005
+"""Seconds after which a follower hears that its entries are committed, if nothing follows them and nobody waits."""
+
 WINDOW_BYTES = 8 * 1024 * 1024
 """How much may be under way, unanswered, to one follower (one message more, at most)."""
 
@@ -47,6 +50,7 @@ class Replication:
         self.entries_sent = 0
         self.entries_resent = 0
         self._highest_sent: dict[str, int] = {}
+        self._commit_due = float("inf")  # when some follower is to hear of what is committed, on this node's clock
         self._verified = (0, 0)  # (term, index): up to there this log agrees with the log of that term's leader
         engine.on(AppendEntries, self._on_entries)
         engine.on(AppendReply, self._on_reply)
@@ -75,7 +79,8 @@ class Replication:
         engine = self._engine
         if not engine.is_leader or not engine.peers:
             return float("inf")
-        return min(peer.sent_at for peer in engine.peers.values()) + engine.options.heartbeat
+        heartbeat_due = min(peer.sent_at for peer in engine.peers.values()) + engine.options.heartbeat
+        return min(heartbeat_due, self._commit_due)
 
     def send(self) -> None:
         """Leader: send each follower what it lacks, and show signs of life."""
@@ -91,15 +96,28 @@ class Replication:
                 self._send_heartbeat(peer, now)
 
     def send_commit_index(self) -> None:
-        """Leader: tell followers at once what became committed; their callers wait for it."""
+        """Leader: tell followers what became committed; at once those where somebody waits for it.
+
+        The others hear of it with the next entries, if they follow soon, or after `COMMIT_DELAY`: two messages for each
+        write would cost the followers, and whoever shares their processors, as much again.
+        """
         engine = self._engine
         if not engine.is_leader:
             return
+        self._commit_due = float("inf")
         for peer in engine.peers.values():
-            if peer.connected and not peer.probing:
-                index = min(engine.commit_index, peer.next_index - 1)
-                if index > peer.commit_sent and engine.send(peer, CommitTo(engine.term, index)):
+            index = min(engine.commit_index, peer.next_index - 1)
+            if index <= peer.commit_sent or not peer.connected or peer.probing:
+                peer.commit_due = float("inf")
+                continue
+            now = engine.clock()
+            peer.commit_due = min(peer.commit_due, now + COMMIT_DELAY)
+            if peer.wants_commit > peer.commit_sent or now >= peer.commit_due:
+                peer.commit_due = now + COMMIT_DELAY
+                if engine.send(peer, CommitTo(engine.term, index)):
                     peer.commit_sent = index
+                    continue
+            self._commit_due = min(self._commit_due, peer.commit_due)
 
     def _send_entries(self, peer: Peer, now: float) -> bool:
         engine = self._engine

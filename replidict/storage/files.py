@@ -146,7 +146,6 @@ def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginn
         "identity": schema.Identity(beginning.cluster_id, beginning.node_id, address),
         "vote": schema.Vote(),
         "applied": schema.Applied(),
-        "commit": schema.Commit(),
         "log_start": schema.LogStart(),
         "members": beginning.members,
         "pins": schema.Pins({}),

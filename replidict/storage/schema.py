@@ -70,12 +70,6 @@ class LogStart(msgspec.Struct, frozen=True, array_like=True):
     term: int = 0
 
 
-class Commit(msgspec.Struct, frozen=True, array_like=True):
-    """A commit index that was known when the log was last written: up to there a restart applies without asking."""
-
-    index: int = 0
-
-
 class Members(msgspec.Struct, frozen=True, array_like=True):
     """The last configuration known to be committed, as of the entry at `index`: at least the applied one."""
 
@@ -103,9 +97,9 @@ def another_node(address: str, known: str, node_id: str) -> str:
 _MASK = 0xFFFFFFFF
 
 
-def log_crc(index: int, term: int, command: bytes) -> int:
-    """Checksum of a row of `log`."""
-    return zlib.crc32(command, (index * 0x9E3779B1 ^ term) & _MASK)
+def log_crc(index: int, term: int, command: bytes, committed: int) -> int:
+    """Checksum of a row of `log`. `committed` is the commit index that was known when the entry was written."""
+    return zlib.crc32(command, (index * 0x9E3779B1 ^ term ^ committed << 16) & _MASK)
 
 
 def state_crc(position: int, key: bytes, value: bytes, revision: int) -> int:
@@ -123,7 +117,7 @@ def fact_crc(name: str, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(name.encode()))
 
 
-PUT_LOG = ("INSERT INTO log(idx, term, command, crc) VALUES", "")
+PUT_LOG = ("INSERT INTO log(idx, term, command, committed, crc) VALUES", "")
 PUT_STATE = (
     "INSERT INTO state(position, key, value, revision, crc) VALUES",
     "ON CONFLICT(position) DO UPDATE SET value = excluded.value, revision = excluded.revision, crc = excluded.crc",

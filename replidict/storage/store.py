@@ -44,7 +44,7 @@ COMPACT_STEP = 5_000
 LOG_RETAIN_BYTES = 64 * 1024 * 1024
 """However few the retained log entries are, they take no more space than about this."""
 
-FACTS = {"identity", "vote", "applied", "commit", "log_start", "members", "pins"}
+FACTS = {"identity", "vote", "applied", "log_start", "members", "pins"}
 _pack = msgspec.msgpack.encode
 
 
@@ -75,7 +75,7 @@ class Store:
             self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
             self._pins = msgspec.msgpack.decode(facts["pins"], type=schema.Pins).node_ids
             start = msgspec.msgpack.decode(facts["log_start"], type=schema.LogStart)
-            self.committed = msgspec.msgpack.decode(facts["commit"], type=schema.Commit).index
+            self.committed = 0
             self.log = self._load_log(start)
         if self._vote.term < self.log.last_term:
             raise self._broken(f"its term {self._vote.term} is below the last log entry's {self.log.last_term}")
@@ -104,15 +104,17 @@ class Store:
         tail: list[Entry] = []
         expected = start.index + 1
         last_term = start.term
-        for index, term, command, crc in self._db.execute("SELECT idx, term, command, crc FROM log ORDER BY idx"):
+        rows = self._db.execute("SELECT idx, term, command, committed, crc FROM log ORDER BY idx")
+        for index, term, command, committed, crc in rows:
             if index != expected:
                 raise self._broken(f"log entry {expected} is missing (the next one is {index})")
-            if crc != schema.log_crc(index, term, command):
+            if crc != schema.log_crc(index, term, command, committed):
                 raise self._broken(f"the checksum of log entry {index} is wrong")
             if term < last_term:
                 raise self._broken(f"log entry {index} has term {term}, below its predecessor's {last_term}")
             last_term = term
             expected += 1
+            self.committed = max(self.committed, committed)
             sizes.append(len(command))
             if index > self.applied.index:
                 tail.append(Entry(index, term, command))
@@ -127,10 +129,11 @@ class Store:
         size = 0
         with self._errors("read"):
             rows = self._db.execute(
-                "SELECT idx, term, command, crc FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx", (first, last)
+                "SELECT idx, term, command, committed, crc FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx",
+                (first, last),
             )
-            for index, term, command, crc in rows:
-                if crc != schema.log_crc(index, term, command):
+            for index, term, command, committed, crc in rows:
+                if crc != schema.log_crc(index, term, command, committed):
                     raise self._broken(f"the checksum of log entry {index} is wrong")
                 size += len(command)
                 if found and size > max_bytes:
@@ -245,7 +248,7 @@ class Store:
     def commit(self, commit_index: int = 0) -> None:
         """Write everything gathered, in one transaction, and return once it is on disk. Raises `StorageError`.
 
-        `commit_index`, if given, is kept as well, for a restart.
+        `commit_index` is kept with the entries: up to there a restart applies without asking.
         """
         if not self.pending and not self._flush_due():
             return
@@ -277,11 +280,9 @@ class Store:
             db.execute("DELETE FROM log WHERE idx >= ?", (log.cut_from,))
         if log.appended:
             crc = schema.log_crc
-            rows = [(e.index, e.term, e.command, crc(e.index, e.term, e.command)) for e in log.appended]
+            known = commit_index
+            rows = [(e.index, e.term, e.command, known, crc(e.index, e.term, e.command, known)) for e in log.appended]
             put(db, *schema.PUT_LOG, rows)
-            if commit_index > self.committed:
-                self.committed = commit_index
-                self._put_fact("commit", schema.Commit(commit_index))
         if self._dirty:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)

@@ -23,8 +23,8 @@ migrations = Migrations("replidict")
 def m001_initial(db: Database) -> None:
     """Log, state, sessions and the single facts about the node."""
     db.table("log").create(
-        {"idx": int, "term": int, "command": bytes, "crc": int},
-        pk="idx", not_null={"term", "command", "crc"}, strict=True,
+        {"idx": int, "term": int, "command": bytes, "committed": int, "crc": int},
+        pk="idx", not_null={"term", "command", "committed", "crc"}, strict=True,
     )  # fmt: skip
     db.table("state").create(
         {"position": int, "key": bytes, "value": bytes, "revision": int, "crc": int},
