@@ -31,17 +31,6 @@ def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
     return sorted(each.lower() for each in seen.values())
 
 
-def entrance_of(join: str, address: str | None, founders: list[str]) -> str:
-    """The member that is asked to let this node in; in lower case."""
-    if address is None:
-        raise ValueError("join= needs address=: the host:port at which the others reach this node")
-    if len(founders) > 1:
-        raise ValueError("join= and peers= exclude each other: peers found a new cluster, join= enters one that runs")
-    if _endpoint(join, "join") == _endpoint(address, "address"):
-        raise ValueError(f"join={join!r} is this node's own address: give that of a node that is in the cluster")
-    return join.lower()
-
-
 def member_of(address: str) -> str:
     """The address of a member, in lower case."""
     _endpoint(address, "address")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import (
     Hashable,
@@ -20,7 +21,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 from typing_extensions import override
 
 from replidict import commands as cmd
-from replidict.arguments import entrance_of, founders_of, member_of, pairs_of, seconds_of
+from replidict.arguments import founders_of, member_of, pairs_of, seconds_of
 from replidict.cluster import Cluster
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key, encode_key
 from replidict.errors import EncodingError, ReadTimeout
@@ -28,11 +29,10 @@ from replidict.host import Host
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.membership import Members
-from replidict.raft.messages import AddMember, RemoveMember
+from replidict.raft.messages import RemoveMember
 from replidict.security import TLS, security_for
 from replidict.state_machine import Item
 from replidict.status import Member, Status
-from replidict.storage.files import Beginning
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values
 from replidict.waiting import make_current, write
@@ -56,12 +56,10 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
     With `address` ("host:port") it listens there and forms a cluster with `peers`, the addresses of the other
-    founding members; these matter the first time only, afterwards the directory knows the members. With `join`, the
-    address of any member of a running cluster, it asks to be let in, once: it catches up as a learner, without a vote,
-    and becomes a voter by itself when its log is level (thesis 4.2.1). With `voter=False` it stays a read replica.
+    founding members; these matter the first time only, afterwards the directory knows the members.
 
     The constructor opens the files and the address, and returns; operations wait for a leader, up to `timeout`
-    seconds, and so does joining. Writes return once a majority has them on disk; plain reads are this node's copy. Any
+    seconds. Writes return once a majority has them on disk; plain reads are this node's copy. Any
     number of threads may use one object; after `os.fork` it belongs to the parent, and the child gets `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
@@ -81,8 +79,6 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         *,
         address: str | None = None,
         peers: Iterable[str] = (),
-        join: str | None = None,
-        voter: bool = True,
         timeout: float = 10.0,
         tls: TLS | None = None,
         secret: str | bytes | None = None,
@@ -98,7 +94,6 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         if tls is not None and not isinstance(tls, TLS):
             raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
         founders = founders_of(address, peers)
-        entrance = None if join is None else entrance_of(join, address, founders)
         self._timeout = seconds_of(timeout, "timeout")
         security = None if address is None else security_for(address, tls, secret, insecure)
         if address is None and (tls is not None or secret is not None):
@@ -108,12 +103,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         self._options = options
         self._codec = codec
         self._decode = codec.decode
-        own = (address or NO_NETWORK).lower()
-
-        def ask_in(node_id: str) -> Beginning:
-            raise NotImplementedError("join=")
-
-        self._host = Host(path, own, founders, None if entrance is None else ask_in, security, codec, options)
+        self._host = Host(path, (address or NO_NETWORK).lower(), founders, None, security, codec, options)
         self._cluster = Cluster(self._host.node)
         self._machine = self._host.node.machine
         weakref.finalize(self, self._host.forgotten)
@@ -344,9 +334,10 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def update(self, other: Any = (), /, **values: V) -> None:
         """Store many values, all at once: others see all of them or none.
 
-        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order; if one
-        of them fails, those before it stay.
+        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
+        one timeout; if one of them fails, those before it stay.
         """
+        deadline = time.monotonic() + self._timeout
         pairs = other.items() if isinstance(other, Mapping) else pairs_of(other)
         encoded = [(self._key(key), self._value(value)) for key, value in pairs]
         encoded += [(self._key(key), self._value(value)) for key, value in values.items()]
@@ -354,11 +345,11 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         for end, (key, value) in enumerate(encoded):
             length = len(key) + len(value)
             if end > start and size + length > most:
-                self._write(cmd.Update(encoded[start:end]), size)
+                self._write(cmd.Update(encoded[start:end]), size, max(deadline - time.monotonic(), 0.0))
                 start, size = end, 0
             size += length
         if encoded:
-            self._write(cmd.Update(encoded[start:]), size)
+            self._write(cmd.Update(encoded[start:]), size, max(deadline - time.monotonic(), 0.0))
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -409,35 +400,26 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         """
         return self._cluster.members()
 
-    def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
-        """Let a node in, from any node (thesis 4.1). Returns when that is committed.
-
-        It is a learner, without a vote, until its log is level; with `voter=False` it stays one. Start it with an empty
-        directory and `join=`, which does this as well.
-
-        Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
-        (there is another node under this address), `ValueError`, `ClosedError` or `StorageError`.
-        """
-        self._cluster.change(AddMember(member_of(address), voter), self._seconds(timeout))
-
     def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
         """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
 
-        A leader that is removed hands over first. The node stops by itself once it hears of it, and can come back only
-        with an empty directory and `join=`. Unless forced, no voter is removed when a majority of those that are left
-        can't be reached. Raises as `add_peer`; `ReplidictError` also when there is no such member.
+        A leader that is removed hands over first. Unless forced, no voter is removed when a majority of those that are
+        left can't be reached.
+
+        Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
+        (there is no such member, or it is the only voter), `ValueError`, `ClosedError` or `StorageError`.
         """
         self._cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
 
     def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
         """Have another voter lead: `to`, or the one whose log is furthest (thesis 3.10). From any node.
 
-        Raises as `add_peer`; `ReplidictError` also when there is no such voter.
+        Raises as `remove_peer`; `ReplidictError` when there is no such voter.
         """
         self._cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
 
     def _admit(self, address: str, node_id: str, voter: bool, timeout: float) -> Members:
-        """What `join=` asks of a member: let this very node in, and say who the members are then."""
+        """Let this very node in, and say who the members are then."""
         return self._cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
 
     # -- the end ----------------------------------------------------------------------------------------------------

@@ -90,6 +90,17 @@ def test_a_file_cut_short_is_never_data_lost(victim: tuple[Path, tuple[Any, ...]
         assert verdict(copy, victim[1]) != "whole", f"cut off after {length}"
 
 
+def test_a_deleted_file_is_refused_again_and_again(tmp_path: Path) -> None:
+    """A node whose file is gone is refused at every start, and is never an empty dict (promise 8)."""
+    d: ReplicatedDict[str, str]
+    with ReplicatedDict(tmp_path) as d:
+        d["key"] = "value"
+    (tmp_path / "replidict.db").unlink()
+    for _ in range(3):
+        with pytest.raises(StorageError, match="is missing, but mark is there"):
+            ReplicatedDict(tmp_path)
+
+
 def test_an_old_copy_put_back_is_refused(tmp_path: Path) -> None:
     """A node that was given an older copy of its file has forgotten what others count on: refused (section 5)."""
     one = Rig(tmp_path / "n")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replidict import NotCommitted, OutcomeUnknown, ReplicatedDict, ReplidictError
-from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
+from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError
+from replidict.codec import DEFAULT_CODEC
+from replidict.host import Host
+from replidict.node import Node
+from replidict.security import security_for
+from replidict.storage.files import Beginning
+from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 
 
 def addresses(nodes: list[Dict]) -> list[str]:
@@ -133,4 +140,73 @@ def test_changes_without_a_majority(tmp_path: Path) -> None:
         nodes[2].close()
         wait_until(lambda: nodes[0].status().leader is None, "it knows of no leader")
         with pytest.raises(NotCommitted, match="no leader"):
-            nodes[0].add_peer("127.0.0.1:1", timeout=0.5)
+            nodes[0]._admit("127.0.0.1:1", "a disk", True, 0.5)
+
+
+@contextmanager
+def joining(path: Path, address: str, asked: Dict, *, voter: bool = True) -> Iterator[Node]:
+    """A new node that a member lets in."""
+
+    def ask_in(node_id: str) -> Beginning:
+        members = asked._admit(address, node_id, voter, 30)
+        return Beginning(asked.status().cluster_id, node_id, members.stored())
+
+    security = security_for(address, None, None, False)
+    host = Host(path, address, [address], ask_in, security, DEFAULT_CODEC, Options())
+    try:
+        yield host.node
+    finally:
+        host.close()
+
+
+def test_a_node_joins(tmp_path: Path) -> None:
+    """A new node comes in as a learner, catches up while writes go on, and becomes a voter by itself."""
+    with cluster(tmp_path) as nodes:
+        nodes[0].update(dict.fromkeys(range(3000), "x" * 100))
+        (address,) = free_addresses(1)
+        with joining(tmp_path / "new", address, follower_of(nodes)) as new:
+            wait_until(lambda: address in new.engine.members.voters, "it is a voter")
+            nodes[0]["key"] = "value"
+            wait_until(lambda: new.machine.revision == nodes[0].revision, "it has everything")
+            assert new.machine.items == nodes[0]._machine.items
+            assert [member.address for member in nodes[0].members() if member.voter] == sorted(
+                [*addresses(nodes), address]
+            )
+
+
+def test_a_read_replica(tmp_path: Path) -> None:
+    """A node that joins without a vote gets everything, and counts for nothing."""
+    with cluster(tmp_path) as nodes:
+        (address,) = free_addresses(1)
+        with joining(tmp_path / "new", address, nodes[0], voter=False) as reader:
+            nodes[0]["key"] = "value"
+            wait_until(lambda: reader.machine.revision == nodes[0].revision, "it has everything")
+            assert reader.status().role == "learner"
+            assert [member.address for member in nodes[0].members() if not member.voter] == [address]
+
+
+def test_joining_twice(tmp_path: Path) -> None:
+    """The same node may ask again; another disk under its address is refused until the old one is removed."""
+    with cluster(tmp_path) as nodes:
+        (address,) = free_addresses(1)
+        first = nodes[0]._admit(address, "one disk", False, 30)
+        assert nodes[1]._admit(address, "one disk", False, 30) == first
+        with pytest.raises(ReplidictError, match="a member already, with another disk"):
+            nodes[2]._admit(address, "another disk", False, 30)
+        nodes[2].remove_peer(address)
+        assert nodes[2]._admit(address, "another disk", False, 30).node_ids[address] == "another disk"
+
+
+def test_members_after_a_restart(tmp_path: Path) -> None:
+    """Who was removed stays removed when all are started again, whatever peers= says; the difference is logged."""
+    with cluster(tmp_path) as nodes:
+        where = addresses(nodes)
+        leaver = where.index(str(follower_of(nodes).status().address))
+        stays = [number for number in range(3) if number != leaver]
+        nodes[stays[0]].remove_peer(where[leaver])
+        for number in stays:
+            nodes[number].barrier()
+    with ExitStack() as stack:
+        again = [stack.enter_context(open_member(tmp_path, where, number)) for number in stays]
+        again[0]["key"] = "value"
+        assert [member.address for member in again[1].members()] == sorted(where[number] for number in stays)

@@ -62,6 +62,7 @@ class Peer:
     def reconnected(self) -> None:
         """Whatever was under way may be lost: go back to what is surely there, and feel the way forward."""
         self.probing = True
+        self.stamp = 0.0  # of a process that may be gone, and its clock with it
         if self.match_index:
             self.next_index = self.match_index + 1
         self.in_flight: deque[tuple[int, int]] = deque()  # (last index, bytes) of messages not yet answered

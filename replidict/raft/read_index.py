@@ -35,6 +35,7 @@ class ReadIndex:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._round = 0
+        self._sent_at = float("-inf")  # when the last round was sent, or sent again
         self._began: dict[int, float] = {}
         self._acked: dict[str, int] = {}
         self._new: list[Answer] = []
@@ -85,6 +86,8 @@ class ReadIndex:
         if self._new:
             new, self._new = self._new, []
             self._begin_round(new)
+        elif self._waiting and engine.clock() >= self._sent_at + engine.options.heartbeat:
+            self._send_round()  # what was sent may be lost with a connection
 
     def _begin_round(self, answers: list[Answer]) -> None:
         engine = self._engine
@@ -105,9 +108,15 @@ class ReadIndex:
         self._round += 1
         self._began[self._round] = engine.clock()
         self._waiting += [(self._round, index, answer) for answer in answers]
+        self._send_round()
+
+    def _send_round(self) -> None:
+        engine = self._engine
+        self._sent_at = engine.clock()
         message = ConfirmLeader(engine.term, self._round)
         for peer in engine.peers.values():
-            engine.send(peer, message)
+            if self._acked.get(peer.address, 0) < self._round:
+                engine.send(peer, message)
 
     def _on_confirm(self, peer: Peer, message: ConfirmLeader) -> None:
         engine = self._engine
@@ -169,7 +178,7 @@ class ReadIndex:
         to be the leader `age` seconds before it sent it. What was committed by then is within `commit_index`.
         """
         since = message.echo - message.age * (1 + CLOCK_DRIFT)
-        if message.echo > 0 and since > self._fresh[1]:
+        if 0 < message.echo <= self._engine.clock() and since > self._fresh[1]:
             self._fresh = (message.commit_index, since)
 
     def _note_time(self) -> None:

@@ -117,11 +117,12 @@ class Directory:
         wal = Path(f"{file}-wal")
         if file.exists():
             return False
-        if wal.exists():
-            raise StorageError(
-                f"{file} is missing, but {wal.name} is there: the node's data was removed in part. Put the file back; "
-                f"if it is lost: {schema.CURE}"
-            )
+        for left in (wal, self.mark):
+            if left.exists():
+                raise StorageError(
+                    f"{file} is missing, but {left.name} is there: the node's data was removed in part. Put the file "
+                    f"back; if it is lost: {schema.CURE}"
+                )
         from replidict.storage import tables  # late: see there
 
         beginning = begin()

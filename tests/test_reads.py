@@ -1,0 +1,51 @@
+"""Linearizable and bounded reads where a connection or a clock is lost (section 7; thesis 6.4)."""
+
+from __future__ import annotations
+
+from replidict.options import Options
+from replidict.raft.messages import ConfirmLeader, Message
+from replidict.reads import Read
+from tests.simulator.run import new_cluster
+from tests.simulator.scenarios import a_leader, put, until
+
+
+def test_a_round_that_was_lost_is_sent_again() -> None:
+    """A read waits for its round: when that is lost with a connection, it goes out again, without another read."""
+    with new_cluster(1, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        assert leader.node is not None
+        lost: list[Message] = []
+
+        def lose_the_first(sender: str, receiver: str, message: Message) -> bool:
+            if isinstance(message, ConfirmLeader) and len(lost) < 2:
+                lost.append(message)
+                return False
+            return True
+
+        cluster.network.filter = lose_the_first
+        answered: list[bool] = []
+        read = Read(lambda: answered.append(True))
+        leader.node.reads.submit(read)
+        until(cluster, lambda: bool(answered), "the read is answered", 2 * cluster.options.election_timeout)
+        assert len(lost) == 2
+        assert read.error is None
+
+
+def test_nobody_is_fresh_by_the_clock_of_its_last_life() -> None:
+    """A follower whose clock began anew believes nothing that the leader tells of the old one (max_staleness)."""
+    with new_cluster(2, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        follower = next(machine for machine in cluster.machines.values() if machine is not leader)
+        follower.crash()
+        follower._clock = [(cluster.loop.now, 1.0, 1.0)]  # the machine was started anew
+        follower.start()
+        assert leader.node is not None
+        assert follower.node is not None
+        engine, read_index = follower.node.engine, follower.node.engine.read_index
+        write = put(leader, 1)
+        until(cluster, lambda: write.result is not None and engine.last_applied >= 2, "the follower is back")
+        until(cluster, lambda: read_index.fresh_as_of > 0, "it is fresh again")
+        cluster.loop.run_until(cluster.loop.now, lambda: False)
+        assert read_index.fresh_as_of <= follower.clock()
