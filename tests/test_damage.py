@@ -92,9 +92,9 @@ def test_a_file_cut_short_is_never_data_lost(victim: tuple[Path, tuple[Any, ...]
 
 def test_a_deleted_file_is_refused_again_and_again(tmp_path: Path) -> None:
     """A node whose file is gone is refused at every start, and is never an empty dict (promise 8)."""
-    d: ReplicatedDict[str, str]
-    with ReplicatedDict(tmp_path) as d:
-        d["key"] = "value"
+    d: ReplicatedDict[str, str] = ReplicatedDict(tmp_path)
+    d["key"] = "value"
+    d.close()
     (tmp_path / "replidict.db").unlink()
     for _ in range(3):
         with pytest.raises(StorageError, match="is missing, but mark is there"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replidict.options import Options
-from replidict.raft.messages import ConfirmLeader, Message
+from replidict.raft.messages import ConfirmLeader, Message, ReadIndexReply, ReadIndexRequest
 from replidict.reads import Read
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, put, until
@@ -49,3 +49,38 @@ def test_nobody_is_fresh_by_the_clock_of_its_last_life() -> None:
         until(cluster, lambda: read_index.fresh_as_of > 0, "it is fresh again")
         cluster.loop.run_until(cluster.loop.now, lambda: False)
         assert read_index.fresh_as_of <= follower.clock()
+
+
+def test_an_answer_is_for_the_process_that_asked() -> None:
+    """A follower that was started anew never gets the answer to a read that its predecessor asked for."""
+    with new_cluster(3, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        follower = next(machine for machine in cluster.machines.values() if machine is not leader)
+        assert leader.node is not None
+        assert follower.node is not None
+        holding, asked, answers = True, 0, list[int | None]()
+
+        def watch(sender: str, receiver: str, message: Message) -> bool:
+            nonlocal asked
+            asked += isinstance(message, ReadIndexRequest)
+            if isinstance(message, ReadIndexReply) and receiver == follower.address:
+                answers.append(message.index)
+            return not (holding and isinstance(message, ConfirmLeader))
+
+        cluster.network.filter = watch
+        follower.node.reads.submit(Read(lambda: None))
+        waiting = leader.node.engine.read_index._waiting
+        until(cluster, lambda: bool(waiting), "the leader has the question")
+        follower.crash()
+        write = put(leader, 1)
+        until(cluster, lambda: write.result is not None, "another write is acknowledged")
+        committed = leader.node.engine.commit_index
+        follower.start()
+        assert follower.node is not None
+        answered: list[bool] = []
+        follower.node.reads.submit(Read(lambda: answered.append(True)))
+        until(cluster, lambda: asked > 1, "it asks as well")
+        holding = False
+        until(cluster, lambda: bool(answered), "it has its answer")
+        assert min(index for index in answers if index is not None) >= committed

@@ -111,9 +111,11 @@ class Changes:
 
     def _on_request(self, peer: Peer, message: ChangeRequest) -> None:
         engine = self._engine
+        connection = peer.connections
 
         def reply(verdict: Verdict, why: str) -> None:
-            engine.send(peer, ChangeReply(engine.term, message.request_id, verdict, why))
+            if peer.connections == connection:  # as in `read_index`, rule 4
+                engine.send(peer, ChangeReply(engine.term, message.request_id, verdict, why))
 
         if engine.is_leader:
             self._make(message.change, reply)

@@ -7,7 +7,8 @@ Rules kept here:
 2. It then asks everybody whether a higher term exists, in a round begun after the read arrived; when a majority has
    answered for that round, no other leader had been elected when it began (step 3). One round serves all that wait.
 3. A change of term or role fails everything that waits here; who asked tries again, until its own deadline.
-4. With a lease (6.4.1) the round may be one that began earlier, if no majority can have elected another leader since:
+4. An answer goes back by the connection that the question came by, or not at all: another process may be there now.
+5. With a lease (6.4.1) the round may be one that began earlier, if no majority can have elected another leader since:
    voters keep silent towards candidates for an election timeout after they answered.
 """
 
@@ -157,7 +158,11 @@ class ReadIndex:
             engine.send(peer, ReadIndexReply(term, number, None))
             return
 
+        connection = peer.connections
+
         def reply(index: int | None) -> None:
+            if peer.connections != connection:
+                return  # who asked has asked again, or is gone: its successor may use the same number
             engine.send(peer, ReadIndexReply(term, number, index))
             if index is not None:
                 peer.wants_commit = max(peer.wants_commit, index)
