@@ -24,8 +24,8 @@ from replidict.storage import schema
 def removed(address: str) -> RemovedError:
     """What a node raises, and goes on raising, that is no member any more."""
     return RemovedError(
-        f"{address} was removed from its cluster, and this directory is of no use any more: to let the node come back, "
-        "open it with an empty directory and join="
+        f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
+        "nodes that are left"
     )
 
 
