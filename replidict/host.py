@@ -23,11 +23,12 @@ from typing import Any, NoReturn
 from typing_extensions import override
 
 from replidict.codec import Codec
-from replidict.errors import ClosedError, ReplidictError
+from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
 from replidict.raft.membership import removed
+from replidict.raft.snapshots import tidy
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import Identity
 from replidict.security import Security
@@ -95,6 +96,10 @@ class Host:
         elif directory.found(address, lambda: founded_by(founders)):
             cleanup.callback(directory.file.unlink)
             cleanup.callback(directory.mark.unlink, missing_ok=True)
+        try:
+            tidy(directory.path)  # before anything is written: they may be what has filled the disk
+        except OSError as error:
+            raise StorageError(f"{directory.path}: can't remove what an interrupted snapshot left: {error}") from error
         connection = connect(directory.file, options.durability)
         cleanup.callback(connection.close)
         mark = Mark(directory.mark) if options.durability == "fsync" else None

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -131,16 +132,17 @@ class Node:
             if future.set_running_or_notify_cancel():
                 future.set_exception(failure)
         self._calls.clear()
-        self.engine.transport.destroy()
         if isinstance(failure, StorageError):
             unknown: ReplidictError = failure
         else:
             unknown = OutcomeUnknown(f"{failure}; this write had been sent, and may or may not be applied")
-        self.proposals.stop(failure, unknown)
-        self.reads.stop(failure)
-        self._background.shutdown(wait=True, cancel_futures=True)
-        self.engine.snapshots.close()
-        self.store.close()
+        with ExitStack() as ends:  # from the last to the first, each of them whatever becomes of the others
+            ends.callback(self.store.close)
+            ends.callback(self.engine.snapshots.close)
+            ends.callback(self._background.shutdown, wait=True, cancel_futures=True)
+            ends.callback(self.reads.stop, failure)
+            ends.callback(self.proposals.stop, failure, unknown)
+            ends.callback(self.engine.transport.destroy)
 
     def status(self) -> Status:
         """What this node knows, read without stopping it."""

@@ -132,7 +132,11 @@ class Ticker:
             )
         finally:
             waker.sleeping = False
-        self._ending(failure)
-        node.stop(failure)
-        self._ended()
-        self._over.set()
+        try:
+            self._ending(failure)
+            node.stop(failure)
+        except Exception:
+            logger.exception("%s: could not let go of everything", engine.address)
+        finally:
+            self._ended()
+            self._over.set()

@@ -32,6 +32,9 @@ from replidict import (
     ReplidictError,
     StorageError,
 )
+from replidict.raft.messages import SnapshotPiece
+from replidict.raft.peer import Peer
+from replidict.raft.snapshots import INCOMING, _Incoming
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 
 # Python warns of any fork of a program with threads; what becomes of such a child is what is tested here.
@@ -915,3 +918,33 @@ def test_all_pieces_of_an_update_have_one_timeout(tmp_path: Path) -> None:
         with pytest.raises((NotCommitted, OutcomeUnknown)):
             d.update({number: number for number in range(30_000)})
         assert len(d) < 30_000
+
+
+def test_closing_ends_whatever_the_disk_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A snapshot that can't be put away, on a full disk, is logged; `close` returns, and frees the directory."""
+    d: Dict = ReplicatedDict(tmp_path)
+    d["key"] = "value"
+    snapshots = d._host.node.engine.snapshots
+    incoming = _Incoming(Peer("a:1"), SnapshotPiece(1, 1, 1, "a", 1, b"", 0, b""), tmp_path / INCOMING)
+    incoming.file.close()
+    incoming.file = open("/dev/full", "wb")  # type: ignore[assignment]  # noqa: SIM115
+    incoming.file.write(b"what does not fit")
+    snapshots._incoming = incoming
+    closing = threading.Thread(target=d.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive(), "close() hangs"
+    assert "could not remove a snapshot" in caplog.text
+    again: Dict = ReplicatedDict(tmp_path)
+    assert again == {"key": "value"}
+    again.close()
+    assert not (tmp_path / INCOMING).exists()
+
+
+def test_a_full_disk_shows_where_a_snapshot_is_written(tmp_path: Path) -> None:
+    """What the disk refuses of an arriving snapshot is an error at once, and not when the file is closed."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    incoming = _Incoming(Peer("a:1"), SnapshotPiece(1, 1, 1, "a", 1, b"", 0, b""), tmp_path / "full")
+    with pytest.raises(OSError, match="No space left"):
+        incoming.take(b"what does not fit")
+    incoming.file.close()

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -38,6 +39,12 @@ GIVE_UP_AFTER = 20
 """A peer that has been away for so many election timeouts no longer holds up the compaction of the log."""
 
 
+def tidy(directory: Path) -> None:
+    """Remove what a process left that was killed meanwhile."""
+    for name in (OUTGOING, INCOMING):
+        (directory / name).unlink(missing_ok=True)
+
+
 class Snapshots:
     """The part of the engine that sends and receives snapshots."""
 
@@ -50,8 +57,7 @@ class Snapshots:
         self._file: BinaryIO | None = None
         self._incoming: _Incoming | None = None
         self.installed = 0
-        for name in (OUTGOING, INCOMING):  # of a process that was killed meanwhile
-            (directory / name).unlink(missing_ok=True)
+        tidy(directory)
         engine.on(SnapshotPiece, self._on_piece)
         engine.on(SnapshotReply, self._on_reply)
 
@@ -240,9 +246,12 @@ class Snapshots:
             self._incoming = None
 
     def close(self) -> None:
-        """Let go of all files."""
-        self.forget_incoming()
-        self._drop_current()
+        """Let go of all files. Never raises: what is left of them is removed at the next start."""
+        for let_go in (self.forget_incoming, self._drop_current, partial(tidy, self._directory)):
+            try:
+                let_go()
+            except OSError as error:
+                logger.warning("%s: could not remove a snapshot: %s", self._engine.address, error)
 
 
 class _Incoming:
@@ -252,12 +261,14 @@ class _Incoming:
         self.peer = peer
         self.message = message
         self.path = path
-        self.file = path.open("wb")
+        self.file = path.open("wb", buffering=0)  # so that what the disk refuses shows when it is written
         self.offset = 0
         self.checking: Future[Snapshot] | None = None
 
     def take(self, data: bytes) -> None:
-        self.file.write(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.file.write(rest) :]
         self.offset += len(data)
 
 
