@@ -140,9 +140,9 @@ class Node:
             ends.callback(self.store.close)
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.shutdown, wait=True, cancel_futures=True)
+            ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
             ends.callback(self.reads.stop, failure)
             ends.callback(self.proposals.stop, failure, unknown)
-            ends.callback(self.engine.transport.destroy)
 
     def status(self) -> Status:
         """What this node knows, read without stopping it."""

@@ -25,7 +25,8 @@ class Options:
 
     durability: Literal["fsync", "process"] = "fsync"
     """`"fsync"`: an acknowledged write is on disk on a majority. `"process"`: it is with the operating system of
-    a majority, which survives the death of processes but not of machines."""
+    a majority, which survives the death of processes but not of machines: what a power cut took, or later damage to
+    the end of its files, can't be told from what was never written, and such a node opens with an older state."""
 
     lease_reads: bool = False
     """The leader answers linearizable reads without asking a majority while its lease holds (thesis 6.4.1).

@@ -32,6 +32,7 @@ from replidict import (
     ReplidictError,
     StorageError,
 )
+from replidict.raft import transport
 from replidict.raft.messages import SnapshotPiece
 from replidict.raft.peer import Peer
 from replidict.raft.snapshots import INCOMING, _Incoming
@@ -948,3 +949,37 @@ def test_a_full_disk_shows_where_a_snapshot_is_written(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         incoming.take(b"what does not fit")
     incoming.file.close()
+
+
+def test_whoever_waits_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer hears that the node was closed before the node has let go of everything, here of a lookup that hangs."""
+    hanging, asked, told = threading.Event(), threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def lookup(host: str, port: int, **how: Any) -> Any:
+        if host.endswith(".test") and not how["flags"] & socket.AI_NUMERICHOST:
+            asked.set()
+            assert hanging.wait(120)
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return real(host, port, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(transport, "LOOKUP_JOIN", 120.0)
+    own = free_addresses(1)[0].replace("127.0.0.1", "localhost")
+    d: Dict = ReplicatedDict(tmp_path, address=own, peers=["a.test:7000"], secret="a secret of this test")
+
+    def write() -> None:
+        with pytest.raises(ClosedError):
+            d.set("key", "value", timeout=120)
+        told.set()
+
+    assert asked.wait(30)
+    threads = [threading.Thread(target=write), threading.Thread(target=d.close)]
+    threads[0].start()
+    wait_until(lambda: bool(d._host.node.proposals._queue), "the write waits")
+    threads[1].start()
+    at_once = told.wait(30)
+    hanging.set()
+    for thread in threads:
+        thread.join()
+    assert at_once

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,7 +40,7 @@ CONNECT_TIMEOUT = 1.0  # seconds for TCP to arrive at one address
 HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
 PING_INTERVAL = 0.5  # seconds of silence after which this side says something
 SILENCE_TIMEOUT = 2.0  # seconds of hearing nothing after which a peer is given up
-LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for a lookup
+LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for lookups under way
 STRANGERS_MAX = 128  # connections that have not proved themselves; the oldest goes first
 MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there
 REASONS_MAX = 16  # kinds of reasons logged about a peer that can't be reached; it may make up more
@@ -187,8 +188,9 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._fail(connection, "dropped", "this node is closing")
         self._bury()
+        until = time.monotonic() + LOOKUP_JOIN
         for lookup in self._lookups:
-            lookup.join(LOOKUP_JOIN)
+            lookup.join(max(until - time.monotonic(), 0.0))
 
     def abandon(self) -> None:
         """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
@@ -368,8 +370,9 @@ class TcpTransport(Transport):
         except (OSError, ReplidictError) as error:
             self._call_again(peer, now, "unreachable", reason(error))
         self._wake = min(self._wake, peer.route.due)
-        under_way = (*self._lookups, peer.route.lookup)
-        self._lookups = [lookup for lookup in under_way if lookup is not None and not lookup.done.is_set()]
+        if peer.route.lookup is not None and peer.route.lookup not in self._lookups:
+            self._lookups.append(peer.route.lookup)
+        self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set()]
 
     def _call_again(self, peer: _Peer, now: float, code: str, text: str) -> None:
         """A call came to nothing: log each kind of reason once, until it succeeds."""
