@@ -30,6 +30,7 @@ from replidict.storage import store as store_module
 from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.log import Log
 from replidict.storage.store import Store
+from tests.simulator import guards
 
 NONCE = b"n" * 16
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -529,3 +530,40 @@ def test_changes_absorb_what_follows(history: list[bytes], cuts: list[int]) -> N
         replay(history[:cut], machine)
         absorbed.absorb(machine.take_changes())
     assert absorbed == whole.take_changes()
+
+
+@pytest.mark.parametrize("guard", [None, "apply-a-batch-once"], ids=["as it is", "without dedup"])
+def test_a_retry_counts_once(guard: str | None) -> None:
+    """An increment by compare-and-set and a `popitem`, each sent twice since its answer was lost, count once; with the
+    sessions' memory taken out, they count twice (promise 3, thesis 6.3)."""
+    machine = StateMachine(DEFAULT_CODEC)
+    sequence = 0
+
+    def do(*operations: cmd.Operation, times: int = 1) -> list[Any]:
+        """The results of a batch as its caller gets them: those of the last time it was sent."""
+        nonlocal sequence
+        sequence += 1
+        command = cmd.encode(cmd.Batch(1, sequence, sequence - 1, list(operations)))
+        for _ in range(times):
+            outcome = apply_next(machine, command)
+        assert isinstance(outcome, BatchApplied)
+        assert isinstance(outcome.results, list)
+        return outcome.results
+
+    def increment() -> None:
+        """As a client does it: until compare-and-set says yes. The first try is sent twice."""
+        times = 2
+        while True:
+            present = DEFAULT_CODEC.decode(machine.items["n"].value)
+            if do(cmd.CompareAndSet(encode_key("n"), encode(present), encode(present + 1)), times=times) == [True]:
+                return
+            times = 1
+
+    with guards.without(guard):
+        apply_next(machine, cmd.encode(cmd.OpenSession(NONCE)))
+        do(*(cmd.Put(encode_key(key), encode(0)) for key in ("n", "a", "b", "c")))
+        increment()
+        do(cmd.PopItem(), times=2)
+    twice = guard is not None
+    assert DEFAULT_CODEC.decode(machine.items["n"].value) == (2 if twice else 1)
+    assert list(machine.items) == (["n", "a"] if twice else ["n", "a", "b"])
