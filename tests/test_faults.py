@@ -45,6 +45,8 @@ def test_a_counter_under_leader_kills(tmp_path: Path) -> None:
     number of successes, and at most one more for each outcome that nobody knows (promise 3)."""
     with processes(tmp_path) as nodes:
         nodes[0].do("set", "n", 0)
+        for node in nodes:
+            node.do("barrier")
         outcomes: Counter[str] = Counter()
         mutex = threading.Lock()
         stop = threading.Event()

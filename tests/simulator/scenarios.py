@@ -214,6 +214,8 @@ def a_snapshot_of_what_is_known(cluster: Cluster) -> None:
             held.term, made.index, made.term, "by hand", made.size, made.sha256, 0, made.path.read_bytes()
         )
         held._handlers[SnapshotPiece](held.peers[first.address], piece)
+        follower.wake()
+        until(cluster, lambda: held.snapshots._incoming is None, "the follower is done with it")
         cluster.network.filter = None
         cluster.loop.run_until(cluster.loop.now + 1)
         a_leader(cluster)
