@@ -1,5 +1,6 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict.backup import Backup
 from replidict.codec import Codec
 from replidict.errors import (
     ClosedError,
@@ -18,6 +19,7 @@ from replidict.security import TLS
 from replidict.status import Member, Status
 
 __all__ = [
+    "Backup",
     "ClosedError",
     "Codec",
     "EncodingError",

@@ -22,6 +22,8 @@ from typing import Any, NoReturn
 
 from typing_extensions import override
 
+from replidict.automatic import Automatic
+from replidict.backup import Backups
 from replidict.codec import Codec
 from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.node import Node
@@ -39,6 +41,9 @@ from replidict.storage.store import Store
 from replidict.ticker import Ticker, Waker, clock
 
 logger = logging.getLogger(__name__)
+
+OWN_THREADS = "replidict "
+"""How the names of a node's threads begin."""
 
 
 class Host:
@@ -71,11 +76,14 @@ class Host:
             self.node = self._open_node(address, founders, join, security, codec, options, cleanup)
             self.node.recover()
             self.items: Mapping[Hashable, Item] = self.node.machine.items
+            self.backups = Backups(self.node, self.directory.path)
+            self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
             cleanup.pop_all()
-        self._ticker = Ticker(self.node, self._waker, self._raise_from_now_on, self._let_go)
+        self._ticker = Ticker(self.node, self._waker, self._end, self._let_go)
         _open_hosts.add(self)
         try:
             self._ticker.start()
+            self._automatic.start()
         except BaseException:
             self.close()
             raise
@@ -121,7 +129,7 @@ class Host:
                 "%s: peers= differ from the members that %s knows: %s; these count",
                 address, directory.path, ", ".join(sorted(members)),
             )  # fmt: skip
-        background = ThreadPoolExecutor(1, "replidict snapshot")
+        background = ThreadPoolExecutor(1, f"{OWN_THREADS}snapshot")
         cleanup.callback(background.shutdown)
 
         def transport(sync_obj: Any, self_node: Any, other_nodes: Any) -> Any:
@@ -155,9 +163,14 @@ class Host:
 
     def close(self) -> None:
         """Stop, and let go of everything; return when that is done. Idempotent, for any thread."""
+        if threading.current_thread().name.startswith(OWN_THREADS):
+            # Collected in a thread of its own: that can't wait for itself.
+            threading.Thread(target=self.close, name="closing a forgotten ReplicatedDict").start()
+            return
         with self._closing:
             if self in _open_hosts:
                 self._ticker.stop()
+                self._automatic.join()
                 _open_hosts.discard(self)
 
     def forgotten(self) -> None:
@@ -171,6 +184,11 @@ class Host:
                 )
             finally:
                 self.close()
+
+    def _end(self, error: ReplidictError) -> None:
+        self._raise_from_now_on(error)
+        self._automatic.stop()
+        self.backups.end(error)
 
     def _let_go(self) -> None:
         """The node has stopped, for whatever reason: another may have its directory and address from now on."""

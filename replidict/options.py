@@ -51,7 +51,12 @@ class Options:
             expected = {"float": (int, float), "int": (int,), "bool": (bool,)}.get(str(field.type), (str,))
             if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
                 raise ValueError(f"Options({field.name}={value!r}): expected {field.type}")
-            if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < 2**40:
+            may_be_zero = field.name == "snapshot_retain" and value == 0
+            if (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and not (0 < value < 2**40 or may_be_zero)
+            ):
                 raise ValueError(f"Options({field.name}={value!r}): must be a positive, finite number")
         if self.durability not in ("fsync", "process"):
             raise ValueError(f"Options(durability={self.durability!r}): must be 'fsync' or 'process'")

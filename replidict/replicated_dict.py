@@ -16,16 +16,18 @@ from collections.abc import (
     Reversible,
     ValuesView,
 )
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 
 from typing_extensions import override
 
 from replidict import commands as cmd
 from replidict.arguments import founders_of, member_of, pairs_of, seconds_of
+from replidict.backup import Backup
 from replidict.cluster import Cluster
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key, encode_key
 from replidict.errors import EncodingError, ReadTimeout
-from replidict.host import Host
+from replidict.host import Host, raise_anew
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.membership import Members
@@ -33,6 +35,7 @@ from replidict.raft.messages import RemoveMember
 from replidict.security import TLS, security_for
 from replidict.state_machine import Item
 from replidict.status import Member, Status
+from replidict.storage.restore import restore
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values
 from replidict.waiting import make_current, write
@@ -421,6 +424,28 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def _admit(self, address: str, node_id: str, voter: bool, timeout: float) -> Members:
         """Let this very node in, and say who the members are then."""
         return self._cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
+
+    # -- backups ----------------------------------------------------------------------------------------------------
+
+    def backup(self, path: str | os.PathLike[str]) -> Backup:
+        """Write what this node holds at one moment to a new file, for `restore`; others write meanwhile.
+
+        It has every write acknowledged on this node before the call (`barrier` first, for those acknowledged anywhere).
+        When this returns, it is checked and on disk. Raises `FileExistsError`, `ReplidictError` (it can't be written
+        there: the node goes on), `ClosedError` or `StorageError`.
+        """
+        if self._host.closed is not None:
+            raise_anew(self._host.closed)
+        return self._host.backups.make(path)
+
+    @staticmethod
+    def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str], *, address: str | None = None) -> None:
+        """Make `path` the directory of a node that holds what a backup, or an automatic snapshot, holds.
+
+        It is a new cluster, of which this node is the only member: open it with this `path` and `address`. Raises
+        `StorageError` when the backup is damaged, or there is a node at `path` already; nothing was changed then.
+        """
+        restore(Path(backup), Path(path), NO_NETWORK if address is None else member_of(address))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,3 +213,14 @@ def flip(file: Path, offset: int, bit: int) -> None:
         (byte,) = opened.read(1)
         opened.seek(offset)
         opened.write(bytes([byte ^ 1 << bit]))
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    """A disk of its own, mounted at the path."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)

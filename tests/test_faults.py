@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.clusters import free_addresses, wait_until
 from tests.processes import Process, equal_copies, leader, processes, start_all
+from tests.storage_support import small_disk
 
 
 @pytest.mark.parametrize("lease_reads", [False, True], ids=["read index", "lease"])
@@ -79,17 +77,6 @@ def test_a_counter_under_leader_kills(tmp_path: Path) -> None:
                 thread.join(60)
         final = equal_copies(nodes)["n"]
         assert outcomes["done"] <= final <= outcomes["done"] + outcomes["unknown"], outcomes
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    """A disk of its own, mounted at the path."""
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")

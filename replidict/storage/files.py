@@ -16,7 +16,7 @@ import os
 import sqlite3
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -105,14 +105,19 @@ class Directory:
                 pass
             node_id = uuid.uuid4().hex
             reserved.write_text(node_id)
-            _sync(reserved)
-            _sync(self.path)
+            sync(reserved)
+            sync(self.path)
             return node_id
         except OSError as error:
             raise StorageError(f"{reserved}: could not be made: {error}") from error
 
-    def found(self, address: str, begin: Callable[[], Beginning]) -> bool:
-        """Make the node's file, if there is none yet; returns whether it did. Raises `StorageError`."""
+    def found(
+        self, address: str, begin: Callable[[], Beginning], fill: Callable[[sqlite3.Connection], None] | None = None
+    ) -> bool:
+        """Make the node's file, if there is none yet; returns whether it did. `fill` puts more in it than a beginning.
+
+        Raises `StorageError`.
+        """
         file = self.file
         wal = Path(f"{file}-wal")
         if file.exists():
@@ -130,15 +135,22 @@ class Directory:
         try:
             born.unlink(missing_ok=True)
             with closing(sqlite3.connect(born, isolation_level=None)) as db:
+                # A file nobody reads until it is whole needs no journal.
+                db.execute("PRAGMA journal_mode = OFF")
+                db.execute("PRAGMA synchronous = OFF")
                 tables.create(db)
                 write_founding_facts(db, address, beginning)
-            _sync(born)
+                if fill is not None:
+                    fill(db)
+            sync(born)
             born.rename(file)
             (self.path / "joining").unlink(missing_ok=True)
-            _sync(self.path)
+            sync(self.path)
             return True
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{file}: could not be made: {error}") from error
+        finally:
+            remove(born)
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
@@ -151,12 +163,26 @@ def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginn
         "members": beginning.members,
         "pins": schema.Pins({}),
     }
+    put_facts(db, facts)
+
+
+def put_facts(db: sqlite3.Connection, facts: Mapping[str, object]) -> None:
+    """Write single facts, by name."""
     for name, fact in facts.items():
         data = msgspec.msgpack.encode(fact)
         db.execute(schema.PUT_FACT, (name, data, schema.fact_crc(name, data)))
 
 
-def _sync(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file that is of no use, if it is there and that is possible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a directory, on disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -208,7 +234,7 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise refuse("another program is using it")
-        _sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
+        sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
     except StorageError:
         if db is not None:
             db.close()

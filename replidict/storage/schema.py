@@ -86,6 +86,15 @@ class Pins(msgspec.Struct, frozen=True, array_like=True):
     node_ids: dict[str, str]
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Only in a backup: whose it is, and when it was made (ISO 8601, UTC)."""
+
+    cluster_id: str
+    node_id: str
+    address: str
+    taken_at: str
+
+
 def another_node(address: str, known: str, node_id: str) -> str:
     """What is wrong when another identity than the known one comes from an address."""
     return (

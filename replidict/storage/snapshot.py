@@ -4,15 +4,20 @@ Rules kept here:
 
 1. One read transaction sees one moment; the writer goes on meanwhile, and is never waited for.
 2. A snapshot is checked, row by row, both where it is made and where it is to be installed: damage never spreads.
+3. Whoever reads many rows lets others run in between (`breathe`): the node's thread shares the interpreter with it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -20,47 +25,111 @@ from replidict.errors import StorageError
 from replidict.state_machine import Session
 from replidict.storage import schema
 
+Breathe: TypeAlias = Callable[[], None]
+"""Called again and again while a snapshot is made or checked; what it raises ends that."""
+
+BREATHE_ROWS = 256
+"""So many rows are checked at a time: a fraction of a millisecond."""
+
+BREATHE_BYTES = 4 * 1024 * 1024
+"""SQLite copies rows on its own, without the interpreter; it looks up after about so much, or a thousand rows."""
+
+STEPS_A_ROW = 5
+"""What SQLite needs to copy one, in steps of its virtual machine."""
+
+PAUSE = 0.0005
+"""Seconds for which others have the interpreter to themselves."""
+
+
+def pause() -> None:
+    """Let others run."""
+    time.sleep(PAUSE)
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checked snapshot file, and the log entry it stands for."""
+    """A checked snapshot file, the log entry it stands for, and what it holds. Only a backup has an `origin`."""
 
     path: Path
     index: int
     term: int
     size: int
     sha256: bytes
+    revision: int
+    keys: int
+    origin: schema.Origin | None
 
 
-def create(source_uri: str, target: Path) -> Snapshot:
-    """Copy the state out of a node's file. Raises `StorageError`; safe in any thread."""
-    target.unlink(missing_ok=True)
+def create(source_uri: str, target: Path, breathe: Breathe = pause) -> Snapshot:
+    """Copy the state out of a node's file, and check it. Raises `StorageError`; safe in any thread."""
     try:
-        with closing(sqlite3.connect(target.absolute().as_uri(), uri=True, isolation_level=None)) as db:
-            # A file nobody reads until it is whole needs no journal.
-            db.execute("PRAGMA journal_mode = OFF")
-            db.execute("PRAGMA synchronous = OFF")
-            db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {schema.USER_VERSION}")
-            db.execute("ATTACH ? AS source", (source_uri,))
-            # As they are there, and nothing else: two snapshots of one state are the same bytes.
-            laid_out = (
-                "SELECT sql FROM source.sqlite_schema WHERE type = 'table' AND name IN ('state', 'session', 'fact')"
-            )
-            for (sql,) in db.execute(f"{laid_out} ORDER BY name").fetchall():
-                db.execute(sql)
+        copy(source_uri, target, breathe=breathe)
+    except schema.FAILURES as error:
+        raise StorageError(f"{target}: could not take a snapshot: {error}") from error
+    return check(target, breathe)
+
+
+def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, breathe: Breathe = pause) -> None:
+    """Copy the state out of a node's file into one that is made, or emptied; not synced, not checked.
+
+    Raises one of `schema.FAILURES`; safe in any thread.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    with closing(sqlite3.connect(target.absolute().as_uri(), uri=True, isolation_level=None)) as db:
+        # A file nobody reads until it is whole needs no journal.
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {schema.USER_VERSION}")
+        db.execute("ATTACH ? AS source", (source_uri,))
+        # As they are there, and nothing else: two snapshots of one state are the same bytes.
+        laid_out = "SELECT sql FROM source.sqlite_schema WHERE type = 'table' AND name IN ('state', 'session', 'fact')"
+        for (sql,) in db.execute(f"{laid_out} ORDER BY name").fetchall():
+            db.execute(sql)
+        average = used_bytes(db, "source") // (1 + db.execute("SELECT count(*) FROM source.state").fetchone()[0])
+        with _breathing(db, breathe, STEPS_A_ROW * max(1, min(1000, BREATHE_BYTES // average))):
             db.execute("BEGIN")
             for table in ("state", "session"):
                 db.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
             db.execute("INSERT INTO fact SELECT * FROM source.fact WHERE name IN ('applied', 'members')")
+            if origin is not None:
+                data = msgspec.msgpack.encode(origin)
+                db.execute(schema.PUT_FACT, ("origin", data, schema.fact_crc("origin", data)))
             db.execute("COMMIT")
-            db.execute("DETACH source")
-        return check(target)
-    except schema.FAILURES as error:
-        raise StorageError(f"{target}: could not take a snapshot: {error}") from error
 
 
-def check(path: Path) -> Snapshot:
+def used_bytes(db: sqlite3.Connection, name: str = "main") -> int:
+    """How much of a database holds something."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}.{pragma}").fetchone()[0] for pragma in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+@contextmanager
+def _breathing(db: sqlite3.Connection, breathe: Breathe, steps: int) -> Iterator[None]:
+    """SQLite swallows what its handler raises and says "interrupted": say instead what it was."""
+    raised: list[BaseException] = []
+
+    def look_up() -> bool:
+        try:
+            breathe()
+        except BaseException as error:  # noqa: BLE001 -- raised below
+            raised.append(error)
+        return bool(raised)
+
+    db.set_progress_handler(look_up, steps)
+    try:
+        yield
+    except sqlite3.Error:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def check(path: Path, breathe: Breathe = pause) -> Snapshot:
     """Read a snapshot from end to end. Raises `StorageError` if anything in it is not as it was written."""
     digest = hashlib.sha256()
     try:
@@ -70,42 +139,65 @@ def check(path: Path) -> Snapshot:
                 size += len(piece)
                 digest.update(piece)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
-            applied = _check_rows(db, path)
+            with _breathing(db, breathe, 1000 * STEPS_A_ROW):
+                facts = _check_form(db, path)
+            applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
+            msgspec.msgpack.decode(facts["members"], type=schema.Members)
+            origin = msgspec.msgpack.decode(facts["origin"], type=schema.Origin) if "origin" in facts else None
+            rows, sessions = check_rows(db, path, breathe)
     except schema.FAILURES as error:
         raise StorageError(f"{path}: not a usable snapshot: {error}") from error
-    return Snapshot(path, applied.index, applied.term, size, digest.digest())
+    if (rows, sessions) != (applied.rows, applied.sessions):
+        raise _damaged(path, f"{rows} keys and {sessions} sessions instead of {applied.rows} and {applied.sessions}")
+    return Snapshot(
+        path, applied.index, applied.term, size, digest.digest(), applied.revision, applied.rows, origin
+    )  # fmt: skip
 
 
-def _check_rows(db: sqlite3.Connection, path: Path) -> schema.Applied:
-    def damaged(what: str) -> StorageError:
-        return StorageError(f"{path}: damaged snapshot: {what}")
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(f"{path}: damaged: {what}")
 
+
+def _check_form(db: sqlite3.Connection, path: Path) -> dict[str, bytes]:
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if (application_id, version) != (schema.APPLICATION_ID, schema.USER_VERSION):
-        raise damaged(f"not a snapshot of format {schema.USER_VERSION}")
+    if application_id != schema.APPLICATION_ID:
+        raise StorageError(f"{path}: not a snapshot: a SQLite file of another program")
+    if version != schema.USER_VERSION:
+        raise StorageError(
+            f"{path}: not a snapshot of format {schema.USER_VERSION}: another release wrote it (format {version})"
+        )
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise damaged(verdict)
+        raise _damaged(path, verdict)
     facts = {}
-    for name, data, crc in db.execute("SELECT name, data, crc FROM fact"):
+    for name, data, crc in db.execute("SELECT name, data, crc FROM fact NOT INDEXED"):
         if crc != schema.fact_crc(name, data):
-            raise damaged(f"the checksum of {name!r} is wrong")
+            raise _damaged(path, f"the checksum of {name!r} is wrong")
         facts[name] = data
-    if facts.keys() != {"applied", "members"}:
-        raise damaged(f"it holds the facts {sorted(facts)}")
-    applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
-    msgspec.msgpack.decode(facts["members"], type=schema.Members)
+    if facts.keys() - {"origin"} != {"applied", "members"}:
+        raise StorageError(f"{path}: not a snapshot: it holds the facts {sorted(facts)}")
+    return facts
+
+
+def check_rows(db: sqlite3.Connection, path: Path, breathe: Breathe) -> tuple[int, int]:
+    """Read the state and the sessions, of a snapshot or of a node's file; how many rows there are of each.
+
+    Raises `StorageError` if one is not as it was written, and what SQLite raises.
+    """
     rows = sessions = 0
-    for position, key, value, revision, crc in db.execute("SELECT position, key, value, revision, crc FROM state"):
-        if crc != schema.state_crc(position, key, value, revision):
-            raise damaged(f"the checksum of state row {position} is wrong")
-        rows += 1
+    crc_of = schema.state_crc
+    state = db.execute("SELECT position, key, value, revision, crc FROM state")
+    while some := state.fetchmany(BREATHE_ROWS):
+        for position, key, value, revision, crc in some:
+            if crc != crc_of(position, key, value, revision):
+                raise _damaged(path, f"the checksum of state row {position} is wrong")
+        rows += len(some)
+        if len(some) == BREATHE_ROWS:
+            breathe()
     for number, data, crc in db.execute("SELECT number, data, crc FROM session"):
         if crc != schema.session_crc(number, data):
-            raise damaged(f"the checksum of session {number} is wrong")
+            raise _damaged(path, f"the checksum of session {number} is wrong")
         msgspec.msgpack.decode(data, type=Session)
         sessions += 1
-    if (rows, sessions) != (applied.rows, applied.sessions):
-        raise damaged(f"{rows} keys and {sessions} sessions instead of {applied.rows} and {applied.sessions}")
-    return applied
+    return rows, sessions

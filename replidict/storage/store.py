@@ -271,6 +271,11 @@ class Store:
             with self._errors("note what was written"):
                 self._mark.note(self._vote.term, self._vote.voted_for, self._vote.cuts, self.log.durable_index)
 
+    def flush(self) -> None:
+        """Bring the state table up to date with all that is applied. Raises `StorageError`."""
+        while self._unflushed:
+            self._transaction(self._flush)
+
     def _flush_due(self) -> bool:
         return len(self._unflushed) >= FLUSH_ENTRIES or self._unflushed_rows >= FLUSH_ROWS
 
@@ -409,8 +414,7 @@ class Store:
         try:
             if self._failed is None:
                 self.commit()
-                while self._unflushed:
-                    self._transaction(self._flush)
+                self.flush()
         except StorageError as error:
             logger.warning("%s", error)
         finally:

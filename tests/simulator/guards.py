@@ -457,7 +457,8 @@ def check_a_snapshot() -> Replacements:
 
     def install(self: snapshots.Snapshots, incoming: Any) -> None:
         message = incoming.message
-        incoming.checking = _Done(Snapshot(incoming.path, message.last_index, message.last_term, 0, message.sha256))
+        said = message.last_index, message.last_term, 0, message.sha256, 0, 0, None
+        incoming.checking = _Done(Snapshot(incoming.path, *said))
         original(self, incoming)
 
     original = snapshots.Snapshots._install

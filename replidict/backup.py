@@ -1,0 +1,223 @@
+"""Backups of one node: its state at one moment, in a file of its own, made while writes go on.
+
+Rules kept here:
+
+1. The state table trails the log: the node's thread brings it up to date first, so that a backup has every write that
+   was acknowledged on this node before it was asked for.
+2. Then the node is only read from: one read transaction of another connection, which writes and checkpoints nothing.
+   Before the node lets go of its file, all who read are told to give up, and waited for.
+3. A file appears under its name only when it is whole: made under another name beside it, synced, checked row by row.
+4. Nothing that goes wrong with the target ends the node, and a backup on the node's own disk leaves it room to write.
+   Only a row of the node's own file that is not as it was written does end it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from replidict.errors import ReplidictError, StorageError
+from replidict.node import Node
+from replidict.storage import schema, snapshot
+from replidict.storage.files import remove, sync
+from replidict.storage.snapshot import Snapshot
+
+ROOM = 16 * 1024 * 1024
+"""Bytes that a backup leaves free on the node's own disk: a node whose disk is full stops."""
+
+SYNC_BYTES = 8 * 1024 * 1024
+"""What is written goes to the disk in pieces of about this size: the node's own syncs wait behind them."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup that was made: a file for `ReplicatedDict.restore`."""
+
+    path: Path
+    revision: int
+    """It holds exactly the changes up to this one."""
+
+    index: int
+    """The last log entry that it includes."""
+
+    keys: int
+    size: int
+    """Of the file, in bytes."""
+
+
+class Backups:
+    """What makes backups of a node. All methods are for any thread."""
+
+    def __init__(self, node: Node, directory: Path) -> None:
+        """`directory` is the node's own."""
+        self._node = node
+        self._directory = directory
+        self._state = threading.Condition()
+        self._readers = 0
+        self._ended: ReplidictError | None = None
+
+    @property
+    def revision(self) -> int:
+        """Of the last change that a backup made now would have, at least."""
+        return self._node.machine.revision
+
+    def make(self, path: str | os.PathLike[str]) -> Backup:
+        """Write a backup to a file that does not exist yet.
+
+        Raises `FileExistsError`, `ReplidictError` (it can't be written there), and what has ended the node.
+        """
+        target = _target(path)
+        if os.path.lexists(target):
+            raise _exists(target)
+        temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+        try:
+            made = self.write(temporary, target)
+            _publish(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise not_made(target, error) from error
+        finally:
+            remove(temporary)
+        return Backup(target, made.revision, made.index, made.keys, made.size)
+
+    def write(self, temporary: Path, target: Path) -> Snapshot:
+        """Write a backup under a temporary name, durable and checked. Raises as `make`, naming `target`."""
+        node = self._node
+        try:
+            node.call(node.store.flush).result()
+        except ReplidictError as error:
+            raise type(error)(*error.args) from error
+        identity = node.store.identity
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        origin = schema.Origin(identity.cluster_id, identity.node_id, identity.address, now)
+        try:
+            breathe = self._breathe_for(temporary)
+            with self._reading():
+                snapshot.copy(f"{node.store.uri}?mode=ro", temporary, origin, breathe=breathe)
+            sync(temporary)
+            return snapshot.check(temporary, breathe)
+        except _EndedError:
+            assert self._ended is not None
+            raise type(self._ended)(*self._ended.args) from self._ended
+        except (StorageError, *schema.FAILURES) as error:
+            if isinstance(error, StorageError) or schema.is_damage(error):
+                self._end_if_damaged()
+            raise not_made(target, error) from error
+
+    def _breathe_for(self, temporary: Path) -> Callable[[], None]:
+        """What is seen to while a backup is written: others run, the node may end, and its disk must not fill up."""
+        directory = temporary.parent
+        on_own_disk = directory.stat().st_dev == self._directory.stat().st_dev
+        synced = 0
+        if on_own_disk:
+            with self._reading(), closing(self._connect()) as db:
+                _see_to_room(directory, snapshot.used_bytes(db))
+
+        def breathe() -> None:
+            nonlocal synced
+            if self._ended is not None:
+                raise _EndedError
+            written = temporary.stat().st_size
+            if written - synced >= SYNC_BYTES:
+                synced = written
+                sync(temporary)
+            if on_own_disk:
+                _see_to_room(directory, 0)
+            snapshot.pause()
+
+        return breathe
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"{self._node.store.uri}?mode=ro", uri=True)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Hold on to the node's file."""
+        with self._state:
+            if self._ended is not None:
+                raise _EndedError
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._readers -= 1
+                self._state.notify_all()
+
+    def _end_if_damaged(self) -> None:
+        """A copy is not as it should be: if the node's own file is not either, end the node, and say so."""
+        store = self._node.store
+        try:
+            with self._reading(), closing(self._connect()) as db:
+                snapshot.check_rows(db, Path(store.name), snapshot.pause)
+        except (StorageError, *schema.FAILURES) as error:
+            if not isinstance(error, StorageError) and not schema.is_damage(error):
+                return
+            damage = StorageError(f"{error}. This node has stopped, and will not use the file: {schema.CURE}")
+
+            def end() -> None:
+                raise damage
+
+            self._node.call(end)
+            raise damage from error
+
+    def end(self, reason: ReplidictError) -> None:
+        """The node is about to let go of its file: have those who read it give up, and wait until they have."""
+        with self._state:
+            self._ended = reason
+            while self._readers:
+                self._state.wait()
+
+
+class _EndedError(Exception):
+    """The node has ended meanwhile."""
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    try:
+        target = Path(path)
+    except TypeError:
+        target = Path()
+    if not target.name:
+        raise ValueError(f"path={path!r}: must be the path of a file to be made")
+    return target
+
+
+def _see_to_room(directory: Path, needed: int) -> None:
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free < needed + ROOM:
+        raise OSError(
+            errno.ENOSPC,
+            f"{free >> 20} MiB are free, it takes {needed >> 20} MiB, and the node needs {ROOM >> 20} MiB to go on",
+        )
+
+
+def not_made(target: Path, error: BaseException) -> ReplidictError:
+    """What is raised when something is wrong with where a backup is to go."""
+    return ReplidictError(f"{target}: no backup was made: {error}. The node goes on")
+
+
+def _exists(target: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "a backup never replaces a file: give another path, or remove it", str(target))
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)  # unlike a rename, this never replaces what somebody else has made meanwhile
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise _exists(target) from None
+        temporary.rename(target)
+    sync(target.parent)

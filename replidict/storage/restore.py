@@ -1,0 +1,72 @@
+"""From a backup to the directory of a node.
+
+Rules kept here:
+
+1. The backup is checked from end to end, and the place looked at, before anything is changed.
+2. The node founds a cluster of its own: a new cluster id and a new identity, so that it is never taken for a member of
+   the old one, nor the other way round, and it is the only voter.
+3. Keys, values, their order, their revisions and the log index go on from the backup, so that a revision seen before is
+   still that of the same change. The log is empty and begins there.
+4. Sessions end: they are for the retries of processes of the old cluster, which can't reach this one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from replidict.errors import StorageError
+from replidict.storage import schema, snapshot
+from replidict.storage.files import FILE_NAME, Beginning, Directory, put_facts
+
+
+def restore(backup: Path, path: Path, address: str) -> None:
+    """Make `path` the directory of a node at `address` with what the backup holds. Raises `StorageError`."""
+    held = snapshot.check(backup)
+    if held.origin is None:
+        raise StorageError(f"{backup}: not a backup, but a snapshot that one node was sending to another")
+    _refuse_a_node(path)
+    node_id = uuid.uuid4().hex
+    members = schema.Members(held.index, [address], [], {address: node_id})
+
+    def fill(db: sqlite3.Connection) -> None:
+        db.execute("ATTACH ? AS backup", (f"{backup.absolute().as_uri()}?mode=ro",))
+        db.execute("BEGIN")
+        db.execute("INSERT INTO state SELECT * FROM backup.state")
+        (data,) = db.execute("SELECT data FROM backup.fact WHERE name = 'applied'").fetchone()
+        applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=schema.Applied), sessions=0)
+        put_facts(db, {
+            "applied": applied,
+            "log_start": schema.LogStart(applied.index, applied.term),
+            "vote": schema.Vote(applied.term),
+        })  # fmt: skip
+        db.execute("COMMIT")
+
+    new = not path.exists()
+    directory = Directory(path)
+    try:
+        made = directory.found(address, lambda: Beginning(uuid.uuid4().hex, node_id, members), fill)
+    except BaseException:
+        if new:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        directory.close()
+    if not made:
+        _refuse_a_node(path)
+
+
+def _refuse_a_node(path: Path) -> None:
+    """What a node leaves in its directory must not be there, not even in part."""
+    present = sorted(
+        name for name in (FILE_NAME, f"{FILE_NAME}-wal", "mark", "joining", "snapshots") if (path / name).exists()
+    )
+    if present:
+        raise StorageError(
+            f"{path} holds a node, or what is left of one ({', '.join(present)}): give an empty directory, or move "
+            "that one away"
+        )
