@@ -100,11 +100,11 @@ class Backups:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         origin = schema.Origin(identity.cluster_id, identity.node_id, identity.address, now)
         try:
-            breathe = self._breathe_for(temporary)
+            look_up = self._look_up_for(temporary)
             with self._reading():
-                snapshot.copy(f"{node.store.uri}?mode=ro", temporary, origin, breathe=breathe)
+                snapshot.copy(f"{node.store.uri}?mode=ro", temporary, origin, look_up=look_up)
             sync(temporary)
-            return snapshot.check(temporary, breathe)
+            return snapshot.check(temporary, look_up)
         except _EndedError:
             assert self._ended is not None
             raise type(self._ended)(*self._ended.args) from self._ended
@@ -113,8 +113,8 @@ class Backups:
                 self._end_if_damaged()
             raise not_made(target, error) from error
 
-    def _breathe_for(self, temporary: Path) -> Callable[[], None]:
-        """What is seen to while a backup is written: others run, the node may end, and its disk must not fill up."""
+    def _look_up_for(self, temporary: Path) -> Callable[[], None]:
+        """What is seen to while a backup is written: the node may end, and its disk must not fill up."""
         directory = temporary.parent
         on_own_disk = directory.stat().st_dev == self._directory.stat().st_dev
         synced = 0
@@ -122,7 +122,7 @@ class Backups:
             with self._reading(), closing(self._connect()) as db:
                 _see_to_room(directory, snapshot.used_bytes(db))
 
-        def breathe() -> None:
+        def look_up() -> None:
             nonlocal synced
             if self._ended is not None:
                 raise _EndedError
@@ -132,9 +132,8 @@ class Backups:
                 sync(temporary)
             if on_own_disk:
                 _see_to_room(directory, 0)
-            snapshot.pause()
 
-        return breathe
+        return look_up
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(f"{self._node.store.uri}?mode=ro", uri=True)
@@ -158,7 +157,7 @@ class Backups:
         store = self._node.store
         try:
             with self._reading(), closing(self._connect()) as db:
-                snapshot.check_rows(db, Path(store.name), snapshot.pause)
+                snapshot.check_rows(db, Path(store.name), snapshot.nothing)
         except (StorageError, *schema.FAILURES) as error:
             if not isinstance(error, StorageError) and not schema.is_damage(error):
                 return

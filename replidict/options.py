@@ -45,6 +45,9 @@ class Options:
     log_retain: int = 20_000
     """How many applied log entries stay for followers that lag; one further behind gets a snapshot."""
 
+    snapshot_retain: int = 3
+    """How many automatic snapshots stay under the data directory, for `ReplicatedDict.restore`; 0 takes none."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

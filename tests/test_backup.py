@@ -15,12 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError, automatic
+from replidict import backup as backup_module
 from replidict.storage import schema, snapshot
 from replidict.storage.files import FILE_NAME
 from tests.clusters import Dict, cluster, free_addresses, wait_until
@@ -222,8 +224,8 @@ def test_close_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, du
     """`close` does not wait for a backup under way: that ends with `ClosedError` and leaves nothing, and the directory
     can be opened again at once."""
     monkeypatch.setattr(snapshot, "STEPS_A_ROW", 1 if during == "the copy" else 1 << 20)
-    monkeypatch.setattr(snapshot, "BREATHE_BYTES", 1)
-    monkeypatch.setattr(snapshot, "BREATHE_ROWS", 1)
+    monkeypatch.setattr(snapshot, "COPY_BYTES", 1)
+    monkeypatch.setattr(snapshot, "CHECK_ROWS", 1)
     arrived, caught, checked = threading.Event(), [], []
     check = snapshot.check
 
@@ -253,7 +255,7 @@ def test_close_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, du
         except ClosedError as error:
             caught.append(error)
 
-    monkeypatch.setattr(snapshot, "pause", wait_a_little)
+    monkeypatch.setattr(backup_module, "_see_to_room", lambda _, needed: None if needed else wait_a_little())
     thread = threading.Thread(target=make)
     thread.start()
     assert arrived.wait(30)
@@ -269,9 +271,10 @@ def test_a_check_lets_others_run(d: Dict, tmp_path: Path, monkeypatch: pytest.Mo
     """Whoever checks many rows pauses every few hundred, so that the node's thread gets its turn (the GIL)."""
     d.update((number, number) for number in range(3000))
     made = d.backup(tmp_path / "b")
-    pauses = []
-    snapshot.check(made.path, lambda: pauses.append(1))
-    assert len(pauses) >= 3000 // snapshot.BREATHE_ROWS
+    pauses: list[float] = []
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(sleep=pauses.append))
+    snapshot.check(made.path)
+    assert pauses.count(snapshot.PAUSE) >= 3000 // snapshot.CHECK_ROWS
 
 
 def test_a_node_that_fell_back_has_what_it_acknowledged(tmp_path: Path) -> None:
@@ -575,8 +578,8 @@ def test_forgotten_while_a_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest
         assert go_on.wait(30)
         gc.collect()
 
-    monkeypatch.setattr(snapshot, "BREATHE_BYTES", 1)
-    monkeypatch.setattr(snapshot, "pause", collect)
+    monkeypatch.setattr(snapshot, "COPY_BYTES", 1)
+    monkeypatch.setattr(backup_module, "_see_to_room", lambda _, needed: None if needed else collect())
     gc.disable()
     try:
         with warnings.catch_warnings(record=True) as caught:

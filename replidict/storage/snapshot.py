@@ -4,7 +4,7 @@ Rules kept here:
 
 1. One read transaction sees one moment; the writer goes on meanwhile, and is never waited for.
 2. A snapshot is checked, row by row, both where it is made and where it is to be installed: damage never spreads.
-3. Whoever reads many rows lets others run in between (`breathe`): the node's thread shares the interpreter with it.
+3. Whoever reads many rows lets others run in between: the node's thread shares the interpreter with it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from replidict.errors import StorageError
 from replidict.state_machine import Session
 from replidict.storage import schema
 
-Breathe: TypeAlias = Callable[[], None]
+LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
 
-BREATHE_ROWS = 256
+CHECK_ROWS = 256
 """So many rows are checked at a time: a fraction of a millisecond."""
 
-BREATHE_BYTES = 4 * 1024 * 1024
+COPY_BYTES = 4 * 1024 * 1024
 """SQLite copies rows on its own, without the interpreter; it looks up after about so much, or a thousand rows."""
 
 STEPS_A_ROW = 5
@@ -41,9 +41,8 @@ PAUSE = 0.0005
 """Seconds for which others have the interpreter to themselves."""
 
 
-def pause() -> None:
-    """Let others run."""
-    time.sleep(PAUSE)
+def nothing() -> None:
+    """Go on in any case."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,16 @@ class Snapshot:
     origin: schema.Origin | None
 
 
-def create(source_uri: str, target: Path, breathe: Breathe = pause) -> Snapshot:
+def create(source_uri: str, target: Path, look_up: LookUp = nothing) -> Snapshot:
     """Copy the state out of a node's file, and check it. Raises `StorageError`; safe in any thread."""
     try:
-        copy(source_uri, target, breathe=breathe)
+        copy(source_uri, target, look_up=look_up)
     except schema.FAILURES as error:
         raise StorageError(f"{target}: could not take a snapshot: {error}") from error
-    return check(target, breathe)
+    return check(target, look_up)
 
 
-def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, breathe: Breathe = pause) -> None:
+def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, look_up: LookUp = nothing) -> None:
     """Copy the state out of a node's file into one that is made, or emptied; not synced, not checked.
 
     Raises one of `schema.FAILURES`; safe in any thread.
@@ -87,7 +86,7 @@ def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, 
         for (sql,) in db.execute(f"{laid_out} ORDER BY name").fetchall():
             db.execute(sql)
         average = used_bytes(db, "source") // (1 + db.execute("SELECT count(*) FROM source.state").fetchone()[0])
-        with _breathing(db, breathe, STEPS_A_ROW * max(1, min(1000, BREATHE_BYTES // average))):
+        with _looking_up(db, look_up, STEPS_A_ROW * max(1, min(1000, COPY_BYTES // average))):
             db.execute("BEGIN")
             for table in ("state", "session"):
                 db.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
@@ -107,18 +106,18 @@ def used_bytes(db: sqlite3.Connection, name: str = "main") -> int:
 
 
 @contextmanager
-def _breathing(db: sqlite3.Connection, breathe: Breathe, steps: int) -> Iterator[None]:
+def _looking_up(db: sqlite3.Connection, look_up: LookUp, steps: int) -> Iterator[None]:
     """SQLite swallows what its handler raises and says "interrupted": say instead what it was."""
     raised: list[BaseException] = []
 
-    def look_up() -> bool:
+    def handler() -> bool:
         try:
-            breathe()
+            look_up()
         except BaseException as error:  # noqa: BLE001 -- raised below
             raised.append(error)
         return bool(raised)
 
-    db.set_progress_handler(look_up, steps)
+    db.set_progress_handler(handler, steps)
     try:
         yield
     except sqlite3.Error:
@@ -129,7 +128,7 @@ def _breathing(db: sqlite3.Connection, breathe: Breathe, steps: int) -> Iterator
         db.set_progress_handler(None, 0)
 
 
-def check(path: Path, breathe: Breathe = pause) -> Snapshot:
+def check(path: Path, look_up: LookUp = nothing) -> Snapshot:
     """Read a snapshot from end to end. Raises `StorageError` if anything in it is not as it was written."""
     digest = hashlib.sha256()
     try:
@@ -139,12 +138,12 @@ def check(path: Path, breathe: Breathe = pause) -> Snapshot:
                 size += len(piece)
                 digest.update(piece)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
-            with _breathing(db, breathe, 1000 * STEPS_A_ROW):
+            with _looking_up(db, look_up, 1000 * STEPS_A_ROW):
                 facts = _check_form(db, path)
             applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
             msgspec.msgpack.decode(facts["members"], type=schema.Members)
             origin = msgspec.msgpack.decode(facts["origin"], type=schema.Origin) if "origin" in facts else None
-            rows, sessions = check_rows(db, path, breathe)
+            rows, sessions = check_rows(db, path, look_up)
     except schema.FAILURES as error:
         raise StorageError(f"{path}: not a usable snapshot: {error}") from error
     if (rows, sessions) != (applied.rows, applied.sessions):
@@ -180,7 +179,7 @@ def _check_form(db: sqlite3.Connection, path: Path) -> dict[str, bytes]:
     return facts
 
 
-def check_rows(db: sqlite3.Connection, path: Path, breathe: Breathe) -> tuple[int, int]:
+def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> tuple[int, int]:
     """Read the state and the sessions, of a snapshot or of a node's file; how many rows there are of each.
 
     Raises `StorageError` if one is not as it was written, and what SQLite raises.
@@ -188,13 +187,14 @@ def check_rows(db: sqlite3.Connection, path: Path, breathe: Breathe) -> tuple[in
     rows = sessions = 0
     crc_of = schema.state_crc
     state = db.execute("SELECT position, key, value, revision, crc FROM state")
-    while some := state.fetchmany(BREATHE_ROWS):
+    while some := state.fetchmany(CHECK_ROWS):
         for position, key, value, revision, crc in some:
             if crc != crc_of(position, key, value, revision):
                 raise _damaged(path, f"the checksum of state row {position} is wrong")
         rows += len(some)
-        if len(some) == BREATHE_ROWS:
-            breathe()
+        if len(some) == CHECK_ROWS:
+            look_up()
+            time.sleep(PAUSE)
     for number, data, crc in db.execute("SELECT number, data, crc FROM session"):
         if crc != schema.session_crc(number, data):
             raise _damaged(path, f"the checksum of session {number} is wrong")
