@@ -145,6 +145,7 @@ class Host:
                 clock=clock,
                 max_frame_bytes=options.max_frame_bytes,
                 admit=sync_obj.admit,
+                farewell=sync_obj.members_are,
             )
             cleanup.callback(made.destroy)
             return made

@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import random
+import select
 import socket
 import struct
 import threading
@@ -21,13 +22,15 @@ from typing import Any
 import pytest
 import trustme
 from pysyncobj.node import Node
-from pysyncobj.poller import Poller, PollPoller, SelectPoller
+from pysyncobj.poller import POLL_EVENT_TYPE, Poller, PollPoller, SelectPoller
 
 from replidict.errors import ReplidictError
-from replidict.raft import complaints, messages, routes, sockets, transport
+from replidict.raft import asks, complaints, guests, messages, routes, sockets, transport
 from replidict.raft.complaints import Complaints
-from replidict.raft.framing import frame
-from replidict.raft.messages import Message, Propose, TimeoutNow
+from replidict.raft.framing import WireError, frame
+from replidict.raft.guests import ASKS_MAX, GUESTS_MAX
+from replidict.raft.messages import MembersAre, Message, Propose, TimeoutNow
+from replidict.raft.pairs import MISSED_CALL
 from replidict.raft.routes import Route
 from replidict.raft.sockets import SEND_QUEUE_BYTES, connected
 from replidict.raft.transport import STRANGERS_MAX, TcpTransport
@@ -128,6 +131,7 @@ class Host:
         cluster: str = "c1",
         poller: Callable[[], Poller] = PollPoller,
         admit: Callable[[str, str], str | None] = lambda address, node_id: None,
+        farewell: Callable[[], Message | None] = lambda: None,
     ) -> None:
         self.address, self.poller = address, poller()
         self.events: list[Event] = []
@@ -137,7 +141,7 @@ class Host:
         self.wire = TcpTransport(
             None, Node(address), [Node(peer) for peer in peers], poller=self.poller,
             identity=Identity(cluster, node_id or f"id of {address}", address), security=security,
-            clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit,
+            clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit, farewell=farewell,
         )  # fmt: skip
         self.wire.setOnMessageReceivedCallback(self._hear)
         self.wire.setOnNodeConnectedCallback(lambda node: self._event("+", node))
@@ -599,15 +603,15 @@ def test_a_socket_connected_to_itself_is_none() -> None:
 
 
 def refuse(net: Net, caplog: pytest.LogCaptureFixture, mesh: list[Host], intruder: Host, what: str) -> None:
-    """For ten seconds the intruder gets nowhere, everyone else goes on, and each side says so once."""
+    """For ten seconds the intruder gets nowhere, everyone else goes on, and each side says so, once each way."""
     caplog.clear()
     net.pass_time(10)
     assert intruder.events == [] and all(len(host.events) == len(mesh) - 1 for host in mesh)
     serves(net, mesh)
     assert what in caplog.text
     for host in mesh:
-        assert len(warnings(caplog, host)) <= 1
-    assert len(warnings(caplog, intruder)) <= len(mesh)
+        assert len(warnings(caplog, host)) <= 2, "one as the caller, one as the called"
+    assert len(warnings(caplog, intruder)) <= 2 * len(mesh)
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["called by the mesh", "calls the mesh"])
@@ -663,6 +667,7 @@ class Stranger:
 
     def call(self, data: bytes = b"") -> socket.socket:
         sock = socket.socket()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the system's clock runs slowly here
         self.sockets.append(sock)
         sock.setblocking(False)
         sock.connect_ex(self._there)
@@ -790,7 +795,8 @@ def key_of(security: Security) -> bytes:
 def session_for(net: Net, target: Host, address: str, mode: Mode) -> Session:
     security = net.certificates.security(mode)
     return Session(
-        Identity("c1", "raw", address), security, key_of(security), called=target.address,
+        Identity("c1", "raw", address) if address else Identity("", "", ""), security, key_of(security),
+        called=target.address,
         max_frame_bytes=MAX_FRAME, may_call=lambda address: None, admit=lambda address, node_id: None,
     )  # fmt: skip
 
@@ -859,15 +865,158 @@ def test_a_recorded_session_is_worth_nothing(net: Net, mode: Mode, caplog: pytes
         serves(net, hosts)
 
 
-def test_the_lesser_address_does_not_call(net: Net, caplog: pytest.LogCaptureFixture) -> None:
-    """A member that should wait to be called is refused, so that a pair never has two connections."""
-    address = "127.0.0.1:1"
-    host = net.host(f"127.0.0.1:{free_port()}", [address], net.certificates.security("plain"))
+def held_back(host: Host) -> Callable[[], None]:
+    """Keep a node from calling; what is returned lets it call again."""
+    real = host.wire._call
+    host.wire._call = lambda peer, now: None  # type: ignore[method-assign]
+
+    def release() -> None:
+        host.wire._call = real  # type: ignore[method-assign]
+
+    return release
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_lesser_address_calls_when_it_is_not_called(net: Net, mode: Mode) -> None:
+    """Who waits in vain for the call of the greater address calls itself, and the one connection stays."""
+    peers = addresses(2)
+    one, two = (net.host(p, peers, net.certificates.security(mode)) for p in peers)
+    release = held_back(two)
+    assert net.run(lambda: one.up and two.up) > MISSED_CALL
+    release()
+    serves(net, [one, two])
+    net.pass_time(10)
+    assert len(one.events) == len(two.events) == 1
+    assert len(one.wire._connections) == len(two.wire._connections) == 1
+
+
+def one_event(host: Host, rng: random.Random) -> None:
+    """Have one node take a tick, or the next thing that happened on one of its sockets."""
+    listener, connections = host.wire._listener, host.wire._connections
+    fd = rng.choice([None, *listener._sockets, *connections])
+    if fd is None:
+        host.wire.tick(host.wire._clock())
+        return
+    write = [fd] if fd in connections and connections[fd].wants_write else []
+    readable, writable, _ = select.select([fd], write, [], 0)
+    mask = POLL_EVENT_TYPE.READ * len(readable) | POLL_EVENT_TYPE.WRITE * len(writable)
+    if mask and fd in connections:
+        host.wire._on_event(fd, mask)
+    elif mask:
+        listener._on_event(fd, mask)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_simultaneous_calls_settle(net: Net, mode: Mode) -> None:
+    """Two nodes that call each other at the same time, in whatever order things happen, end with one connection,
+    made once on either side."""
+    peers = addresses(2)
+    for seed in (*range(300), 1962) if mode == "plain" else range(10):
+        rng = random.Random(seed)
+        one, two = (net.host(p, peers, net.certificates.security(mode)) for p in peers)
+        releases = [held_back(one), held_back(two)]
+        net.pass_time(MISSED_CALL + 0.1)
+        for release in releases:
+            release()
+        one.wire._wake = two.wire._wake = 0.0
+        for _ in range(60):
+            one_event(rng.choice((one, two)), rng)
+            net.now += 0.001
+        net.run(lambda one=one, two=two: one.up and two.up, seconds=0.15)  # type: ignore[misc]
+        net.pass_time(0.5)
+        assert (one.events, two.events) == ([("+", two.address)], [("+", one.address)]), seed
+        assert len(one.wire._connections) == len(two.wire._connections) == 1
+        net.stop(one)
+        net.stop(two)
+
+
+def test_a_call_is_given_up_when_the_peer_has_called(net: Net) -> None:
+    """A call under way ends as soon as the peer's own has come through."""
+    hosts, address = with_a_raw_peer(net, "plain")
+    with Stranger(hosts[0]) as stranger, socket.create_server(("127.0.0.1", 50000), backlog=0) as deaf:
+        net.run(lambda: hosts[0].wire._peers[address].calling)
+        RawPeer(net, stranger, hosts[0], address, "plain")
+        net.run(lambda: len(hosts[0].wire._connections) == 2, seconds=0.1)
+        deaf.close()
+
+
+def test_a_late_call_of_the_lesser_address_counts(net: Net) -> None:
+    """The greater node believes the lesser one that it has lost their connection, unless it was made just now."""
+    one, two = net.mesh(2, "plain")
+    for late in (False, True):
+        if late:
+            net.pass_time(MISSED_CALL)
+        seen = len(two.events)
+        peer = one.wire._peers[two.address]
+        old, peer.live = peer.live, None  # it has forgotten
+        one.wire._tell_lost(two.address)
+        one.wire._call(peer, net.now + 1)
+        net.run(lambda peer=peer: peer.calling is None)  # type: ignore[misc]
+        assert (peer.live is not None) == late
+        assert len(two.events) == seen + (2 if late else 0)
+        if not late:
+            peer.live = old
+            assert old is not None
+            one.wire._announced[two.address] = old
+            one.events.append(("+", two.address))
+    serves(net, [one, two])
+
+
+# -- who is told farewell ---------------------------------------------------------------------------------------------
+
+
+FAREWELL = MembersAre(7, 12, ["127.0.0.1:1"], [], {}, [])
+
+
+@pytest.mark.parametrize("rank", [0, 2], ids=["less than the others", "greater"])
+@pytest.mark.parametrize("mode", MODES)
+def test_who_was_removed_is_told(net: Net, mode: Mode, rank: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that is no member hears from those it calls who is; their engines hear nothing of it, and one line is
+    logged for all its calls."""
+    peers = addresses(3)
+    security = net.certificates.security(mode)
+    mesh = [net.host(p, peers, security, farewell=lambda: FAREWELL) for p in peers if p != peers[rank]]
+    for host in mesh:
+        host.wire.dropNode(Node(peers[rank]))
+    net.run(lambda: all(host.up for host in mesh))
     caplog.clear()
+    gone = net.host(peers[rank], peers, security)
+    gone.on_connected = lambda node: gone.send(node.id, Propose(1, b"not to be heard"))
+    net.run(lambda: all(gone.messages_of(host) for host in mesh))
+    net.pass_time(5)
+    assert all(message == FAREWELL for _, message in gone.heard)
+    assert all(host.heard == [] and len(host.events) == 1 for host in mesh)
+    assert all(len(warnings(caplog, host)) == 1 for host in mesh) and "no member" in caplog.text
+    assert warnings(caplog, gone) == []
+    serves(net, mesh)
+    net.stop(gone)
+    net.run(lambda: all(len(host.wire._connections) == 1 for host in mesh), seconds=3.0)
+
+
+@pytest.mark.parametrize("what", ["secret", "another cluster"])
+def test_farewell_is_for_the_proven(net: Net, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has another secret, or is of another cluster, is told nothing of the members."""
+    peers = addresses(2)
+    asked = []
+    host = net.host(peers[0], [], net.certificates.security("secret"), farewell=lambda: asked.append(1))
+    other = security_for(peers[1], None, SECRET + "!", False) if what == "secret" else host.wire._security
+    stranger = net.host(peers[1], peers, other, cluster="c1" if what == "secret" else "c2")
+    net.run(lambda: what in caplog.text)
+    assert stranger.events == [] and asked == []
+
+
+def test_last_words_are_not_waited_for_long(net: Net) -> None:
+    """A connection with who is no member ends within seconds, whatever that one does, and nothing of it is read."""
+    host = net.host(addresses(1)[0], [], net.certificates.security("plain"), farewell=lambda: FAREWELL)
     with Stranger(host) as stranger:
-        sock = stranger.call(handshake_of(net, host, address, "plain"))
-        net.run(lambda: closed(sock), seconds=1.0)
-    assert host.events == [] and "must wait for the call" in caplog.text
+        peer = RawPeer(net, stranger, host, "127.0.0.1:40000", "plain")
+        net.run(lambda: host.wire._strangers)
+        start = net.now
+        while not closed(peer.sock):
+            peer.say(messages.encode(Propose(1, b"x")))
+            net.pass_time(0.05)
+            assert net.now < start + 3
+        assert net.now > start + 1 and host.heard == [] and host.events == []
 
 
 def test_dropped_while_it_is_let_in(net: Net) -> None:
@@ -949,6 +1098,201 @@ def test_a_proven_peer_gone_mad(net: Net, mode: Mode, caplog: pytest.LogCaptureF
             net.run(lambda: address not in hosts[0].up)
         assert hosts[0].heard == []
         assert len(warnings(caplog)) == 1 and "no message" in caplog.text
+        serves(net, hosts)
+
+
+# -- guests -----------------------------------------------------------------------------------------------------------
+
+
+class RawGuest(RawPeer):
+    """A guest, driven by hand, and what it is answered."""
+
+    def __init__(self, net: Net, stranger: Stranger, target: Host, mode: Mode) -> None:
+        self.heard: list[asks.Answer] = []
+        self.gone = False
+        super().__init__(net, stranger, target, "", mode)
+
+    def ask(self, number: int, timeout: float = 1.0, prefix: str = "") -> None:
+        self.say(messages.encode(asks.ListKeys(number, timeout, prefix, None, 1, False)))
+
+    def read(self) -> list[asks.Answer]:
+        """All answers so far."""
+        while not self.gone:
+            try:
+                data = self.sock.recv(1 << 20)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            try:
+                for said in self.session.receive(data):
+                    self.heard.append(said)  # type: ignore[arg-type]
+            except WireError:
+                self.gone = True
+            self.gone = self.gone or not data
+        return self.heard
+
+
+def with_a_desk(net: Net, mode: Mode) -> tuple[list[Host], list[tuple[int, asks.Ask]]]:
+    """Two nodes, and what guests ask the first one."""
+    hosts = net.mesh(2, mode)
+    asked: list[tuple[int, asks.Ask]] = []
+    hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
+    return hosts, asked
+
+
+def answer(host: Host, guest: int, said: asks.Answer, last: bool = True) -> str:
+    return host.wire.guests.answer(guest, said.id, host.wire.guests.frame(said), last)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_guest_asks(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    """What a guest asks is heard in order, and each answer reaches the guest that asked; the engine hears nothing."""
+    hosts, asked = with_a_desk(net, mode)
+    caplog.clear()
+    with Stranger(hosts[0]) as stranger:
+        three = [RawGuest(net, stranger, hosts[0], mode) for _ in range(3)]
+        for turn in range(1, 4):
+            for guest in three:
+                guest.ask(turn)
+        net.run(lambda: len(asked) == 9)
+        asked.sort(key=lambda each: each[1].id)  # stable: the order among those of one guest is seen in the answers
+        for number, ask in reversed(asked):
+            assert answer(hosts[0], number, asks.Keys(ask.id, [b"%d" % number]), last=False) == "sent"
+            assert answer(hosts[0], number, asks.Done(ask.id)) == "sent"
+            assert answer(hosts[0], number, asks.Done(ask.id)) == "gone", "an ask is ended once"
+        net.run(lambda: all(len(guest.read()) == 6 for guest in three))
+        for place, guest in enumerate(three):
+            assert guest.heard[::2] == [asks.Keys(turn, [b"%d" % asked[place][0]]) for turn in (3, 2, 1)]
+        assert hosts[0].heard == [] and len(hosts[0].events) == 1
+        serves(net, hosts)
+    net.run(lambda: len(hosts[0].wire.guests) == 0)
+    assert answer(hosts[0], asked[0][0], asks.Done(1)) == "gone"
+    assert warnings(caplog) == []
+
+
+def test_a_guest_that_waits_is_pinged_and_one_that_rests_is_dropped(net: Net) -> None:
+    """While a guest waits for an answer it hears that the node is alive; without an ask it may stay for a minute."""
+    hosts, asked = with_a_desk(net, "secret")
+    with Stranger(hosts[0]) as stranger:
+        guest = RawGuest(net, stranger, hosts[0], "secret")
+        guest.ask(1)
+        net.run(lambda: asked)
+        before = live_guest(hosts[0]).taken
+        net.pass_time(20)
+        assert 35 < (live_guest(hosts[0]).taken - before) / (4 + 1 + 16) < 45
+        answer(hosts[0], asked[0][0], asks.Done(1))
+        net.run(lambda: guest.read())
+        assert 58 < net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=70) < 62
+        net.run(lambda: guest.read() and guest.gone)
+        serves(net, hosts)
+
+
+def live_guest(host: Host) -> sockets.Connection:
+    (guest,) = host.wire.guests._guests.values()
+    return guest.connection
+
+
+@pytest.mark.parametrize("what", ["too many", "too large", "twice", "zero", "no desk"])
+def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that has too much under way, or breaks the rules, is told so and closed; the next one is welcome."""
+    hosts, asked = with_a_desk(net, "plain")
+    if what == "no desk":
+        hosts[0].wire.guests.on_ask = None
+    with Stranger(hosts[0]) as stranger:
+        guest = RawGuest(net, stranger, hosts[0], "plain")
+        if what == "too large":
+            monkeypatch.setattr(guests, "BYTES_MAX", 100 * ASKS_MAX)
+        for number in range(1, ASKS_MAX + 1):
+            guest.ask(number, prefix="x" * (100 if what == "too large" else 0))
+            net.round()
+        if what == "too large":
+            net.run(lambda: len(asked) == ASKS_MAX)
+            answer(hosts[0], *(asked[0][0], asks.Done(asked.pop(0)[1].id)))
+        if what != "no desk":
+            guest.ask({"twice": 3, "zero": 0}.get(what, ASKS_MAX + 1), prefix="x" * 101)
+        net.run(lambda: guest.read() and guest.gone)
+        said = guest.heard[-1]
+        assert isinstance(said, asks.Failed) and (said.id, said.error) == (0, "ReplidictError")
+        assert len(asked) == {"no desk": 0, "too large": ASKS_MAX - 1}.get(what, ASKS_MAX)
+        assert hosts[0].wire.guests._bytes == 0 == len(hosts[0].wire.guests)
+        hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
+        RawGuest(net, stranger, hosts[0], "plain").ask(1)
+        seen = len(asked)
+        net.run(lambda: len(asked) > seen)
+        serves(net, hosts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thousand_guests(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a thousand guests that rest the last few stay; one that waits for an answer stays, too."""
+    hosts, asked = with_a_desk(net, mode)
+    caplog.clear()
+    with Stranger(hosts[0]) as stranger:
+        waiting = RawGuest(net, stranger, hosts[0], mode)
+        waiting.ask(1)
+        net.run(lambda: asked)
+        for _ in range(1000 if mode == "plain" else 200):
+            RawGuest(net, stranger, hosts[0], mode)
+            assert len(hosts[0].wire.guests) <= GUESTS_MAX
+        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent"
+        net.run(lambda: asks.Done(1) in waiting.read())
+        serves(net, hosts)
+        assert len(hosts[0].wire._connections) <= GUESTS_MAX + 1
+        assert warnings(caplog) == []
+
+
+def test_busy_guests_keep_their_places(net: Net) -> None:
+    """When all guests wait for answers a new one is told that there is no room."""
+    hosts, asked = with_a_desk(net, "plain")
+    with Stranger(hosts[0]) as stranger:
+        busy = [RawGuest(net, stranger, hosts[0], "plain") for _ in range(GUESTS_MAX)]
+        for guest in busy:
+            guest.ask(1)
+        net.run(lambda: len(asked) == GUESTS_MAX)
+        late = RawGuest(net, stranger, hosts[0], "plain")
+        net.run(lambda: late.read() and late.gone)
+        assert isinstance(late.heard[0], asks.Failed) and "guests" in late.heard[0].text
+        for number, _ in asked:
+            assert answer(hosts[0], number, asks.Done(1)) == "sent"
+        net.run(lambda: all(guest.read() for guest in busy))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits for a guest that does not read is bounded, and then it is dropped."""
+    hosts, asked = with_a_desk(net, mode)
+    with Stranger(hosts[0]) as stranger:
+        guest = RawGuest(net, stranger, hosts[0], mode)
+        guest.ask(1)
+        net.run(lambda: asked)
+        connection, piece = live_guest(hosts[0]), asks.Piece(1, 1 << 40, bytes(1_000_000))
+        while answer(hosts[0], asked[0][0], piece, last=False) == "sent":
+            net.round()
+            assert connection._queued < SEND_QUEUE_BYTES + 1_100_000
+        assert answer(hosts[0], asked[0][0], piece, last=False) == "full"
+        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "full", "later, perhaps"
+        net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=11.0)
+        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "gone"
+        assert "does not take its answers" in caplog.text
+        serves(net, hosts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_guest_gone_mad(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
+    """Guests that speak as members do, or nothing at all, or of 4 GiB, are closed with one line in the log."""
+    hosts, asked = with_a_desk(net, mode)
+    caplog.clear()
+    with Stranger(hosts[0]) as stranger:
+        for body in (messages.encode(TimeoutNow(1)), messages.encode(Propose(1, b"x")), b"\xc1\xc1", b"\x07"):
+            guest = RawGuest(net, stranger, hosts[0], mode)
+            guest.say(body)
+            net.run(lambda guest=guest: guest.read() or guest.gone)  # type: ignore[misc]
+        guest = RawGuest(net, stranger, hosts[0], mode)
+        guest.write(b"\xff\xff\xff\xff")
+        net.run(lambda: guest.read() or guest.gone)
+        assert asked == [] and hosts[0].heard == [] and len(hosts[0].wire.guests) == 0
+        assert len(warnings(caplog)) == 1 and "a guest" in caplog.text
         serves(net, hosts)
 
 

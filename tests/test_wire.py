@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replidict.raft import messages, wire
+from replidict.raft import asks, messages, wire
 from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
 from replidict.raft.messages import AppendEntries, Entry, Message, Propose, TimeoutNow
 from replidict.raft.wire import CLOSE, OPENED, PING, Hello, Identity, Session, State
@@ -54,20 +55,22 @@ class End:
         cluster: str = "c1",
         may_call: Callable[[str], str | None] = lambda address: None,
         admit: Callable[[str, str], str | None] = lambda address, node_id: None,
+        farewell: Callable[[], Message | None] = lambda: None,
     ) -> None:
         key = stretched(security.secret.decode(), cluster) if security.mode == "secret" else b""
         self.admitted: list[tuple[str, str]] = []
 
-        def asked(address: str, node_id: str) -> str | None:
+        def asked(address: str, node_id: str) -> tuple[str, str] | None:
             self.admitted.append((address, node_id))
-            return admit(address, node_id)
+            reason = admit(address, node_id)
+            return None if reason is None else ("identity", reason)
 
         self.session = Session(
             Identity(cluster, f"id of {address}", address), security, key,
-            called=called, max_frame_bytes=MAX_FRAME, may_call=may_call, admit=asked,
+            called=called, max_frame_bytes=MAX_FRAME, may_call=may_call, admit=asked, farewell=farewell,
         )  # fmt: skip
         self.opened = 0
-        self.heard: list[Message] = []
+        self.heard: list[Any] = []
         self.error: WireError | None = None
         self.sent = bytearray()  # all that it put on the link
         self.session.start()
@@ -79,7 +82,7 @@ class End:
         self.sent += out
         return out
 
-    def say(self, message: Message) -> bytes:
+    def say(self, message: Any) -> bytes:
         framed = frame(messages.encode(message), self.session.tag_bytes)
         out = bytes(self.session.encrypt(self.session.seal(framed)))
         self.sent += out
@@ -394,6 +397,135 @@ def test_tls_is_1_3_only(certificates: Certificates) -> None:
     caller, called = End(HIGH, replace(good, client=old), called=LOW), End(LOW, good, called=None)
     link(caller, called)
     assert (called.opened, called.code) == (0, "tls")
+
+
+# -- guests and farewells ---------------------------------------------------------------------------------------------
+
+
+class Guest(End):
+    """The end of a caller that is no member."""
+
+    def __init__(self, security: Security, *, cluster: str = "", node_id: str = "") -> None:
+        super().__init__("", security, called=LOW, cluster=cluster)
+        self.session = Session(
+            Identity(cluster, node_id, ""), security, b"",
+            called=LOW, max_frame_bytes=MAX_FRAME, may_call=never, admit=never,
+        )  # fmt: skip
+        self.session.start()
+
+
+def never(*said: str) -> Any:
+    raise AssertionError("nobody asks whether a guest is a member")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(seed=st.integers(0, 2**32))
+@settings(slow, max_examples=10)
+def test_guests_ask_and_are_answered(mode: Mode, certificates: Certificates, seed: int) -> None:
+    """In every mode a caller that is no member, and knows no cluster id, proves itself, asks and is answered."""
+    cut = random.Random(seed)
+    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(guest, called, cut)
+    assert (guest.opened, called.opened, called.admitted) == (1, 1, []), (guest.error, called.error)
+    assert called.session.guest and guest.session.guest
+    ask, answer = asks.Set(1, 2.5, b"key", b"x" * 10_000), asks.Stored(1, 7)
+    for chunk in chunks(guest.say(ask), cut):
+        called.receive(chunk)
+    for chunk in chunks(called.say(answer), cut):
+        guest.receive(chunk)
+    assert (called.heard, guest.heard) == ([ask], [answer])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("message", [*SAID, *(m for m in (messages.RequestVote(9, 9, 9), messages.MembersAre(
+    9, 9, [HIGH], [], {}, []), messages.ConfirmLeader(9, 9), messages.ReadIndexRequest(9, 9)))],
+    ids=lambda message: type(message).__name__)  # fmt: skip
+def test_what_a_guest_says_is_no_message_of_raft(mode: Mode, message: Message, certificates: Certificates) -> None:
+    """A guest that says what a member says is closed, or is heard as asking what its bytes happen to ask."""
+    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(guest, called)
+    called.receive(guest.say(message))
+    assert called.code == "protocol" or all(isinstance(heard, asks.Ask) for heard in called.heard)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_members_do_not_ask_as_guests(mode: Mode, certificates: Certificates) -> None:
+    """What only guests say, said by a member, closes the connection; so does a guest's word to the other end."""
+    caller, called = pair(certificates.security(mode))
+    called.receive(caller.say(asks.Set(1, 2.5, b"key", b"value")))
+    assert (called.code, called.heard) == ("protocol", [])
+    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(guest, called)
+    guest.receive(called.say(SAID[1]))
+    assert (guest.code, guest.heard) == ("protocol", [])
+
+
+def test_guests_need_the_secret() -> None:
+    """A guest with another secret is refused by both sides."""
+    ours, theirs = security_for(LOW, None, SECRET, False), security_for(LOW, None, SECRET + "!", False)
+    assert "the same secret=" in refused(Guest(theirs), End(LOW, ours, called=None), "secret")
+
+
+@pytest.mark.parametrize("ours", MODES)
+@pytest.mark.parametrize("theirs", MODES)
+def test_guests_need_the_mode(ours: Mode, theirs: Mode, certificates: Certificates) -> None:
+    """A guest in another mode is refused, and told so."""
+    guest, called = Guest(certificates.security(theirs)), End(LOW, certificates.security(ours), called=None)
+    link(guest, called)
+    assert (guest.code, called.code) == ((None, None) if ours == theirs else ("mode", "mode"))
+
+
+def test_guests_need_a_certificate(certificates: Certificates) -> None:
+    """A guest's certificate may be for any name, but must be of the authority; the node's must be for its address."""
+    good, of_a_person = certificates.security("tls"), certified(certificates, "person", "ann.example")
+    guest, called = Guest(of_a_person), End(LOW, good, called=None)
+    link(guest, called)
+    assert (guest.opened, called.opened) == (1, 1)
+    foreign = security_for(LOW, certificates.issue("foreign", "127.0.0.1", by=trustme.CA()), None, False)
+    guest, called = Guest(foreign), End(LOW, good, called=None)
+    link(guest, called)
+    assert called.opened == 0 and called.code == "certificate"
+    assert "names neither 127.0.0.1" in refused(Guest(good), End(LOW, of_a_person, called=None), "name")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_guest_may_insist_on_a_cluster(mode: Mode, certificates: Certificates) -> None:
+    """A guest that names a cluster is refused by a node of another one."""
+    security = certificates.security(mode)
+    assert "another cluster" in refused(Guest(security, cluster="c2"), End(LOW, security, called=None), "cluster")
+    guest, called = Guest(security, cluster="c1"), End(LOW, security, called=None)
+    link(guest, called)
+    assert (guest.opened, called.opened) == (1, 1)
+
+
+def test_half_a_guest_is_refused(certificates: Certificates) -> None:
+    """Who gives a node id and no address is neither a node nor a guest; and no guest answers calls."""
+    security = certificates.security("plain")
+    refused(Guest(security, node_id="n"), End(LOW, security, called=None), "address")
+    guest = Guest(security)
+    guest.receive(guest.take())  # an echo
+    assert (guest.opened, guest.code) == (0, "address")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_is_no_member_may_be_told_farewell(mode: Mode, certificates: Certificates) -> None:
+    """A caller that may not call proves itself, and then both sides are open, for the last words alone."""
+    security = certificates.security(mode)
+    words = messages.MembersAre(3, 4, [LOW], [], {}, [])
+    caller = End(HIGH, security, called=LOW)
+    called = End(LOW, security, called=None, may_call=lambda address: "removed", farewell=lambda: words)
+    link(caller, called)
+    assert (caller.opened, called.opened, called.admitted) == (1, 1, [])
+    assert (called.session.unwelcome, called.session.farewell) == ("removed", words)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1:1", "x" * 290, "a:99999", "\n:1"])
+def test_what_is_no_address_is_refused(mode: Mode, address: str, certificates: Certificates) -> None:
+    """A caller that goes by no address is refused as such, member or not."""
+    security = certificates.security(mode)
+    called = End(LOW, security, called=None, farewell=lambda: TimeoutNow(1))
+    refused(End(address, security, called=LOW), called, "address")
 
 
 # -- hostile bytes ----------------------------------------------------------------------------------------------------

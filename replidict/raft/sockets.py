@@ -46,6 +46,12 @@ class Connection:
         """The address that was dialled, or None for who called us."""
         self.node: Any = None
         """The peer, once both sides have accepted each other."""
+        self.guest: Any = None
+        """Or the guest."""
+        self.parting = False
+        """It is open only until the other side has heard the last words; what that says is not read."""
+        self.taken = 0
+        """How many bytes the system took from it."""
         self.connecting = called is not None
         self.deadline = deadline
         """When the connection must be open, on the owner's clock."""
@@ -81,6 +87,7 @@ class Connection:
                     if not self._on_wire:
                         break
                 sent = self.sock.send(self._on_wire)
+                self.taken += sent
                 self._on_wire = b"" if sent == len(self._on_wire) else memoryview(self._on_wire)[sent:]
         except (BlockingIOError, InterruptedError):
             pass

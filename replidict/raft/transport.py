@@ -5,10 +5,11 @@ Rules this module keeps:
 1. Everything runs in the thread that polls and ticks, and nothing in it blocks (but the constructor, which binds).
 2. The engine hears of a peer only once both sides have accepted each other (see `wire`): connected, then messages in
    order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
-3. One connection per pair: the node with the greater address calls the other. A new one replaces the old one.
+3. One connection per pair (see `pairs`). A new one replaces the old one.
 4. Whatever a stranger does costs bounded memory, bounded work per poll, and one line in the log per host and minute.
 5. Connections are closed in `tick`, never during a poll, so that no event can reach a socket it was not meant for.
 6. Received bytes never raise; what the engine's own callbacks raise passes through, since it must end the node.
+7. A guest (see `guests`) and a caller that is no member never reach the engine.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.errors import ReplidictError
+from replidict.raft.asks import Ask
 from replidict.raft.complaints import Complaints
 from replidict.raft.framing import TAG_BYTES, WireError, frame
+from replidict.raft.guests import Guests
 from replidict.raft.messages import Message, encode
-from replidict.raft.routes import Lookup, Route, reason
+from replidict.raft.pairs import Pair
+from replidict.raft.routes import Lookup, reason
 from replidict.raft.sockets import Connection, Listener, connected, dial
-from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Session
+from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Session, State
 from replidict.security import Security, split_address
 
 logger = logging.getLogger(__name__)
@@ -42,23 +46,9 @@ PING_INTERVAL = 0.5  # seconds of silence after which this side says something
 SILENCE_TIMEOUT = 2.0  # seconds of hearing nothing after which a peer is given up
 LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for lookups under way
 STRANGERS_MAX = 128  # connections that have not proved themselves; the oldest goes first
-MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there
-REASONS_MAX = 16  # kinds of reasons logged about a peer that can't be reached; it may make up more
 READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
 
 _READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WRITE
-
-
-class _Peer:
-    """A member of the cluster as the wire sees it."""
-
-    def __init__(self, node: Node, route: Route) -> None:
-        self.node, self.route = node, route
-        self.live: Connection | None = None
-        self.calling: Connection | None = None
-        self.said: set[str] = set()  # the kinds of reasons logged since it was last connected
-        self.met = False  # ever
-        self.missed_since = float("inf")
 
 
 class TcpTransport(Transport):
@@ -76,13 +66,16 @@ class TcpTransport(Transport):
         clock: Callable[[], float],
         max_frame_bytes: int,
         admit: Callable[[str, str], str | None],
+        farewell: Callable[[], Message | None],
     ) -> None:
+        """`admit` and `farewell` as in `Session`, but `admit` gives the text alone."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
+        self._farewell = farewell
         self._poller, self._max_frame_bytes = poller, max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
         self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Pair] = {}
         self._connections: dict[int, Connection] = {}  # by file descriptor
         self._strangers: dict[int, Connection] = {}  # those of them that called us and are not open, oldest first
         self._dead: list[Connection] = []
@@ -93,6 +86,7 @@ class TcpTransport(Transport):
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
+        self.guests = Guests(self._queue, self._part, self._fail, self._tag_bytes)
         self._wake = float("-inf")
         self._destroyed = False
         for node in other_nodes:
@@ -106,7 +100,7 @@ class TcpTransport(Transport):
     def addNode(self, node: Node) -> None:
         """Let a node in, and call it if that is for this side to do."""
         if not self._destroyed and node.id != self._me.address and node.id not in self._peers:
-            self._peers[node.id] = _Peer(node, Route(node.id, self._security.loopback_only))
+            self._peers[node.id] = Pair(self._me.address, node, self._security.loopback_only, self._clock())
             self._wake = float("-inf")
 
     @override
@@ -162,7 +156,7 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._attend(connection, now)
         for peer in list(self._peers.values()):
-            if peer.live is None and peer.calling is None and self._me.address > peer.node.id:
+            if peer.should_call(now):
                 self._call(peer, now)
         self._complaints.tick(now)
         self._bury()
@@ -225,20 +219,28 @@ class TcpTransport(Transport):
         if not count:
             self._fail(connection, "lost", "the other side closed it")
             return
+        if connection.parting:
+            return
         connection.heard_at = self._clock()
+        session = connection.session
         try:
-            for event in connection.session.receive(self._scratch[:count]):
+            for event in session.receive(self._scratch[:count]):
                 if event is OPENED:
                     self._open(connection)
-                else:
+                elif connection.guest is None:
                     self._onMessageReceived(connection.node, event)
-                if connection.dead:
+                else:
+                    assert isinstance(event, Ask)
+                    self.guests.hear(connection.guest, event, connection.heard_at)
+                if connection.dead or connection.parting:
                     return
         except WireError as error:
             self._say(connection)
             self._fail(connection, error.code, error.text, error.by_peer)
         else:
             self._say(connection)
+            if session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
+                self._expect(connection, session.peer.address)
 
     def _say(self, connection: Connection) -> None:
         """Send what the session itself has to say."""
@@ -267,26 +269,64 @@ class TcpTransport(Transport):
 
     def _open(self, connection: Connection) -> None:
         """Both sides have accepted each other: tell the engine."""
-        hello = connection.session.peer
-        peer = self._peers.get(hello.address) if hello is not None else None
+        # What the session has to say was sealed first, so it must be queued before what the engine says.
+        self._say(connection)
+        session, now = connection.session, self._clock()
+        if session.guest:
+            self._strangers.pop(connection.fd, None)
+            self.guests.come(connection, now)
+            return
+        if session.farewell is not None:
+            self._complain(connection, "member", session.unwelcome or "")
+            self._part(connection, frame(encode(session.farewell), self._tag_bytes))
+            return
+        peer = self._peers.get(session.peer.address) if session.peer is not None else None
         if peer is None:
             self._fail(connection, "dropped", "it is no member any more")
             return
-        # What the session has to say was sealed first, so it must be queued before what the engine says.
-        self._say(connection)
         address = peer.node.id
         if peer.live is not None:
             self._fail(peer.live, "replaced", "the peer made a new one")
         self._tell_lost(address)
         self._strangers.pop(connection.fd, None)
-        peer.live, peer.calling = connection, None
-        peer.route.arrived()
-        peer.said.clear()
-        peer.met = True
+        if peer.calling is not None and peer.calling is not connection:
+            self._fail(peer.calling, "replaced", "the peer made one first")
+        peer.opened(connection, now)
         connection.node = peer.node
         self._announced[address] = connection
         logger.info("%s: connected to %s", self._me.address, address)
         self._onNodeConnected(peer.node)
+
+    def _expect(self, connection: Connection, address: str) -> None:
+        """A peer that called was accepted here, and has yet to accept this side."""
+        peer = self._peers.get(address)
+        if peer is not None:
+            peer.coming = connection
+            if peer.calling is not None and peer.greater:
+                self._fail(peer.calling, "replaced", "the peer made one first")  # not open there before the ping
+
+    def _part(self, connection: Connection, framed: bytes) -> None:
+        """Say these last words, and close it when the other side has heard them: closed at once, with words of that
+        side unread, some systems would take them back."""
+        self._queue(connection, framed)
+        self._queue(connection, frame(CLOSE, self._tag_bytes))
+        if not connection.dead:
+            self._forget(connection)
+            connection.parting = True
+            connection.deadline = self._clock() + HANDSHAKE_TIMEOUT
+            self._strangers[connection.fd] = connection
+            self._wake = min(self._wake, connection.deadline)
+
+    def _forget(self, connection: Connection) -> None:
+        """It is nobody's any more whom this node lets in."""
+        self._strangers.pop(connection.fd, None)
+        hello = connection.session.peer
+        peer = self._peers.get(hello.address) if hello is not None else None
+        if peer is not None and peer.coming is connection:
+            peer.coming = None
+        if connection.guest is not None:
+            self.guests.gone(connection.guest)
+            connection.guest = None
 
     def _tell_lost(self, address: str) -> None:
         connection = self._announced.pop(address, None)
@@ -299,7 +339,7 @@ class TcpTransport(Transport):
             return
         connection.dead = True
         self._dead.append(connection)
-        self._strangers.pop(connection.fd, None)
+        self._forget(connection)
         address = connection.called if connection.node is None else connection.node.id
         peer = self._peers.get(address) if address is not None else None
         if peer is None:
@@ -307,24 +347,24 @@ class TcpTransport(Transport):
             return
         now = self._clock()
         if peer.live is connection:
-            peer.live = None
+            brief = peer.lost(now)
             if code in ("protocol", "tag", "tls"):
                 self._complaints.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
             else:
-                level = logging.INFO if code == "dropped" else logging.WARNING
+                level = logging.INFO if code == "dropped" or (code == "closed" and brief) else logging.WARNING
                 logger.log(level, "%s: no connection to %s: %s", self._me.address, peer.node.id, text)
-            peer.route.failed(now)
             self._wake = min(self._wake, peer.route.due)
         if peer.calling is connection:
             peer.calling = None
-            self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
+            if code != "replaced":
+                self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
 
     def _complain(self, connection: Connection, code: str, text: str) -> None:
         """Log what a stranger did, unless it just went away."""
-        if code in ("lost", "dropped"):
+        if code in ("lost", "dropped", "closed", "crossed"):
             return
         hello = connection.session.peer
-        who = connection.remote if hello is None else f"{connection.remote} (as {hello.address})"
+        who = connection.remote if hello is None else f"{connection.remote} (as {hello.address or 'a guest'})"
         self._complaints.log(who, self._clock(), f"refused a connection from {who}: {text}")
 
     def _bury(self) -> None:
@@ -341,11 +381,13 @@ class TcpTransport(Transport):
         """Deadlines and pings of one connection."""
         if connection.dead:
             return
-        if connection.node is None:
+        if connection.guest is not None:
+            due = self.guests.attend(connection.guest, self._ping, now)
+        elif connection.node is None:
             due = connection.deadline
             if now >= due:
                 what = "no answer" if connection.connecting else "the handshake took too long"
-                self._fail(connection, "timeout", what)
+                self._fail(connection, "dropped" if connection.parting else "timeout", what)
         elif now >= connection.heard_at + SILENCE_TIMEOUT:
             self._fail(connection, "silent", f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
             return
@@ -359,7 +401,7 @@ class TcpTransport(Transport):
 
     # -- calling and being called -----------------------------------------------------------------------------------
 
-    def _call(self, peer: _Peer, now: float) -> None:
+    def _call(self, peer: Pair, now: float) -> None:
         """Take the next step towards a connection."""
         try:
             target = peer.route.take(now)
@@ -374,21 +416,9 @@ class TcpTransport(Transport):
             self._lookups.append(peer.route.lookup)
         self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set()]
 
-    def _call_again(self, peer: _Peer, now: float, code: str, text: str) -> None:
-        """A call came to nothing: log each kind of reason once, until it succeeds."""
-        peer.route.failed(now)
+    def _call_again(self, peer: Pair, now: float, code: str, text: str) -> None:
+        peer.unreachable(now, code, text)
         self._wake = min(self._wake, peer.route.due)
-        level = logging.WARNING
-        if code == "absent" and not peer.met:
-            # Founders start one after the other: that one is not there yet is no reason to worry, for a while.
-            peer.missed_since = min(peer.missed_since, now)
-            if now - peer.missed_since < MISSED_AFTER:
-                level = logging.INFO
-            else:
-                code = "missed"
-        if code not in peer.said and len(peer.said) < REASONS_MAX:
-            peer.said.add(code)
-            logger.log(level, "%s: no connection to %s: %s", self._me.address, peer.node.id, text)
 
     def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> Connection:
         session = Session(
@@ -398,7 +428,8 @@ class TcpTransport(Transport):
             called=called,
             max_frame_bytes=self._max_frame_bytes,
             may_call=self._may_call,
-            admit=self._admit,
+            admit=self._admit_as,
+            farewell=self._farewell,
         )
         connection = Connection(sock, session, remote, called, deadline)
         self._connections[connection.fd] = connection
@@ -423,8 +454,14 @@ class TcpTransport(Transport):
     def _may_call(self, address: str) -> str | None:
         if address not in self._peers:
             return f"{address!r} is no member of the cluster that {self._me.address} is in: add it, or check peers="
-        if address < self._me.address:
-            return f"{address} must wait for the call of {self._me.address}, whose address is greater"
+        return None
+
+    def _admit_as(self, address: str, node_id: str) -> tuple[str, str] | None:
+        if (problem := self._admit(address, node_id)) is not None:
+            return "identity", problem
+        peer = self._peers.get(address)
+        if peer is not None and peer.crossed(self._clock()):
+            return "crossed", f"{self._me.address} and {address} called each other, and one call is enough"
         return None
 
     def _on_call(self, sock: socket.socket, remote: str) -> None:

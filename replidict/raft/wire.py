@@ -5,18 +5,22 @@ Rules this module keeps:
 1. Until the handshake is done the longest frame is 4 KiB; afterwards it is `max_frame_bytes`.
 2. Nothing reaches the caller before both sides have accepted each other; whatever is wrong raises `WireError` and
    nothing else, and after that the session yields nothing more.
-3. Nothing is asked of `admit` on the word of a peer that has not proved itself.
+3. Nothing is asked of `admit` or `farewell` on the word of a peer that has not proved itself.
 4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session,
    so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
 5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
    tell every other that they differ.
+6. A guest (see `asks`) is a caller without an address and a node id. It proves itself as every caller does, but is no
+   member: its certificate may be for any name, it need not know the cluster id, and what it says is an `Ask` or
+   nothing. Who is let in as a guest can read, write and administer the dict.
+7. A proven caller that is no member (any more) is heard no further, and told `farewell`, so that it learns why.
 
 The handshake, the same in all modes (a proof is empty in plain mode, and in TLS mode, where the certificates prove):
 
     the side that calls (initiator)                  the side that is called (acceptor)
-    CALLING    Hello ------------------------------> AWAIT_HELLO   checks version, mode, cluster, address
+    CALLING    Hello ------------------------------> AWAIT_HELLO   checks version, mode, cluster, address, name
     AWAIT_HELLO checks the same <------------- Hello
-               Proof ------------------------------> AWAIT_PROOF   checks the proof (TLS: the name), then admit
+               Proof ------------------------------> AWAIT_PROOF   checks the proof, then admit or farewell
     AWAIT_PROOF checks the proof, admit <----- Proof
     OPEN       ping -------------------------------> AWAIT_PING    the first sealed frame
                messages both ways                    OPEN
@@ -24,9 +28,10 @@ The handshake, the same in all modes (a proof is empty in plain mode, and in TLS
 Either side may answer `Refused`, with the reason, and close. The acceptor waits for the ping because only then does
 it know that it was accepted as well: a connection is open on both sides or reaches the engine of neither.
 
-The secret (stretched, see `Security.stretch`) is never sent. With `transcript` the SHA-256 of both hellos, which
-hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four keys: the two proofs, HMAC-SHA256 of the
-transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut to 16 bytes over counter and body.
+The secret (stretched, see `Security.stretch`; by a guest, for the acceptor's cluster id) is never sent. With
+`transcript` the SHA-256 of both hellos, which hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four
+keys: the two proofs, HMAC-SHA256 of the transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut
+to 16 bytes over counter and body.
 """
 
 from __future__ import annotations
@@ -41,6 +46,8 @@ from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
+from replidict.errors import ReplidictError
+from replidict.raft.asks import Answer, Ask, decode_answer, decode_ask
 from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
 from replidict.raft.messages import Message, decode, encode
 from replidict.security import Security, split_address
@@ -57,7 +64,10 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by."""
+    """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
+
+    Of a guest, `node_id` and `address` are empty, and `cluster_id` too if it will take any.
+    """
 
     cluster_id: str
     node_id: str
@@ -124,8 +134,9 @@ _handshake: Callable[[bytearray], Hello | Proof | Refused] = msgspec.msgpack.Dec
 class Session:
     """One connection from its first byte: handshake, then messages. `called` is the address that was dialled, if any.
 
-    `key` comes from `Security.stretch`. `may_call(address)` says why an address may not call this node, or None;
-    `admit(address, node_id)` why this very node may not, or None: it is asked last, about a proven peer.
+    `key` comes from `Security.stretch` (a guest that does not know the cluster has none). `may_call(address)` says why
+    an address may not call this node, or None; `admit(address, node_id)` why this very node may not, as a code and a
+    text, or None: it is asked last, about a proven peer. `farewell()` gives the words for who may not call, if any.
     What it wants to say is taken with `take_output`; `encrypt` turns frames, in order, into what goes on the network.
     """
 
@@ -138,14 +149,21 @@ class Session:
         called: str | None,
         max_frame_bytes: int,
         may_call: Callable[[str], str | None],
-        admit: Callable[[str, str], str | None],
+        admit: Callable[[str, str], tuple[str, str] | None],
+        farewell: Callable[[], Message | None] = lambda: None,
     ) -> None:
         self.state = State.AWAIT_HELLO if called is None else State.CALLING
         self.peer: Hello | None = None
+        self.guest = not me.address
+        """Is one of the two sides a guest?"""
+        self.unwelcome: str | None = None
+        """Why the caller may not call, who is told `farewell` once the session is open, and heard no more."""
+        self.farewell: Message | None = None
         self._output: list[bytes] = []
         self.tag_bytes = TAG_BYTES if security.mode == "secret" else 0
         self._me, self._security, self._key, self._called = me, security, key, called
-        self._may_call, self._admit = may_call, admit
+        self._may_call, self._admit, self._bid_farewell = may_call, admit, farewell
+        self._decode: Callable[[bytearray], Message | Ask | Answer] = decode
         self._max_frame_bytes = max_frame_bytes
         self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -167,8 +185,11 @@ class Session:
         elif self._called is not None:
             self._say_hello()
 
-    def receive(self, data: bytes | memoryview) -> Iterator[Message | Opened]:
-        """Take bytes from the network; yields `OPENED` once, then messages. Raises `WireError` alone."""
+    def receive(self, data: bytes | memoryview) -> Iterator[Message | Ask | Answer | Opened]:
+        """Take bytes from the network; yields `OPENED` once, then messages, or what a guest asks or is answered.
+
+        Raises `WireError` alone.
+        """
         if self.state is State.FAILED or not data:
             return
         try:
@@ -188,7 +209,7 @@ class Session:
                 if self._receive is not None:
                     self._verify(body)
                 if len(body) > 1:
-                    yield _message(body)
+                    yield self._message(body)
                 elif body == CLOSE:
                     raise WireError("closed", "the peer closed it", by_peer=True)
                 elif body != PING:
@@ -290,42 +311,54 @@ class Session:
 
     def _check_hello(self, hello: Hello) -> None:
         """Is this a peer to talk to, if it is who it says?"""
-        me, it = self._me, _printable(hello.address)
+        me, it, calling = self._me, _printable(hello.address) or "a guest", self._called is not None
         if hello.mode != self._security.mode:
-            self._refuse("mode", f"{me.address} is in mode {self._security.mode!r} and {it} in mode {hello.mode!r}: "
-                         "give every node the same tls= or secret=")  # fmt: skip
-        if hello.cluster_id != me.cluster_id:
-            self._refuse("cluster", f"{it} belongs to another cluster than {me.address}: check address= and peers= of "
-                         "both, and that neither runs on a copied directory")  # fmt: skip
+            self._refuse("mode", f"{me.address or 'this guest'} is in mode {self._security.mode!r} and {it} in mode "
+                         f"{hello.mode!r}: give every node the same tls= or secret=")  # fmt: skip
+        caller, cluster_id = (me, hello.cluster_id) if calling else (hello, me.cluster_id)
+        self.guest = not caller.address
+        if caller.cluster_id != cluster_id and (caller.cluster_id or not self.guest):
+            self._refuse("cluster", f"{it} belongs to another cluster than {me.address or 'this guest'}: check "
+                         "address= and peers= of both, and that neither runs on a copied directory")  # fmt: skip
         if hello.address == me.address:
             self._refuse("address", f"two nodes go by the address {it}: give each its own address=")
-        if self._called is not None and hello.address != self._called:
+        if self.guest:
+            if not calling and hello.node_id:
+                self._refuse("address", "a node needs an address, and a guest has no node id")
+            self._decode = decode_answer if calling else decode_ask
+        elif not calling:
+            self._check_name(hello.address)
+            self.unwelcome = self._may_call(hello.address)
+        elif hello.address != self._called:
             self._refuse("address", f"who answers at {self._called} calls itself {it}: spell addresses the same on "
                          "every node, and check DNS")  # fmt: skip
-        if self._called is None and (problem := self._may_call(hello.address)) is not None:
-            self._refuse("member", problem)
-        if self._called is None:
-            self._check_name(hello.address)
         self.peer = hello
 
     def _check_name(self, address: str) -> None:
-        """TLS mode: the certificate must be for the address that the peer goes by."""
-        if self._tls is not None:
-            host, _ = split_address(address)  # an address that is a member's: it is well-formed
-            if not self._tls.peer_is(host, self._security.names):
-                self._refuse("name", f"the certificate of {address} names neither {host} nor one of "
-                             f"names={self._security.names}")  # fmt: skip
+        """The address must be one, and in TLS mode the certificate must be for it."""
+        try:
+            host, _ = split_address(address)
+        except ReplidictError as error:
+            self._refuse("address", _printable(str(error)))
+        if self._tls is not None and not self._tls.peer_is(host, self._security.names):
+            self._refuse("name", f"the certificate of {address} names neither {host} nor one of "
+                         f"names={self._security.names}")  # fmt: skip
 
     def _check_proof(self, proof: Hello | Proof) -> None:
         """Is the peer who it says, and welcome?"""
         if not isinstance(proof, Proof) or self.peer is None:
             raise WireError("protocol", "the peer sent something else than its proof")
         if not hmac.compare_digest(proof.mac, self._proofs[1]):
-            self._refuse("secret", f"{self._me.address} and {self.peer.address} were given different secrets: give "
-                         "every node the same secret=")  # fmt: skip
-        reason = self._admit(self.peer.address, self.peer.node_id)
-        if reason is not None:
-            self._refuse("identity", reason)
+            one, other = (_printable(address) or "a guest" for address in (self._me.address, self.peer.address))
+            self._refuse("secret", f"{one} and {other} were given different secrets: give every node the same secret=")
+        if self.guest:
+            return
+        if self.unwelcome is not None:
+            self.farewell = self._bid_farewell()
+            if self.farewell is None:
+                self._refuse("member", self.unwelcome)
+        elif (refused := self._admit(self.peer.address, self.peer.node_id)) is not None:
+            self._refuse(*refused)
 
     def _derive(self, theirs: bytes) -> None:
         """Secret mode: all keys of this session, from the shared key and both hellos."""
@@ -333,9 +366,12 @@ class Session:
             return
         calling = self._called is not None
         hellos = (self._hello, theirs) if calling else (theirs, self._hello)
+        key = self._key
+        if self.guest and calling and not key and self.peer is not None:
+            key = self._security.stretch(self.peer.cluster_id)
         transcript = hashlib.sha256(b"".join(frame(hello) for hello in hellos)).digest()
         keys = [
-            hkdf(self._key, transcript, b"replidict 1 " + use)
+            hkdf(key, transcript, b"replidict 1 " + use)
             for use in (b"initiator proof", b"acceptor proof", b"initiator tags", b"acceptor tags")
         ]
         initiator, acceptor = (hmac.digest(key, transcript, "sha256") for key in keys[:2])
@@ -354,19 +390,17 @@ class Session:
         if not hmac.compare_digest(tag, self._receive.tag(body)):
             raise WireError("tag", "a frame was forged, changed, repeated or lost on the way")
 
+    def _message(self, body: bytearray) -> Message | Ask | Answer:
+        try:
+            return self._decode(body)
+        except _UNDECODABLE as error:
+            raise WireError("protocol", f"a frame that is no message: {_printable(str(error))}") from error
+
     def _refuse(self, code: str, text: str) -> NoReturn:
         """Tell the peer why, and fail."""
         room = self.tag_bytes if self._send is not None else 0
         self._output.append(self.seal(frame(encode(Refused(code, text[:300])), room)))
         raise WireError(code, text)
-
-
-def _message(body: bytearray) -> Message:
-    try:
-        message: Message = decode(body)
-        return message
-    except _UNDECODABLE as error:
-        raise WireError("protocol", f"a frame that is no message: {_printable(str(error))}") from error
 
 
 def _printable(text: str) -> str:

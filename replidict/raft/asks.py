@@ -1,0 +1,216 @@
+"""What a guest says to a node and hears from it: programs that are no members, such as the command `replidict`.
+
+Rules this module keeps:
+
+1. Asks and answers have decoders of their own, so that what a guest says can never be a message of Raft.
+2. Every ask has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys` and
+   `Piece` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the guest itself.
+3. Fields are only added at the end, with a default, and a tag is never used again, as for `messages`.
+
+Keys and values are bytes of `replidict.codec`, whatever codec the node was given.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from replidict.raft.messages import Number
+from replidict.status import Member, Status
+
+TIMEOUT_MAX = 3600.0  # seconds
+PAGE_MAX = 1_000_000  # keys in the answers to one ask
+
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=TIMEOUT_MAX)]
+_Limit = Annotated[int, msgspec.Meta(ge=0, le=PAGE_MAX)]
+_Text = Annotated[str, msgspec.Meta(max_length=300)]
+
+
+class _Ask(msgspec.Struct, frozen=True, array_like=True):
+    """Common shape of all asks; `timeout` in seconds."""
+
+    id: Number
+    timeout: _Seconds
+
+
+class Get(_Ask, frozen=True, tag=1):
+    """The value of a key, this node's or a linearizable one. Answer: `Value`."""
+
+    key: bytes
+    linearizable: bool
+
+
+class Set(_Ask, frozen=True, tag=2):
+    """Store a value. Answer: `Stored`."""
+
+    key: bytes
+    value: bytes
+
+
+class Add(_Ask, frozen=True, tag=3):
+    """Store a value if the key is absent. Answer: `Held`."""
+
+    key: bytes
+    value: bytes
+
+
+class Replace(_Ask, frozen=True, tag=4):
+    """Store a value if this revision wrote the present one. Answer: `Held`."""
+
+    key: bytes
+    value: bytes
+    revision: Number
+
+
+class Delete(_Ask, frozen=True, tag=5):
+    """Remove a key. Answer: `Held`, whether it was there."""
+
+    key: bytes
+
+
+class ListKeys(_Ask, frozen=True, tag=6):
+    """The keys that begin with a text (all keys, if it is empty), in order, behind `after`. Answers: `Keys`, `Done`.
+
+    In order: texts by code point, then all other keys, by their bytes.
+    """
+
+    prefix: str
+    after: bytes | None
+    limit: _Limit
+    linearizable: bool
+
+
+class GetStatus(_Ask, frozen=True, tag=7):
+    """What the node knows of itself. Answer: `StatusIs`."""
+
+
+class GetMembers(_Ask, frozen=True, tag=8):
+    """Who is in the cluster. Answer: `MembersAre`."""
+
+
+class AddPeer(_Ask, frozen=True, tag=9):
+    """Let a node in. Answer: `Done`."""
+
+    address: _Text
+    voter: bool
+
+
+class RemovePeer(_Ask, frozen=True, tag=10):
+    """Let a member go. Answer: `Done`."""
+
+    address: _Text
+    force: bool
+
+
+class Transfer(_Ask, frozen=True, tag=11):
+    """Have another voter lead. Answer: `Done`."""
+
+    to: _Text | None
+
+
+class Join(_Ask, frozen=True, tag=12):
+    """A node with an empty disk asks to be let in. Answer: `Joined`."""
+
+    address: _Text
+    node_id: _Text
+    voter: bool
+
+
+class Backup(_Ask, frozen=True, tag=13):
+    """A copy of one moment. Answers: `Piece`, `Done`."""
+
+
+Ask = (
+    Get
+    | Set
+    | Add
+    | Replace
+    | Delete
+    | ListKeys
+    | GetStatus
+    | GetMembers
+    | AddPeer
+    | RemovePeer
+    | Transfer
+    | Join
+    | Backup
+)
+
+
+class _Answer(msgspec.Struct, frozen=True, array_like=True):
+    """Common shape of all answers; `id` is that of the ask."""
+
+    id: Number
+
+
+class Done(_Answer, frozen=True, tag=1):
+    """It is done, and there is no more to tell."""
+
+
+class Failed(_Answer, frozen=True, tag=2):
+    """Why not: the name of a class of `replidict.errors`, or `ValueError`, and its text."""
+
+    error: _Text
+    text: str
+
+
+class Value(_Answer, frozen=True, tag=3):
+    """The value and the revision that wrote it; None if the key is absent."""
+
+    value: bytes | None
+    revision: int
+
+
+class Stored(_Answer, frozen=True, tag=4):
+    """The revision of a write."""
+
+    revision: int
+
+
+class Held(_Answer, frozen=True, tag=5):
+    """Whether the condition of a write held, and it was done."""
+
+    held: bool
+
+
+class Keys(_Answer, frozen=True, tag=6):
+    """Some keys; more follow."""
+
+    keys: list[bytes]
+
+
+class StatusIs(_Answer, frozen=True, tag=7):
+    """What a node knows of itself."""
+
+    status: Status
+
+
+class MembersAre(_Answer, frozen=True, tag=8):
+    """Everybody in the cluster."""
+
+    members: list[Member]
+
+
+class Joined(_Answer, frozen=True, tag=9):
+    """The asker is a member now: the cluster, and the configuration as of the entry at `index`."""
+
+    cluster_id: str
+    index: Number
+    voters: list[str]
+    learners: list[str]
+    node_ids: dict[str, str]
+    readers: list[str]
+
+
+class Piece(_Answer, frozen=True, tag=10):
+    """A piece of a file of so many bytes; more follow."""
+
+    total_bytes: Number
+    data: bytes
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece
+
+decode_ask = msgspec.msgpack.Decoder(Ask).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode

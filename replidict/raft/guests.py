@@ -1,0 +1,130 @@
+"""The guests of a node (see `asks`): how many there are, what they have asked, and when they must go.
+
+Rules this module keeps:
+
+1. At most `GUESTS_MAX` guests are connected. For a new one, the one that has been idle longest goes; if none is idle,
+   the new one does.
+2. A guest has at most `ASKS_MAX` asks under way, and all together at most `BYTES_MAX` bytes of asks; a guest that asks
+   more is sent away. So is one that does not read its answers.
+3. A guest never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what comes
+   of it. Both happen in the node's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from replidict.raft.asks import Answer, Ask, Failed
+from replidict.raft.framing import frame
+from replidict.raft.messages import encode
+from replidict.raft.sockets import Connection
+
+GUESTS_MAX = 64
+ASKS_MAX = 16
+BYTES_MAX = 64 * 1024 * 1024
+IDLE_MAX = 60.0  # seconds without an ask under way
+STALL_MAX = 10.0  # seconds in which a guest takes nothing of what waits for it
+PING_INTERVAL = 0.5  # seconds of silence after which a guest that waits is shown that this node is alive
+
+
+class Guest:
+    """One of them; `number` is its own, and never another's."""
+
+    def __init__(self, number: int, connection: Connection, now: float) -> None:
+        self.number, self.connection = number, connection
+        self.under_way: dict[int, int] = {}  # asks by id, and their bytes
+        self.since = now  # when it became idle, or last took something
+        self.taken = 0
+
+    @property
+    def idle(self) -> bool:
+        """Does neither side wait for the other?"""
+        return not self.under_way and self.connection.idle
+
+
+class Guests:
+    """Those of one node. `queue` sends a frame; `part` sends last words and closes; `drop` closes, for a reason."""
+
+    def __init__(
+        self,
+        queue: Callable[[Connection, bytes], None],
+        part: Callable[[Connection, bytes], None],
+        drop: Callable[[Connection, str, str], None],
+        tag_bytes: int,
+    ) -> None:
+        self._queue, self._part, self._drop, self._tag_bytes = queue, part, drop, tag_bytes
+        self.on_ask: Callable[[int, Ask], None] | None = None
+        """Gets the number of a guest and what it asks."""
+        self._guests: dict[int, Guest] = {}
+        self._bytes = 0
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    def come(self, connection: Connection, now: float) -> None:
+        """A guest has proved itself."""
+        if len(self._guests) >= GUESTS_MAX:
+            idle = [guest for guest in self._guests.values() if guest.idle]
+            if not idle:
+                self._send_away(connection, f"this node has {GUESTS_MAX} guests, which is all it takes: try another")
+                return
+            self._drop(min(idle, key=lambda guest: guest.since).connection, "dropped", "a new guest takes its place")
+        self._last += 1
+        connection.guest = self._guests[self._last] = Guest(self._last, connection, now)
+
+    def gone(self, guest: Guest) -> None:
+        """Its connection is closed."""
+        if self._guests.pop(guest.number, None) is not None:
+            self._bytes -= sum(guest.under_way.values())
+
+    def hear(self, guest: Guest, ask: Ask, now: float) -> None:
+        """It asks something."""
+        size = sum(len(part) for part in msgspec.structs.astuple(ask) if isinstance(part, bytes | str))
+        if ask.id in guest.under_way or not ask.id:
+            self._send_away(guest.connection, f"the id {ask.id} can't be used (again)")
+        elif len(guest.under_way) >= ASKS_MAX or self._bytes + size > BYTES_MAX:
+            self._send_away(guest.connection, f"too much at once: wait for the answers to {ASKS_MAX} asks")
+        elif self.on_ask is None:
+            self._send_away(guest.connection, "this node is not ready yet: try again")
+        else:
+            guest.under_way[ask.id] = size
+            self._bytes += size
+            guest.since = now
+            self.on_ask(guest.number, ask)
+
+    def answer(self, number: int, ask_id: int, framed: bytes, last: bool) -> Literal["sent", "full", "gone"]:
+        """Send what `frame` made of an answer; the `last` one ends the ask. `full`: not sent, try again later."""
+        guest = self._guests.get(number)
+        if guest is None or guest.connection.dead or ask_id not in guest.under_way:
+            return "gone"
+        if guest.connection.full:
+            return "full"
+        if last:
+            self._bytes -= guest.under_way.pop(ask_id)
+        self._queue(guest.connection, framed)
+        return "sent"
+
+    def frame(self, answer: Answer) -> bytes:
+        """What `answer` takes. For any thread."""
+        return frame(encode(answer), self._tag_bytes)
+
+    def attend(self, guest: Guest, ping: bytes, now: float) -> float:
+        """Send it away if it is time, or show it that this node is alive; when to come again."""
+        connection = guest.connection
+        if connection.taken != guest.taken or (guest.under_way and connection.idle):
+            guest.taken, guest.since = connection.taken, now
+        due = guest.since + (IDLE_MAX if connection.idle else STALL_MAX)
+        if now >= due:
+            self._drop(connection, "dropped" if connection.idle else "stalled", "it does not take its answers")
+        elif guest.under_way and not connection.wants_write:
+            if now >= connection.sent_at + PING_INTERVAL:
+                self._queue(connection, ping)
+            due = connection.sent_at + PING_INTERVAL
+        return due
+
+    def _send_away(self, connection: Connection, why: str) -> None:
+        self._part(connection, self.frame(Failed(0, "ReplidictError", why)))
