@@ -6,6 +6,8 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ import replidict
 ROOT = Path(replidict.__file__).parent
 
 FLOORS = [
+    ["http"],
     ["replicated_dict"],
     ["waiting"],
     ["host"],
@@ -31,7 +34,7 @@ FLOORS = [
     ["raft.messages", "security", "options", "status"],
     ["errors"],
 ]
-"""From the roof down. Modules of one floor may know each other only within `raft` and within `storage`."""
+"""From the roof down. Modules of one floor may know each other only within `raft`, `storage` and `http`."""
 
 MAX_LINES = 470
 
@@ -98,10 +101,17 @@ def test_imports_go_down() -> None:
             other = imported.removeprefix("replidict").removeprefix(".")
             assert other, f"{module} imports the package itself, and with it the roof"
             package = module.partition(".")[0]
-            neighbour = package in ("raft", "storage") and other.startswith(f"{package}.")
+            neighbour = package in ("raft", "storage", "http") and other.startswith(f"{package}.")
             if floor_of(other) < floor_of(module) or (floor_of(other) == floor_of(module) and not neighbour):
                 wrong.append(f"{module} imports {other}")
     assert not wrong
+
+
+def test_the_extra_is_extra() -> None:
+    """`import replidict` loads no HTTP, nor anything of what `replidict[serve]` installs for it."""
+    extra = ["replidict.http", "starlette", "uvicorn", "h11", "anyio", "prometheus_client"]
+    program = f"import sys, replidict; print([name for name in {extra} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_no_pickle() -> None:

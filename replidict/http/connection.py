@@ -1,0 +1,147 @@
+"""One HTTP connection, with the patience and the bounds that uvicorn's own lacks.
+
+Rules kept here:
+
+1. A client that sends nothing, or its request bit by bit, or takes no answer, is let go of in bounded time.
+2. There are only so many connections: what they hold in memory and file descriptors stays bounded, and the node's own
+   sockets and files are never those that find none left.
+3. Whoever is refused is told so, and the rest of what it sends is dropped for a while: to hang up on unread bytes would
+   reset the connection, and the answer with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+import struct
+import sys
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from replidict.http.problems import MEDIA_TYPE, Problem
+
+HEAD_SECONDS = 10.0
+"""In which the head of a request must have come, and what is dropped be over."""
+TAKING_SECONDS = 30.0
+"""In which a client must have taken its answer."""
+DROPPED_BYTES = 8 * 1024 * 1024
+"""Of what nobody will read, before it is enough."""
+MAX_CONNECTIONS = min(500, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+TURNED_AWAY = 100
+"""Connections above that bound which are told so; those above that just end."""
+CHECK_SECONDS = 1.0
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, watched."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._refused = False
+        self._since = 0.0  # when what is waited for began
+        self._dropped = 0
+        self._check: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._look_again()
+        if len(self.connections) > MAX_CONNECTIONS + TURNED_AWAY:
+            transport.abort()
+        elif len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(Problem("busy", "too many connections to this node"))
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._check is not None:
+            self._check.cancel()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:  # a request begins
+            self._since, self._dropped = self.loop.time(), 0
+        if self._refused or (self._answered and self.conn.their_state is h11.SEND_BODY):
+            self._dropped += len(data)
+            if self._dropped > DROPPED_BYTES:
+                self._cut()
+                return
+        if not self._refused:
+            super().data_received(data)
+
+    @override
+    def on_response_complete(self) -> None:
+        self._since, self._dropped = self.loop.time(), 0
+        super().on_response_complete()
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
+            size = self.config.h11_max_incomplete_event_size
+            self._refuse(Problem("head-too-large", f"the request line and the headers may have {size} bytes"))
+        else:
+            self._refuse(Problem("malformed-request", f"this is not HTTP/1.1: {error}"))
+
+    @override
+    def shutdown(self) -> None:
+        if self._refused:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    @property
+    def _answered(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
+    def _look_again(self) -> None:
+        self._check = self.loop.call_later(CHECK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._look_again()
+        waited = self.loop.time() - self._since
+        idle = self.timeout_keep_alive_task is not None and not self.conn.trailing_data[0]
+        if self.transport.get_write_buffer_size() > 0:
+            if waited > TAKING_SECONDS:
+                self._cut()
+        elif waited > HEAD_SECONDS and not idle and not self.transport.is_closing():
+            if self._refused or (self._answered and self.conn.their_state is not h11.IDLE):
+                self._cut()
+            elif self.cycle is None or self._answered:
+                self._refuse(Problem("request-too-slow", f"no request came within {HEAD_SECONDS:g} s"))
+
+    def _cut(self) -> None:
+        """End it now. With no lingering, the system drops at once what it holds for the client, too."""
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer without the app, and hear no more."""
+        self._refused = True
+        self._since = self.loop.time()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started:
+                self._cut()  # what could be said would be taken for a part of the answer
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        body = json.dumps(problem.body).encode()
+        lines = [
+            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+            f"Content-Type: {MEDIA_TYPE}",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in problem.headers.items()),
+        ]
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self.transport.write_eof()
+        self.flow.resume_reading()

@@ -1,0 +1,129 @@
+"""What Prometheus may ask for: figures of the requests, and of the engine as `status()` tells them.
+
+Labels take few values: routes and methods that are not ours count as `other`, and no key is ever in one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any, get_args, get_type_hints
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
+
+from replidict.replicated_dict import ReplicatedDict
+from replidict.status import Status
+
+METHODS = {"GET", "HEAD", "PUT", "DELETE"}
+ROUTES = {"/kv", "/status", "/members", "/healthz", "/readyz", "/metrics"}
+"""What is served, and `/kv/{key}`."""
+OTHER = "other"
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+ROLES = get_args(get_type_hints(Status)["role"])
+GAUGES = {
+    "term": "Raft term",
+    "commit_index": "Last log entry known to be on a majority's disks",
+    "applied_index": "Last log entry that this node's copy includes",
+    "revision": "Changes that this node's copy includes",
+    "keys": "Keys in the dict",
+    "log_entries": "Log entries kept on disk",
+    "log_bytes": "Bytes of the log entries kept on disk",
+}
+COUNTERS = {
+    "entries_deleted": "Log entries deleted because they conflicted with a leader's",
+    "entries_resent": "Log entries that this node sent more than once as a leader",
+}
+
+
+class Metrics:
+    """All figures of one node, in a registry of their own."""
+
+    def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Engine(d))
+        ProcessCollector(registry=self._registry)
+        labels = ["method", "route"]
+        self._requests = Counter(
+            "replidict_http_requests", "Requests answered", [*labels, "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "replidict_http_request_seconds",
+            "From the head of a request to the end of its answer",
+            labels,
+            registry=self._registry,
+            buckets=BUCKETS,
+        )
+        self._under_way = Gauge("replidict_http_requests_under_way", "Requests not answered", registry=self._registry)
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """The figures in the format that suits this Accept header, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def measured(self, app: ASGIApp) -> ASGIApp:
+        """The same app, whose requests are counted."""
+
+        async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            status = 500
+
+            async def noting(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            began = time.perf_counter()
+            self._under_way.inc()
+            try:
+                await app(scope, receive, noting)
+            finally:
+                self._under_way.dec()
+                method = scope["method"] if scope["method"] in METHODS else OTHER
+                route = _route(scope["path"])
+                self._requests.labels(method, route, str(status)).inc()
+                self._seconds.labels(method, route).observe(time.perf_counter() - began)
+
+        return counting
+
+
+def _route(path: str) -> str:
+    return "/kv/{key}" if path.startswith("/kv/") else path if path in ROUTES else OTHER
+
+
+class _Engine(Collector):
+    """What `status()` says, at the moment it is asked for."""
+
+    def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
+        self._dict = d
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        status = self._dict.status()
+        for name, meaning in GAUGES.items():
+            yield GaugeMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
+        for name, meaning in COUNTERS.items():
+            yield CounterMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
+        yield GaugeMetricFamily("replidict_has_leader", "Whether this node knows a leader", status.leader is not None)
+        yield GaugeMetricFamily("replidict_peers", "Other members", len(status.peers))
+        yield GaugeMetricFamily("replidict_peers_connected", "Other members it is connected to", len(status.connected))
+        role = GaugeMetricFamily("replidict_role", "1 for the role of this node, 0 for the others", labels=["role"])
+        for each in ROLES:
+            role.add_metric([each], each == status.role)
+        yield role
+        about = {
+            "version": version("replidict"),
+            "address": status.address or "",
+            "node_id": status.node_id,
+            "cluster_id": status.cluster_id,
+        }
+        yield InfoMetricFamily("replidict_node", "Which node this is", value=about)

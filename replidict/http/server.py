@@ -1,0 +1,126 @@
+"""Where the store listens, and uvicorn set up for it.
+
+Rules kept here:
+
+1. Without a host it listens on loopback. Elsewhere it refuses to, without a token.
+2. The address is taken before the dict is opened: a port in use costs nothing but a message.
+3. A server that is told to stop takes no more connections, finishes what is under way, and waits for that only so long.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from replidict.errors import ReplidictError, SecurityError
+from replidict.http.connection import Connection
+from replidict.options import Options
+from replidict.security import is_loopback
+
+KEEP_ALIVE_SECONDS = 30
+GRACE_SECONDS = 10
+TOKEN_MIN_BYTES = 8
+HEAD_BYTES = 64 * 1024
+"""For the headers, and what of a request line is no key. Each byte of a key may take three."""
+
+
+def listening(address: str) -> socket.socket:
+    """A socket bound to `":port"` (loopback), `"host:port"` or `"[::1]:port"`. Raises `ReplidictError`."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ReplidictError(f"bad address {address!r}: an IPv6 address goes in brackets, as in '[::1]:8001'")
+    if not colon or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ReplidictError(f"bad address {address!r}: must be ':8001' or 'host:8001'")
+    try:
+        found = socket.getaddrinfo(host or "127.0.0.1", int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ReplidictError(f"can't listen on {address}: {error}") from error
+    family, _, _, _, target = min(found, key=lambda each: each[0] != socket.AF_INET)  # localhost is 127.0.0.1 first
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(target)
+    except OSError as error:
+        bound.close()
+        raise ReplidictError(f"can't listen on {address}: {error}") from error
+    return bound
+
+
+def token_of(file: Path | None) -> str | None:
+    """The bearer token: the text of this file, or of the environment's REPLIDICT_HTTP_TOKEN. None if there is neither.
+
+    Raises `SecurityError` when it can't be read or is none.
+    """
+    source = "REPLIDICT_HTTP_TOKEN" if file is None else str(file)
+    try:
+        token = os.environ.get("REPLIDICT_HTTP_TOKEN") if file is None else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecurityError(f"{source}: can't read the token for HTTP: {error}") from error
+    if token is None:
+        return None
+    token = token.strip()
+    if len(token) < TOKEN_MIN_BYTES or not all("!" <= char <= "~" for char in token):
+        raise SecurityError(
+            f"{source}: a token for HTTP has at least {TOKEN_MIN_BYTES} characters of ASCII, and no spaces: make one "
+            "with python -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    return token
+
+
+def check_protected(bound: socket.socket, token: str | None) -> None:
+    """Raise `SecurityError` if others could reach this socket and nothing would stop them."""
+    host = bound.getsockname()[0]
+    if token is None and not is_loopback(host):
+        raise SecurityError(
+            f"HTTP on {host} is off loopback, and anyone who reaches it could read and write this dict: put a token in "
+            "a file and give it with --http-token-file (or in the environment's REPLIDICT_HTTP_TOKEN), or listen on "
+            "loopback: --http :PORT"
+        )
+
+
+class HttpServer:
+    """uvicorn in a thread of its own."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket, options: Options) -> None:
+        """Serve the app on a bound socket, which it closes. `options` are those of the dict."""
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                loop="asyncio",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                h11_max_incomplete_event_size=3 * options.max_key_bytes + HEAD_BYTES,
+            )
+        )
+        self._bound = bound
+        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="replidict http")
+
+    def start(self) -> None:
+        """Begin. Clients that call from here on are answered."""
+        self._bound.listen(2048)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more, finish what is under way. The second time: end now. For signal handlers, too."""
+        if self._server.should_exit:
+            self._server.force_exit = True
+        self._server.should_exit = True
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
