@@ -147,7 +147,7 @@ class Changes:
             return "the leader is handing over"
         if engine.log.term_at(engine.commit_index) != engine.term:
             return "the leader has only just been elected"
-        if engine.members.index > engine.commit_index:
+        if engine.members.index > engine.last_applied:  # so that whoever was removed is forgotten
             return "another change of the members is under way"
         return None
 

@@ -244,7 +244,7 @@ class Engine(SyncObj):
             None if members is None else members.stored(),
         )
         if members is not None:
-            self._check_membership(members)
+            self._settle_membership(members)
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -303,22 +303,32 @@ class Engine(SyncObj):
 
     def _on_members_are(self, peer: Peer, message: MembersAre) -> None:
         members = Members.of(message.index, message)
-        if self._membership.adopt(members):
+        in_log = self._membership.holds(members)
+        if self._membership.adopt(members, self.commit_index):
+            if not in_log and self.role is not Role.FOLLOWER:
+                self.elections.step_down(self.term)  # what it has counted so far, it counted by other members
             self.store.set_members(members.stored())
-            self._follow_membership()
-            self._check_membership(members)
+            self._settle_membership(members)
 
-    def _check_membership(self, committed: Members) -> None:
+    def _settle_membership(self, committed: Members) -> None:
+        """A configuration turns out to be committed: pass it on, also to whom it lets go."""
+        said = self.members_are()
+        for peer in self.peers.values():
+            self.send(peer, said)
+        self._follow_membership()
         if self.address not in committed.all:
             self.persist()
             raise removed(self.address)
 
     def admit(self, address: str, node_id: str) -> str | None:
         """Why the node with this identity may not be the one at this address; None if it may."""
-        known = self.members.node_ids.get(address)
-        if known is None:
-            return self.store.pin(address, node_id)
-        return None if known == node_id else schema.another_node(address, known, node_id)
+        known = self._membership.identity(address)
+        if known is not None and known != node_id:
+            return schema.another_node(address, known, node_id)
+        refused = None if known is not None else self.store.pin(address, node_id)
+        if refused is None and (peer := self.peers.get(address)) is not None:
+            peer.node_id = node_id
+        return refused
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
@@ -374,17 +384,20 @@ class Engine(SyncObj):
         self._SyncObj__raftLastApplied = index
         self._SyncObj__raftCommitIndex = max(self.commit_index, index)
         self._membership = Membership(Members.of(self.store.members.index, self.store.members))
-        self._follow_membership()
         self.on_snapshot_installed()
+        self._settle_membership(self._membership.current)
 
     def _follow_membership(self) -> None:
-        wanted = self.members.all - {self.address}
+        wanted = self._membership.heard - {self.address}
+        for address, peer in sorted(self.peers.items()):
+            another = peer.node_id is not None and self._membership.identity(address) not in (None, peer.node_id)
+            if another or address not in wanted:
+                del self.peers[address]
+                peer.connected = False
+                self._SyncObj__otherNodes.discard(peer.node)
+                self.transport.dropNode(peer.node)
         for address in sorted(wanted - self.peers.keys()):
             peer = self.peers[address] = Peer(address)
             peer.reset(self.log.last_index + 1, self.clock())
             self._SyncObj__otherNodes.add(peer.node)
             self.transport.addNode(peer.node)
-        for address in sorted(self.peers.keys() - wanted):
-            peer = self.peers.pop(address)
-            self._SyncObj__otherNodes.discard(peer.node)
-            self.transport.dropNode(peer.node)

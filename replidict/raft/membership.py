@@ -4,8 +4,9 @@ Rules kept here:
 
 1. A configuration is in force from the moment its entry is in the log, committed or not (4.1), and no longer
    once that entry is cut off.
-2. The configurations above the applied index are kept, so that one can be taken back; below it the last one counts.
-3. A configuration that others know to be committed is taken over before its entry arrives here: who was away, or has
+2. Until a change is committed, whom it lets go is listened to as before: it may be the leader who takes it back (4.1).
+3. The configurations above the applied index are kept, so that one can be taken back; below it the last one counts.
+4. A configuration that others know to be committed is taken over before its entry arrives here: who was away, or has
    just joined, must not look for the leader among those who were members once. It is never taken back.
 """
 
@@ -75,6 +76,16 @@ class Membership:
         """The configuration in force."""
         return self._known[-1]
 
+    @property
+    def heard(self) -> frozenset[str]:
+        """Rule 2: everybody in the last committed configuration and in those after it."""
+        return frozenset().union(*(members.all for members in self._known))
+
+    def identity(self, address: str) -> str | None:
+        """Who is to be at this address, if a configuration says so."""
+        latest = next((members for members in reversed(self._known) if address in members.all), self.current)
+        return latest.node_ids.get(address)
+
     def committed(self, commit_index: int) -> Members:
         """The last configuration known to be committed."""
         return next((members for members in reversed(self._known) if members.index <= commit_index), self._known[0])
@@ -89,12 +100,16 @@ class Membership:
         self._known = [self._known[0], *(m for m in self._known[1:] if m.index < index)]
         return len(self._known) != before
 
-    def adopt(self, committed: Members) -> bool:
-        """Rule 3. Returns whether it was news."""
-        if committed.index <= self.current.index:
+    def adopt(self, committed: Members, commit_index: int) -> bool:
+        """Rule 4. Returns whether it was news."""
+        if committed.index <= self.committed(commit_index).index:
             return False
-        self._known = [committed]
+        self._known = [committed, *(members for members in self._known if members.index > committed.index)]
         return True
+
+    def holds(self, members: Members) -> bool:
+        """Whether this is one of those known."""
+        return members in self._known
 
     def applied(self, index: int) -> Members | None:
         """Everything up to `index` is applied: what is superseded is forgotten. Gives the one now oldest, if new."""

@@ -26,6 +26,7 @@ class Peer:
         "match_index",
         "next_index",
         "node",
+        "node_id",
         "probing",
         "round_acked",
         "sent_at",
@@ -39,6 +40,7 @@ class Peer:
     def __init__(self, address: str) -> None:
         self.address = address
         self.node = Node(address)
+        self.node_id: str | None = None  # who was last let in here
         self.connected = False
         self.connections = 0  # so far: another number means that what was under way may be lost
         self.heard_at = float("-inf")  # last answer, on this node's clock

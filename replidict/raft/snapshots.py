@@ -232,8 +232,7 @@ class Snapshots:
             self.installed += 1
             logger.info("%s: installed the snapshot of entry %d", engine.address, message.last_index)
         incoming.path.unlink(missing_ok=True)
-        if engine.leader == peer.address:
-            self._answer(peer, message, installed=intact)
+        self._answer(peer, message, installed=intact)
 
     def _answer(self, peer: Peer, message: SnapshotPiece, *, offset: int = 0, installed: bool = False) -> None:
         engine = self._engine
