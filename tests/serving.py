@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.clusters import wait_until
 
 ROOT = Path(__file__).parent.parent
-SERVE = [sys.executable, "-W", "error", "-m", "replidict.http"]
+COMMAND = str(Path(sys.executable).with_name("replidict"))
+"""The command as it is installed."""
 
 
 class Serve:
@@ -24,7 +25,7 @@ class Serve:
     def __init__(self, root: Path, name: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.name = name
         self._root = root
-        self._command = [*SERVE, "--id", name, *arguments]
+        self._command = [COMMAND, "serve", "--id", name, *arguments]
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +79,7 @@ class Serve:
 def environment(more: dict[str, str]) -> dict[str, str]:
     """The environment without anything that would be a setting."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLIDICT_")}
-    return kept | {"PYTHONPATH": str(ROOT)} | more
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"} | more
 
 
 def curl(*arguments: str) -> str:

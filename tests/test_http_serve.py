@@ -162,7 +162,7 @@ def test_certificates(tmp_path: Path) -> None:
     issued.cert_chain_pems[0].write_to_path(str(tmp_path / "node.crt"))
     raft, http = ports(2), ports(2)
     peers = [f"--peer localhost:{port}" for port in reversed(raft)]
-    certificates = "--cert node.crt --key node.key --ca ca.pem"
+    certificates = "--cert node.crt --cert-key node.key --ca ca.pem"
     nodes = [
         Serve(tmp_path, f"n{n}", *f"--addr localhost:{raft[n]} --http :{http[n]} {peers[n]} {certificates}".split())
         for n in range(2)
@@ -182,17 +182,17 @@ def test_certificates(tmp_path: Path) -> None:
         ("--addr localhost:{a} --http :{b} --peer localhost:1 --join localhost:1", 2, "not both"),
         ("--addr localhost:{a} --http :{b} --bootstrap --cert x", 2, "go together"),
         ("--addr localhost:{a} --bootstrap", 2, "--http"),
-        ("--addr localhost:{a} --http 0.0.0.0:{b} --bootstrap", 1, "off loopback.*--http-token-file"),
-        ("--addr 0.0.0.0:{a} --http :{b} --bootstrap", 1, "peers can call"),
-        ("--addr 10.1.2.3:{a} --http :{b} --bootstrap", 1, "off loopback.*secret"),
-        ("--addr localhost --http :{b} --bootstrap", 1, "port"),
+        ("--addr localhost:{a} --http 0.0.0.0:{b} --bootstrap", 7, "off loopback.*--http-token-file"),
+        ("--addr 0.0.0.0:{a} --http :{b} --bootstrap", 2, "peers can call"),
+        ("--addr 10.1.2.3:{a} --http :{b} --bootstrap", 7, "off loopback.*secret"),
+        ("--addr localhost --http :{b} --bootstrap", 2, "port"),
         ("--addr localhost:{a} --http {b} --bootstrap", 1, "bad address"),
         ("--addr localhost:{a} --http :{used} --bootstrap", 1, "can't listen on :{used}.*in use"),
         ("--addr localhost:{used} --http :{b} --bootstrap", 1, "{used}.*in use"),
-        ("--addr localhost:{a} --http :{b} --bootstrap --secret-file nowhere", 1, "nowhere"),
-        ("--addr localhost:{a} --http :{b} --bootstrap --http-token-file nowhere", 1, "nowhere"),
-        ("--addr localhost:{a} --http :{b} --bootstrap --cert nowhere --key b --ca c", 1, "nowhere"),
-        ("--addr localhost:{a} --http :{b} --bootstrap --data file", 1, "file"),
+        ("--addr localhost:{a} --http :{b} --bootstrap --secret-file nowhere", 7, "nowhere"),
+        ("--addr localhost:{a} --http :{b} --bootstrap --http-token-file nowhere", 7, "nowhere"),
+        ("--addr localhost:{a} --http :{b} --bootstrap --cert nowhere --cert-key b --ca c", 7, "nowhere"),
+        ("--addr localhost:{a} --http :{b} --bootstrap --data file", 5, "file"),
     ],
 )
 def test_what_it_refuses(tmp_path: Path, arguments: str, exit_status: int, message: str) -> None:

@@ -1,0 +1,63 @@
+"""How a command proves itself to nodes: a secret or certificates, as options that several commands share.
+
+No secret is an option's value, for command lines are seen by all: a file or the environment holds it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replidict.command.failures import Failure
+from replidict.security import TLS
+
+_FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What `ReplicatedDict` and `security_for` take, by the same names."""
+
+    tls: TLS | None
+    secret: str | None
+    insecure: bool
+
+
+def protected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these options; it gets what they say as `protection`."""
+
+    @click.option("--secret-file", type=_FILE, envvar="REPLIDICT_SECRET_FILE", help="Holds the secret of all nodes.")
+    @click.option("--cert", type=_FILE, envvar="REPLIDICT_CERT", help="Certificate to show, for TLS.")
+    @click.option("--cert-key", type=_FILE, envvar="REPLIDICT_CERT_KEY", help="Its private key.")
+    @click.option("--ca", type=_FILE, envvar="REPLIDICT_CA", help="What all certificates come from.")
+    @click.option("--insecure", is_flag=True, help="Go without, off this machine too.")
+    @functools.wraps(command)
+    def wrapped(
+        secret_file: Path | None, cert: Path | None, cert_key: Path | None, ca: Path | None, insecure: bool, **rest: Any
+    ) -> None:
+        command(protection=Protection(_tls(cert, cert_key, ca), _secret(secret_file), insecure), **rest)
+
+    return wrapped
+
+
+def _secret(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("REPLIDICT_SECRET")
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"--secret-file: can't read the secret: {error}", 7) from error
+
+
+def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TLS | None:
+    if cert is None and key is None and ca is None:
+        return None
+    if cert is None or key is None or ca is None:
+        raise click.UsageError("--cert, --cert-key and --ca go together")
+    return TLS(cert=cert, key=key, ca=ca)

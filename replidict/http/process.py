@@ -1,0 +1,56 @@
+"""One node with its HTTP, as a process.
+
+SIGTERM and SIGINT end it in order: no new requests, those under way finished, leadership handed over, all closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from replidict.errors import ReplidictError
+from replidict.http.app import application
+from replidict.http.server import HttpServer, check_protected, listening, token_of
+from replidict.options import Options
+from replidict.replicated_dict import ReplicatedDict
+
+logger = logging.getLogger(__name__)
+
+HAND_OVER_SECONDS = 5.0
+
+
+def run(name: str, directory: Path, http: str, token_file: Path | None, node: Mapping[str, Any]) -> None:
+    """Open the node in this directory, and serve it until a signal comes. `node` is what `ReplicatedDict` takes.
+
+    Raises what opening it raises, and `ReplidictError` when HTTP can't be served.
+    """
+    options = Options()
+    with listening(http) as bound:
+        token = token_of(token_file)
+        check_protected(bound, token)
+        with ReplicatedDict[Any, Any](directory, options=options, **node) as d:
+            host, port = bound.getsockname()[:2]
+            server = HttpServer(application(d, token=token, options=options), bound, options)
+            _serve(name, d, server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _serve(name: str, d: ReplicatedDict[Any, Any], server: HttpServer, at: str) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.start()
+    logger.info("%s: HTTP on http://%s, the other nodes on %s", name, at, d.status().address)
+    server.wait()
+    status = d.status()
+    if status.is_leader and status.peers:
+        try:
+            d.transfer_leadership(timeout=HAND_OVER_SECONDS)
+            logger.info("%s: %s leads now", name, d.status().leader)
+        except ReplidictError as error:
+            logger.warning("%s: could not hand over leadership: %s", name, error)
+    logger.info("%s: stopped", name)
