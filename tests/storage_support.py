@@ -207,6 +207,14 @@ def verdict(path: Path, expected: tuple[Any, ...]) -> str:
     return "whole"
 
 
+def written(wal: bytes) -> bytes:
+    """The log without the zeros behind it: its header, and the frames that belong to it."""
+    end = 32
+    while wal[16:24] != bytes(8) and wal[end + 8 : end + 16] == wal[16:24]:
+        end += FRAME
+    return wal[:end]
+
+
 def flip(file: Path, offset: int, bit: int) -> None:
     with file.open("r+b") as opened:
         opened.seek(offset)

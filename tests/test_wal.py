@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,8 +19,8 @@ from replidict.raft.messages import Entry
 from replidict.storage import snapshot
 from replidict.storage.files import FILE_NAME
 from replidict.storage.mark import Mark
-from replidict.storage.wal import check_wal
-from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, verdict
+from replidict.storage.wal import PRESIZE_BYTES, check_wal
+from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, small_disk, verdict, written
 
 FLIPS = 100
 
@@ -56,12 +57,12 @@ def test_a_torn_end_loses_nothing_acknowledged(growing: list[tuple[Path, tuple[A
     sectors, opens and has every acknowledged write; the unacknowledged one wholly or not at all (promises 1, 4)."""
     rng, seen = random.Random(7), set()
     for (one, everything), (following, with_next) in pairwise(growing):
-        before, after = (one / WAL).read_bytes(), (following / WAL).read_bytes()
+        before, after = written((one / WAL).read_bytes()), written((following / WAL).read_bytes())
         assert after.startswith(before) and (one / FILE_NAME).read_bytes() == (following / FILE_NAME).read_bytes()
         ends = list(torn_ends(before, after, rng))
         for torn in [ends[0], *rng.sample(ends, min(len(ends), 12))]:
             copy = image(one, tmp_path / "n")
-            (copy / WAL).write_bytes(torn)
+            (copy / WAL).write_bytes(torn + rng.choice([b"", bytes(PRESIZE_BYTES - len(torn))]))
             assert check_wal(copy / FILE_NAME) is None, "a torn end is no damage"
             with rig(copy) as opened:
                 found = opened.everything()
@@ -74,7 +75,7 @@ def test_every_torn_end_passes_the_check(growing: list[tuple[Path, tuple[Any, ..
     """No torn last transaction, of however many frames, is taken for damage (storage/wal, rule 1)."""
     rng = random.Random(8)
     for (one, _), (following, _) in pairwise(growing[:4]):
-        for torn in torn_ends((one / WAL).read_bytes(), (following / WAL).read_bytes(), rng):
+        for torn in torn_ends(written((one / WAL).read_bytes()), written((following / WAL).read_bytes()), rng):
             (tmp_path / WAL).write_bytes(torn)
             assert check_wal(tmp_path / FILE_NAME) is None
 
@@ -119,7 +120,7 @@ def test_damage_before_the_last_transaction_is_seen(
     growing: list[tuple[Path, tuple[Any, ...]]], tmp_path: Path
 ) -> None:
     """Any flipped bit in a frame's page or checksum that two transactions follow is damage (storage/wal, rule 2)."""
-    wal, rng = (growing[-1][0] / WAL).read_bytes(), random.Random(9)
+    wal, rng = written((growing[-1][0] / WAL).read_bytes()), random.Random(9)
     ends = [number for number, end in enumerate(frames_of(wal)) if end]
     file = tmp_path / FILE_NAME
     for _ in range(FLIPS):
@@ -148,19 +149,45 @@ def test_a_log_that_began_anew_is_whole(tmp_path: Path) -> None:
         for number in range(5):
             one.put("k", number)
             copy = image(tmp_path / "n", tmp_path / "copy")
-            assert len(frames_of((copy / WAL).read_bytes())) < (copy / WAL).stat().st_size // FRAME - 5
+            left_over = (copy / WAL).read_bytes()[len(written((copy / WAL).read_bytes())) :]
+            assert any(left_over)
             assert check_wal(copy / FILE_NAME) is None
             assert verdict(copy, one.everything()) == "whole"
 
 
 def test_no_log_or_an_empty_one_is_no_damage(tmp_path: Path) -> None:
-    """A file without a write-ahead log was closed; one with the beginning of a header never had anything in it."""
+    """A file without a write-ahead log was closed; one with the beginning of a header, or of zeros only, never had
+    anything in it."""
     assert check_wal(tmp_path / FILE_NAME) is None
-    for length in (0, 1, 31):
+    for length in (0, 1, 31, 33, 5000):
         (tmp_path / WAL).write_bytes(bytes(length))
         assert check_wal(tmp_path / FILE_NAME) is None
-    (tmp_path / WAL).write_bytes(bytes(33))
-    assert check_wal(tmp_path / FILE_NAME) is not None
+    for content in (b"x" + bytes(32), bytes(32) + b"x", bytes(5000) + b"x"):
+        (tmp_path / WAL).write_bytes(content)
+        assert check_wal(tmp_path / FILE_NAME) is not None
+
+
+def test_the_log_is_as_long_from_the_start_as_it_gets(tmp_path: Path) -> None:
+    """Writes find room in the log that was made with the file: to sync a file that grows costs more. It is whole before
+    anything is written to it, too."""
+    with rig(tmp_path / "n") as one:
+        made = image(tmp_path / "n", tmp_path / "made")
+        assert not any((made / WAL).read_bytes())
+        assert verdict(made, one.everything()) == "whole"
+        for number in range(1500):
+            one.put(f"k{number}", number)
+        assert (tmp_path / "n" / WAL).stat().st_size == PRESIZE_BYTES
+
+
+def test_a_full_disk_needs_no_room_for_the_log(tmp_path: Path) -> None:
+    """A node that finds no room for a log made beforehand opens all the same: its reads need none."""
+    with rig(tmp_path / "n") as one:
+        one.put("k", 1)
+    with small_disk(tmp_path / "small", "1M"):
+        shutil.copytree(tmp_path / "n", tmp_path / "small" / "n")
+        with rig(tmp_path / "small" / "n") as one:
+            assert (tmp_path / "small" / "n" / WAL).stat().st_size == 0
+            one.put("k", 2)
 
 
 # -- the mark -------------------------------------------------------------------------------------------------------

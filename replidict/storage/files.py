@@ -25,7 +25,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.storage import schema
-from replidict.storage.wal import check_wal
+from replidict.storage.wal import check_wal, presize
 
 FILE_NAME = "replidict.db"
 
@@ -234,6 +234,8 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise refuse("another program is using it")
+        if durability == "fsync":
+            presize(file)
         sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
     except StorageError:
         if db is not None:

@@ -1,4 +1,4 @@
-"""Is the write-ahead log beside a node's file whole, but for what a crash may have torn?
+"""The write-ahead log beside a node's file: is it whole, but for what a crash may have torn? And its size.
 
 SQLite reads its log up to the first frame whose checksum is wrong and takes all that follows for never written. That
 is right for a torn end, and wrong for damage: acknowledged entries and votes would be gone without a word. So the log
@@ -20,7 +20,8 @@ Rules kept here:
    order, and half written.
 2. Frames with this log's salts that follow a bad frame *and* the end of another transaction can't come from that: the
    bad frame was synced. It is damage, and the transactions from there on are still there to prove it.
-3. The header is synced before the first frame is written. A bad header with anything behind it is damage.
+3. The header is synced before the first frame is written. A bad header with anything behind it is damage; but for zeros
+   throughout, of which the log is made (`presize`).
 4. What can't be told from a torn end (damage within the very last transaction, a log cut off or removed) passes here:
    that is what `mark` is for.
 
@@ -29,6 +30,8 @@ This holds for `durability="fsync"` only: without a sync after each commit, a po
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import sys
 from array import array
@@ -36,6 +39,9 @@ from pathlib import Path
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
+PRESIZE_BYTES = 5 * 1024 * 1024
+"""As long as the log gets before SQLite begins anew at its start: 1,000 frames, and room for a large last one."""
+
 _MAGIC = 0x377F0682
 _VERSION = 3007000
 _MASK = 0xFFFFFFFF
@@ -58,7 +64,9 @@ def check_wal(file: Path) -> str | None:
         swap = (magic & 1 == 1) != (sys.byteorder == "big")
         sane = magic & ~1 == _MAGIC and version == _VERSION and page_bytes in _PAGE_SIZES
         if not sane or _checksum(header[:24], (0, 0), swap) != checksum:
-            return f"the header of {path.name} is damaged" if wal.read(1) else None
+            rest_bytes = wal.read()
+            made_of_zeros = not any(header) and not rest_bytes.strip(b"\0")
+            return f"the header of {path.name} is damaged" if rest_bytes and not made_of_zeros else None
         frame_bytes = FRAME_HEADER_BYTES + page_bytes
         number = 0
         while len(frame := wal.read(frame_bytes)) == frame_bytes:
@@ -83,6 +91,28 @@ def check_wal(file: Path) -> str | None:
     return None
 
 
+def presize(file: Path) -> None:
+    """Fill an empty log with zeros, for SQLite to write over. Raises `OSError`; without room it stays empty.
+
+    To sync a file that has grown costs about twice as much as to sync one that has not: its new size must be on disk,
+    too. `file` is open in SQLite, which looks at nothing behind the frames that it wrote.
+    """
+    descriptor = os.open(f"{file}-wal", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        zeros = bytes(1024 * 1024)
+        try:
+            for position in range(0, PRESIZE_BYTES, len(zeros)):
+                os.pwrite(descriptor, zeros, position)
+            os.fsync(descriptor)
+        except OSError as error:
+            os.ftruncate(descriptor, 0)
+            if error.errno not in _NO_ROOM:
+                raise
+    finally:
+        os.close(descriptor)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PAGE_SIZES = frozenset(2**exponent for exponent in range(9, 17))
 
 
