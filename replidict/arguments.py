@@ -1,4 +1,4 @@
-"""Arguments of `ReplicatedDict`, checked before anything is touched; `ValueError` names the one that is wrong."""
+"""What a caller gives, checked before anything is touched; `ValueError` names the one that is wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from replidict.errors import ReplidictError
+from replidict.codec import Codec, encode_key
+from replidict.errors import EncodingError, ReplidictError
 from replidict.node import NO_NETWORK
+from replidict.options import Options
 from replidict.security import split_address
 
 
@@ -55,6 +57,29 @@ def seconds_of(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
         raise ValueError(f"{name}={value!r}: must be a number of seconds, 0 or more")
     return value
+
+
+def encoded_key(key: object, options: Options) -> bytes:
+    """The bytes of a key. Raises `EncodingError` when it can't be one, or is too long."""
+    data = encode_key(key)
+    if len(data) > options.max_key_bytes:
+        raise EncodingError(
+            f"a key of {len(data)} bytes, encoded, is longer than Options(max_key_bytes={options.max_key_bytes})"
+        )
+    return data
+
+
+def encoded_value(value: object, codec: Codec, options: Options) -> bytes:
+    """The bytes of a value. Raises `EncodingError` when it can't be kept, or is too large."""
+    data = codec.encode(value)
+    if type(data) is not bytes:
+        raise EncodingError(f"codec= gave a {type(data).__name__}, and must give bytes")
+    if len(data) > options.max_value_bytes:
+        raise EncodingError(
+            f"a value of {len(data)} bytes, encoded, is larger than "
+            f"Options(max_value_bytes={options.max_value_bytes}): split it, or store it elsewhere"
+        )
+    return data
 
 
 def pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:

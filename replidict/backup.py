@@ -19,7 +19,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from replidict.errors import ReplidictError, StorageError
 from replidict.node import Node
 from replidict.storage import schema, snapshot
 from replidict.storage.files import remove, sync
-from replidict.storage.snapshot import Snapshot
+from replidict.storage.snapshot import LookUp, Snapshot
 
 ROOM = 16 * 1024 * 1024
 """Bytes that a backup leaves free on the node's own disk: a node whose disk is full stops."""
@@ -89,8 +89,11 @@ class Backups:
             remove(temporary)
         return Backup(target, made.revision, made.index, made.keys, made.size)
 
-    def write(self, temporary: Path, target: Path) -> Snapshot:
-        """Write a backup under a temporary name, durable and checked. Raises as `make`, naming `target`."""
+    def write(self, temporary: Path, target: Path, wanted: LookUp = snapshot.nothing) -> Snapshot:
+        """Write a backup under a temporary name, durable and checked. Raises as `make`, naming `target`.
+
+        `wanted` is called again and again meanwhile; what it raises ends it.
+        """
         node = self._node
         try:
             node.call(node.store.flush).result()
@@ -100,7 +103,7 @@ class Backups:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         origin = schema.Origin(identity.cluster_id, identity.node_id, identity.address, now)
         try:
-            look_up = self._look_up_for(temporary)
+            look_up = self._look_up_for(temporary, wanted)
             with self._reading():
                 snapshot.copy(f"{node.store.uri}?mode=ro", temporary, origin, look_up=look_up)
             sync(temporary)
@@ -113,7 +116,7 @@ class Backups:
                 self._end_if_damaged()
             raise not_made(target, error) from error
 
-    def _look_up_for(self, temporary: Path) -> Callable[[], None]:
+    def _look_up_for(self, temporary: Path, wanted: LookUp) -> LookUp:
         """What is seen to while a backup is written: the node may end, and its disk must not fill up."""
         directory = temporary.parent
         on_own_disk = directory.stat().st_dev == self._directory.stat().st_dev
@@ -126,6 +129,7 @@ class Backups:
             nonlocal synced
             if self._ended is not None:
                 raise _EndedError
+            wanted()
             written = temporary.stat().st_size
             if written - synced >= SYNC_BYTES:
                 synced = written

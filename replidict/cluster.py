@@ -14,11 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NoReturn, TypeVar
 
-from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
+from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
 from replidict.node import Node
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
+from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
 
 RETRY_PAUSE = 0.02  # seconds
@@ -30,12 +31,24 @@ Answered = TypeVar("Answered")
 class Cluster:
     """One node's part in its cluster. For any thread but the node's own."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, security: Security | None) -> None:
+        """`security` is that of the node's network, if it has one."""
+        self._node, self._security = node, security
 
     def change(self, change: AddMember | RemoveMember, seconds: float) -> None:
         """Have a change of the members made, and return when it is committed. Raises what its absence means."""
+        if isinstance(change, AddMember):
+            self._check(change.address)
         self._repeat(change, seconds, lambda verdict, lost: verdict == "done" or (verdict == "absent" and lost))
+
+    def _check(self, address: str) -> None:
+        """Can this node have such a member?"""
+        if self._security is None:
+            raise ReplidictError(f"can't add {address}: a dict without address= has no network and no other members")
+        if self._security.loopback_only and not is_loopback(split_address(address)[0]):
+            raise SecurityError(
+                f"can't add {address}: it is off loopback, where this node calls no one without secret= or tls="
+            )
 
     def hand_over(self, to: str | None, seconds: float) -> None:
         """Have another voter lead, and return when this node knows that it does. Raises what its absence means."""
@@ -85,8 +98,8 @@ class Cluster:
 
     def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
         """Let a node in; returns the members it then belongs to, itself included."""
-        self.change(AddMember(address, voter, node_id), seconds)
         deadline = time.monotonic() + seconds
+        self.change(AddMember(address, voter, node_id), seconds)
         engine = self._node.engine
 
         def committed(answer: Callable[[Members], None]) -> None:

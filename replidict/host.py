@@ -24,7 +24,9 @@ from typing_extensions import override
 
 from replidict.automatic import Automatic
 from replidict.backup import Backups
+from replidict.cluster import Cluster
 from replidict.codec import Codec
+from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.node import Node
 from replidict.options import Options
@@ -39,6 +41,7 @@ from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 from replidict.ticker import Ticker, Waker, clock
+from replidict.waiting import raise_anew
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,6 @@ class Host:
         Raises `StorageError`, `ValueError` (the directory is another node's), `RemovedError`, `ReplidictError` (the
         address), and what `join` raises.
         """
-        self.closed: ReplidictError | None = None
         self._closing = threading.Lock()
         with ExitStack() as cleanup:
             self.directory = Directory(path)
@@ -77,6 +79,11 @@ class Host:
             self.node.recover()
             self.items: Mapping[Hashable, Item] = self.node.machine.items
             self.backups = Backups(self.node, self.directory.path)
+            self.cluster = Cluster(self.node, security)
+            self._desk: Desk | None = None
+            if security is not None:
+                guests = self.node.engine.transport.guests
+                self._desk = Desk(self.node, guests, self.cluster, self.backups, codec, options, self.directory.path)
             self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
             cleanup.pop_all()
         self._ticker = Ticker(self.node, self._waker, self._end, self._let_go)
@@ -172,6 +179,8 @@ class Host:
             if self in _open_hosts:
                 self._ticker.stop()
                 self._automatic.join()
+                if self._desk is not None:
+                    self._desk.join()
                 _open_hosts.discard(self)
 
     def forgotten(self) -> None:
@@ -189,6 +198,8 @@ class Host:
     def _end(self, error: ReplidictError) -> None:
         self._raise_from_now_on(error)
         self._automatic.stop()
+        if self._desk is not None:
+            self._desk.close()
         self.backups.end(error)
 
     def _let_go(self) -> None:
@@ -197,14 +208,13 @@ class Host:
         self.directory.close()
 
     def _raise_from_now_on(self, error: ReplidictError) -> None:
-        self.closed = error
+        self.node.refuse(error)
         self.items = _Gone(error)
 
     def abandon(self) -> None:
         """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
         self._closing = threading.Lock()
-        self.node.machine.lock = threading.Lock()
-        self.node.machine.applying = False
+        self.node.abandon()
         _of_parents.append(self.node)
         self._raise_from_now_on(
             ClosedError(
@@ -212,9 +222,7 @@ class Host:
                 "own in the child, or let the parent do the work"
             )
         )
-        self.node.engine.transport.abandon()
         self.directory.close()
-        self.node.store.abandon()
         self._waker.abandon()
 
 
@@ -229,11 +237,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def raise_anew(error: ReplidictError) -> NoReturn:
-    """Raise an error that several threads may get: each its own, so that tracebacks do not mix."""
-    raise type(error)(*error.args) from error
 
 
 class _Gone(Mapping[Any, Any]):

@@ -124,10 +124,22 @@ class Node:
             return float("-inf")
         return min(self.engine.idle_until(), self.reads.next_deadline())
 
-    def stop(self, failure: ReplidictError) -> None:
-        """Go no further: everybody who waits is told, the file and the sockets are let go of."""
+    def refuse(self, failure: ReplidictError) -> None:
+        """Have every call raise this from now on."""
         with self._calls_mutex:
             self.failure = failure
+
+    def abandon(self) -> None:
+        """Let go of everything in a forked child, where whoever held a lock does not exist."""
+        self._calls_mutex = threading.Lock()
+        self.machine.lock = threading.Lock()
+        self.machine.applying = False
+        self.engine.transport.abandon()
+        self.store.abandon()
+
+    def stop(self, failure: ReplidictError) -> None:
+        """Go no further: everybody who waits is told, the file and the sockets are let go of."""
+        self.refuse(failure)
         for _, future in self._calls:
             if future.set_running_or_notify_cancel():
                 future.set_exception(failure)

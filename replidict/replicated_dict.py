@@ -22,12 +22,11 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 from typing_extensions import override
 
 from replidict import commands as cmd
-from replidict.arguments import founders_of, member_of, pairs_of, seconds_of
+from replidict.arguments import encoded_key, encoded_value, founders_of, member_of, pairs_of, seconds_of
 from replidict.backup import Backup
-from replidict.cluster import Cluster
-from replidict.codec import DEFAULT_CODEC, Codec, decode_key, encode_key
-from replidict.errors import EncodingError, ReadTimeout
-from replidict.host import Host, raise_anew
+from replidict.codec import DEFAULT_CODEC, Codec, decode_key
+from replidict.errors import ReadTimeout
+from replidict.host import Host
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.membership import Members
@@ -38,7 +37,7 @@ from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values
-from replidict.waiting import make_current, write
+from replidict.waiting import make_current, raise_anew, write
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -107,7 +106,6 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         self._codec = codec
         self._decode = codec.decode
         self._host = Host(path, (address or NO_NETWORK).lower(), founders, None, security, codec, options)
-        self._cluster = Cluster(self._host.node)
         self._machine = self._host.node.machine
         weakref.finalize(self, self._host.forgotten)
 
@@ -253,7 +251,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
             pass
 
     def _make_current(self, timeout: float | None) -> None:
-        make_current(self._host, self._seconds(timeout))
+        make_current(self._host.node, self._seconds(timeout))
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -369,27 +367,13 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         return self.snapshot()
 
     def _key(self, key: object) -> bytes:
-        data = encode_key(key)
-        if len(data) > self._options.max_key_bytes:
-            raise EncodingError(
-                f"a key of {len(data)} bytes, encoded, is longer than "
-                f"Options(max_key_bytes={self._options.max_key_bytes})"
-            )
-        return data
+        return encoded_key(key, self._options)
 
     def _value(self, value: object) -> bytes:
-        data = self._codec.encode(value)
-        if type(data) is not bytes:
-            raise EncodingError(f"codec= gave a {type(data).__name__}, and must give bytes")
-        if len(data) > self._options.max_value_bytes:
-            raise EncodingError(
-                f"a value of {len(data)} bytes, encoded, is larger than "
-                f"Options(max_value_bytes={self._options.max_value_bytes}): split it, or store it elsewhere"
-            )
-        return data
+        return encoded_value(value, self._codec, self._options)
 
     def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
-        return write(self._host, operation, size, self._seconds(timeout))
+        return write(self._host.node, operation, size, self._seconds(timeout))
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else seconds_of(timeout, "timeout")
@@ -401,7 +385,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
         Waits for the leader for two election timeouts at most; without one, tells what this node knows.
         """
-        return self._cluster.members()
+        return self._host.cluster.members()
 
     def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
         """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
@@ -412,18 +396,18 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
         (there is no such member, or it is the only voter), `ValueError`, `ClosedError` or `StorageError`.
         """
-        self._cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
+        self._host.cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
 
     def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
         """Have another voter lead: `to`, or the one whose log is furthest (thesis 3.10). From any node.
 
         Raises as `remove_peer`; `ReplidictError` when there is no such voter.
         """
-        self._cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
+        self._host.cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
 
     def _admit(self, address: str, node_id: str, voter: bool, timeout: float) -> Members:
         """Let this very node in, and say who the members are then."""
-        return self._cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
+        return self._host.cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
 
     # -- backups ----------------------------------------------------------------------------------------------------
 
@@ -434,8 +418,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         When this returns, it is checked and on disk. Raises `FileExistsError`, `ReplidictError` (it can't be written
         there: the node goes on), `ClosedError` or `StorageError`.
         """
-        if self._host.closed is not None:
-            raise_anew(self._host.closed)
+        if (failure := self._host.node.failure) is not None:
+            raise_anew(failure)
         return self._host.backups.make(path)
 
     @staticmethod
@@ -464,7 +448,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     @override
     def __repr__(self) -> str:
-        state = f"{len(self)} keys" if self._host.closed is None else "closed"
+        state = f"{len(self)} keys" if self._host.node.failure is None else "closed"
         return (
             f"<{type(self).__name__} {self._host.node.engine.address} in {str(self._host.directory.path)!r}, {state}>"
         )

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import threading
+from typing import NoReturn
 
 from replidict import commands as cmd
 from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError
-from replidict.host import Host, raise_anew
+from replidict.node import Node
 from replidict.proposals import Write
 from replidict.reads import Read
-from replidict.ticker import clock
 
 
-def make_current(host: Host, seconds: float) -> None:
+def raise_anew(error: ReplidictError) -> NoReturn:
+    """Raise an error that several threads may get: each its own, so that tracebacks do not mix."""
+    raise type(error)(*error.args) from error
+
+
+def make_current(node: Node, seconds: float) -> None:
     """Return when this node's copy includes all that was acknowledged anywhere before the call; else `ReadTimeout`."""
-    if host.closed is not None:
-        raise_anew(host.closed)
-    engine = host.node.engine
+    if node.failure is not None:
+        raise_anew(node.failure)
+    engine = node.engine
     commit_index = engine.commit_index
-    if clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
+    if engine.clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
         return
     done = threading.Lock()
     done.acquire()
     read = Read(done.release)
-    host.node.reads.submit(read)
+    node.reads.submit(read)
     if not done.acquire(timeout=seconds):
         read.abandoned = True
         raise ReadTimeout(
@@ -34,16 +39,16 @@ def make_current(host: Host, seconds: float) -> None:
         raise_anew(read.error)
 
 
-def write(host: Host, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
+def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
     """Have an operation of about so many bytes done, and return what it gives. Raises what its absence means."""
-    if host.closed is not None:
-        raise_anew(host.closed)
+    if node.failure is not None:
+        raise_anew(node.failure)
     done = threading.Lock()
     done.acquire()
     submitted = Write(operation, size, done.release)
-    host.node.proposals.submit(submitted)
+    node.proposals.submit(submitted)
     if not done.acquire(timeout=seconds):
-        surely_not = host.node.proposals.give_up(submitted)
+        surely_not = node.proposals.give_up(submitted)
         if surely_not:
             raise NotCommitted(
                 f"no leader could be reached within {seconds:g} s, so this write was not sent to anyone: it is not "

@@ -589,7 +589,7 @@ def test_forgotten_while_a_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest
             del d, cycle
             go_on.set()
             thread.join(30)
-            wait_until(lambda: host.closed is not None, "it is closed")
+            wait_until(lambda: host.node.failure is not None, "it is closed")
             host.close()
     finally:
         gc.enable()

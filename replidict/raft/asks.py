@@ -138,6 +138,10 @@ Ask = (
 )
 
 
+WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join)
+"""What leaves a trace: an ask of these that was not answered may or may not be done."""
+
+
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
     """Common shape of all answers; `id` is that of the ask."""
 

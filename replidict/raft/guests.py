@@ -108,6 +108,11 @@ class Guests:
         self._queue(guest.connection, framed)
         return "sent"
 
+    def waits(self, number: int, ask_id: int) -> bool:
+        """Whether this guest is still there, and waits for the answer. For any thread."""
+        guest = self._guests.get(number)
+        return guest is not None and ask_id in guest.under_way
+
     def frame(self, answer: Answer) -> bytes:
         """What `answer` takes. For any thread."""
         return frame(encode(answer), self._tag_bytes)

@@ -1,0 +1,281 @@
+"""What a node does for its guests (see `asks`): executes what they ask, in threads of its own, and answers.
+
+Rules kept here:
+
+1. Nothing that a guest asks is done in the node's thread but to tell the node's status; the answers leave there.
+2. What may take long does not hold up what is quick: each kind of work has a lane. What could not begin
+   within its timeout is refused.
+3. Keys, values and addresses are checked as those of the program are, and stored as if it had given them.
+4. Work for a guest that is gone ends; so does all work when the node stops, and nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec.structs import astuple
+
+from replidict import commands as cmd
+from replidict import errors
+from replidict.arguments import encoded_key, encoded_value, member_of
+from replidict.backup import Backups, not_made
+from replidict.cluster import Cluster
+from replidict.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
+from replidict.errors import EncodingError, NotCommitted, ReadTimeout, ReplidictError
+from replidict.node import Node
+from replidict.options import Options
+from replidict.raft import asks
+from replidict.raft.asks import Answer, Ask
+from replidict.raft.guests import Guests
+from replidict.raft.messages import AddMember, RemoveMember
+from replidict.storage.files import remove
+from replidict.waiting import make_current, write
+from replidict.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+LANES = {"waits": 16, "changes": 4, "looks": 4, "copies": 2}
+"""Threads for: what waits for a majority; changes of the members; what this node tells on its own; backups."""
+
+FULL_PAUSE = 0.05  # seconds before an answer is offered again to a guest that has not taken the last ones
+PIECE_BYTES = 256 * 1024
+KEYS_BYTES = 64 * 1024
+SORT_AT_ONCE = 2048
+"""Keys sorted without letting others have the interpreter."""
+
+ASKED = "asked-"
+"""How the name of a backup begins that is on its way to a guest."""
+
+Ordered = TypeVar("Ordered", str, bytes)
+
+_NODE_ID = re.compile("[0-9a-f]{32}")
+
+
+class _GoneError(Exception):
+    """The guest is gone, and with it the reason for this work."""
+
+
+class Desk:
+    """One node's. `hear` is for the node's thread, `close` and `join` for any."""
+
+    def __init__(
+        self,
+        node: Node,
+        guests: Guests,
+        cluster: Cluster,
+        backups: Backups,
+        codec: Codec,
+        options: Options,
+        directory: Path,
+    ) -> None:
+        """`directory` is the node's own."""
+        self._node, self._guests, self._cluster, self._backups = node, guests, cluster, backups
+        self._codec, self._options, self._directory = codec, options, directory
+        self._lanes = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in LANES.items()}
+        for left in directory.glob(f"{ASKED}*"):
+            remove(left)  # of a process that was killed
+        guests.on_ask = self.hear
+
+    def hear(self, guest: int, ask: Ask) -> None:
+        """A guest asks something."""
+        deadline = time.monotonic() + ask.timeout
+        if isinstance(ask, asks.GetStatus):
+            told = self._guests.frame(asks.StatusIs(ask.id, self._node.status()))
+            if self._guests.answer(guest, ask.id, told, True) != "full":
+                return
+        if not self._lanes[_lane_of(ask)].put(partial(self._serve, guest, ask, deadline)):
+            busy = asks.Failed(ask.id, "ReplidictError", "this node can't start another thread: try again")
+            self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
+
+    def close(self) -> None:
+        """Begin nothing more. What is under way ends when the node has stopped."""
+        for lane in self._lanes.values():
+            lane.close()
+
+    def join(self) -> None:
+        """Wait for what is under way. The node must have stopped."""
+        for lane in self._lanes.values():
+            lane.join()
+
+    # -- in a thread of a lane ----------------------------------------------------------------------------------------
+
+    def _serve(self, guest: int, ask: Ask, deadline: float) -> None:
+        try:
+            if deadline <= time.monotonic() and ask.timeout:
+                kind = NotCommitted if isinstance(ask, asks.WRITES) else ReadTimeout
+                raise kind(f"{self._node.engine.address} was too busy to begin within {ask.timeout:g} s")
+            with closing(self._answers(guest, ask, deadline)) as answers:
+                for answer in answers:
+                    if not self._send(guest, answer):
+                        return
+        except _GoneError:
+            pass
+        except (ReplidictError, ValueError) as error:
+            name = type(error).__name__
+            known = name if hasattr(errors, name) or name == "ValueError" else "ReplidictError"
+            self._send(guest, asks.Failed(ask.id, known, str(error)))
+        except Exception:
+            logger.exception("%s: could not do what a guest asked", self._node.engine.address)
+            self._send(guest, asks.Failed(ask.id, "ReplidictError", "an internal error of this node: see its log"))
+
+    def _send(self, guest: int, answer: Answer) -> bool:
+        """Hand out an answer, when the guest has room for it. False if it is gone, or the node has stopped."""
+        framed, last = self._guests.frame(answer), not isinstance(answer, asks.Keys | asks.Piece)
+        while True:
+            try:
+                done = self._node.call(lambda: self._guests.answer(guest, answer.id, framed, last)).result()
+            except ReplidictError:
+                return False
+            if done != "full":
+                return done == "sent"
+            time.sleep(FULL_PAUSE)
+
+    def _answers(self, guest: int, ask: Ask, deadline: float) -> Generator[Answer]:
+        """What there is to say; the last one ends the ask."""
+        left = max(deadline - time.monotonic(), 0.0)
+        match ask:
+            case asks.Get():
+                yield self._get(ask, left)
+            case asks.Set():
+                yield asks.Stored(ask.id, int(self._write(self._pair(cmd.Put, ask), left)))  # type: ignore[arg-type]
+            case asks.Add():
+                yield asks.Held(ask.id, self._write(self._pair(cmd.Add, ask), left) is True)
+            case asks.Replace():
+                replace = partial(cmd.Replace, revision=ask.revision)
+                yield asks.Held(ask.id, self._write(self._pair(replace, ask), left) is True)
+            case asks.Delete():
+                yield asks.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
+            case asks.ListKeys():
+                if ask.linearizable:
+                    make_current(self._node, left)
+                yield from self._keys(ask)
+            case asks.GetStatus():
+                yield asks.StatusIs(ask.id, self._node.status())
+            case asks.GetMembers():
+                yield asks.MembersAre(ask.id, list(self._cluster.members()))
+            case asks.Backup():
+                yield from self._backup(guest, ask)
+            case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
+                yield self._change(ask, left)
+
+    # -- the dict -----------------------------------------------------------------------------------------------------
+
+    def _get(self, ask: asks.Get, left: float) -> Answer:
+        key = decode_key(self._key(ask.key))
+        if ask.linearizable:
+            make_current(self._node, left)
+        machine = self._node.machine
+        with machine.lock:
+            item = machine.items.get(key)
+        if item is None:
+            return asks.Value(ask.id, None, 0)
+        plain = isinstance(self._codec, FaithfulCodec)
+        return asks.Value(ask.id, item.value if plain else encode(self._codec.decode(item.value)), item.revision)
+
+    def _key(self, data: bytes) -> bytes:
+        if len(data) > self._options.max_key_bytes:
+            raise EncodingError(f"a key of {len(data)} bytes is longer than {self._options.max_key_bytes}")
+        return encoded_key(decode_key(data), self._options)
+
+    def _pair(
+        self, operation: Callable[[bytes, bytes], cmd.Operation], ask: asks.Set | asks.Add | asks.Replace
+    ) -> cmd.Operation:
+        if len(ask.value) > 2 * self._options.max_value_bytes:
+            raise EncodingError(f"a value of {len(ask.value)} bytes is larger than {self._options.max_value_bytes}")
+        return operation(self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options))
+
+    def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:
+        return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
+
+    def _keys(self, ask: asks.ListKeys) -> Iterator[Answer]:
+        machine = self._node.machine
+        with machine.lock:
+            held = list(machine.items.items())
+        after = None if ask.after is None else decode_key(ask.after)
+        texts: Iterator[str] = (key for key, _ in held if type(key) is str and key.startswith(ask.prefix))
+        if type(after) is str:
+            texts = (key for key in texts if key > after)
+        others = (item.key for key, item in held if type(key) is not str)
+        if ask.after is not None and type(after) is not str:
+            texts, others = iter(()), (key for key in others if key > ask.after)
+        ordered = chain(map(encode_key, _in_order(texts)), () if ask.prefix else _in_order(others))
+        some: list[bytes] = []
+        size = 0
+        for key in islice(ordered, ask.limit):
+            some.append(key)
+            size += len(key)
+            if size >= KEYS_BYTES:
+                yield asks.Keys(ask.id, some)
+                some, size = [], 0
+        if some:
+            yield asks.Keys(ask.id, some)
+        yield asks.Done(ask.id)
+
+    # -- the cluster --------------------------------------------------------------------------------------------------
+
+    def _change(self, ask: asks.AddPeer | asks.RemovePeer | asks.Transfer | asks.Join, left: float) -> Answer:
+        match ask:
+            case asks.AddPeer():
+                self._cluster.change(AddMember(member_of(ask.address), ask.voter), left)
+            case asks.RemovePeer():
+                self._cluster.change(RemoveMember(member_of(ask.address), ask.force), left)
+            case asks.Transfer():
+                self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
+            case asks.Join():
+                if not _NODE_ID.fullmatch(ask.node_id):
+                    raise ValueError(f"node_id={ask.node_id!r}: must be 32 hexadecimal digits")
+                said = self._cluster.admit(member_of(ask.address), ask.node_id, ask.voter, left)
+                members = said.configuration()
+                return asks.Joined(
+                    ask.id, self._node.store.identity.cluster_id, said.index,
+                    members.voters, members.learners, members.node_ids, members.readers,
+                )  # fmt: skip
+        return asks.Done(ask.id)
+
+    # -- backups ------------------------------------------------------------------------------------------------------
+
+    def _backup(self, guest: int, ask: asks.Backup) -> Iterator[Answer]:
+        def look_up() -> None:
+            if not self._guests.waits(guest, ask.id):
+                raise _GoneError
+
+        file = self._directory / f"{ASKED}{secrets.token_hex(4)}"
+        try:
+            total = self._backups.write(file, file, look_up).size
+            with file.open("rb") as opened:
+                while piece := opened.read(PIECE_BYTES):
+                    yield asks.Piece(ask.id, total, piece)
+            yield asks.Done(ask.id)
+        except OSError as error:
+            raise not_made(file, error) from error
+        finally:
+            remove(file)
+
+
+def _lane_of(ask: Ask) -> str:
+    match ask:
+        case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
+            return "changes"
+        case asks.Backup():
+            return "copies"
+        case asks.GetStatus() | asks.GetMembers():
+            return "looks"
+        case asks.Get() | asks.ListKeys():
+            return "waits" if ask.linearizable else "looks"
+    return "waits"
+
+
+def _in_order(keys: Iterable[Ordered]) -> Iterator[Ordered]:
+    """Sorted, as `sorted` does it, but in so many steps that others have the interpreter in between."""
+    keys = iter(keys)
+    return heapq.merge(*iter(lambda: sorted(islice(keys, SORT_AT_ONCE)), []))
