@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 from typing_extensions import override
 
+from replidict.command.disks import inspect_node, recover, restore
 from replidict.command.serve import serve
 
 
@@ -24,6 +25,6 @@ def main() -> None:
     """A dict that survives the loss of the machine it runs on."""
 
 
-_COMMANDS: Sequence[click.Command] = [serve]
+_COMMANDS: Sequence[click.Command] = [serve, restore, recover, inspect_node]
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import struct
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -71,10 +72,7 @@ class Directory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise StorageError(
-                f"{self.path} is in use by another process or another ReplicatedDict: "
-                "close that one first, or give this node a directory of its own"
-            ) from error
+            raise in_use(self.path) from error
         self._lock = lock
 
     @property
@@ -86,6 +84,11 @@ class Directory:
     def mark(self) -> Path:
         """See `mark`."""
         return self.path / "mark"
+
+    @property
+    def superseded(self) -> Path:
+        """There if this node may not be opened any more: it says why. See `recovery`."""
+        return self.path / "superseded"
 
     def close(self) -> None:
         """Let another process use the directory."""
@@ -120,6 +123,8 @@ class Directory:
         """
         file = self.file
         wal = Path(f"{file}-wal")
+        if self.superseded.exists():
+            raise StorageError(f"{self.path} must not be opened any more. {read_note(self.superseded)}")
         if file.exists():
             return False
         for left in (wal, self.mark):
@@ -151,6 +156,22 @@ class Directory:
             raise StorageError(f"{file}: could not be made: {error}") from error
         finally:
             remove(born)
+
+
+def in_use(path: Path) -> StorageError:
+    """What is raised when another holds the lock of a directory."""
+    return StorageError(
+        f"{path} is in use by another process or another ReplicatedDict: "
+        "close that one first, or give this node a directory of its own"
+    )
+
+
+def read_note(path: Path) -> str:
+    """A text that was left in a directory, for people."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return f"{path} says why"
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
@@ -192,30 +213,11 @@ def sync(path: Path) -> None:
 
 def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Connection:
     """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
-
-    def refuse(what: str) -> StorageError:
-        return StorageError(f"{file}: {what}. This node will not use it. If the file is damaged: {schema.CURE}")
-
-    db: sqlite3.Connection | None = None
-    try:
-        with file.open("rb") as raw:
-            if raw.read(16) != b"SQLite format 3\0":
-                raise refuse("it is not a SQLite file")
-        if durability == "fsync" and (damage := check_wal(file)):
-            raise refuse(damage)
-        # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
-        mode = "mode=ro" if Path(f"{file}-wal").exists() else "immutable=1"
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=0)) as reader:
-            (application_id,) = reader.execute("PRAGMA application_id").fetchone()
-            (version,) = reader.execute("PRAGMA user_version").fetchone()
-        if application_id != schema.APPLICATION_ID:
-            raise refuse("it is a SQLite file of another program")
-        if version > schema.USER_VERSION:
-            raise refuse(f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})")
-        if version < 1:
-            raise refuse(f"its format number is {version}, which no release wrote")
+    check_outside(file, durability)
+    with _refusing(file), ExitStack() as unless_whole:
         db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
                              check_same_thread=False)  # fmt: skip
+        unless_whole.callback(db.close)
         synchronous = 2 if durability == "fsync" else 1
         pragmas = [("journal_mode", "WAL", "wal"), ("synchronous", synchronous, synchronous)]
         if sys.platform == "darwin":
@@ -224,27 +226,59 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
             db.execute(f"PRAGMA {pragma} = {value}")
             (actual,) = db.execute(f"PRAGMA {pragma}").fetchone()
             if actual != expected:
-                raise refuse(f"{pragma} is {actual!r} instead of {expected!r}: its file system can't keep data safe")
+                what = f"{pragma} is {actual!r} instead of {expected!r}: its file system can't keep data safe"
+                raise _refusal(file, what)
+        check_inside(db, file)
+        # Each run begins with an empty write-ahead log, so that at most its last transaction can ever be torn.
+        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise _refusal(file, "another program is using it")
+        if durability == "fsync":
+            presize(file)
+        sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
+        unless_whole.pop_all()
+    return db
+
+
+def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
+    """What can be told of a node's file without SQLite, which would change it by opening it. Raises `StorageError`."""
+    with _refusing(file):
+        with file.open("rb") as raw:
+            header = raw.read(100)
+        if header[:16] != b"SQLite format 3\0":
+            raise _refusal(file, "it is not a SQLite file")
+        if durability == "fsync" and (damage := check_wal(file)):
+            raise _refusal(file, damage)
+        # Both were written before the file had its name, and stand in its header (sqlite.org/fileformat2.html, 1.3).
+        version, _, application_id = struct.unpack_from(">3I", header.ljust(100, b"\0"), 60)
+        if application_id != schema.APPLICATION_ID:
+            raise _refusal(file, "it is a SQLite file of another program")
+        if version > schema.USER_VERSION:
+            newer = f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})"
+            raise _refusal(file, newer)
+        if version < 1:
+            raise _refusal(file, f"its format number is {version}, which no release wrote")
+
+
+def check_inside(db: sqlite3.Connection, file: Path) -> None:
+    """What SQLite says of the pages of a node's file. Raises `StorageError`."""
+    with _refusing(file):
         # quick_check does not compare an index with its table; only `fact` has one, and it is small.
         for check in ("quick_check(1)", "integrity_check(fact)"):
             (verdict,) = db.execute(f"PRAGMA {check}").fetchone()
             if verdict != "ok":
-                raise refuse(f"it is damaged: {verdict}")
-        # Each run begins with an empty write-ahead log, so that at most its last transaction can ever be torn.
-        (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise refuse("another program is using it")
-        if durability == "fsync":
-            presize(file)
-        sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
-    except StorageError:
-        if db is not None:
-            db.close()
-        raise
+                raise _refusal(file, f"it is damaged: {verdict}")
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    try:
+        yield
     except schema.FAILURES as error:
-        if db is not None:
-            db.close()
         if schema.is_damage(error):
-            raise refuse(f"can't be opened: {error}") from error
+            raise _refusal(file, f"can't be opened: {error}") from error
         raise StorageError(f"{file}: can't be opened: {error}. {schema.DISK_CURE}") from error
-    return db
+
+
+def _refusal(file: Path, what: str) -> StorageError:
+    return StorageError(f"{file}: {what}. This node will not use it. If the file is damaged: {schema.CURE}")

@@ -1,0 +1,174 @@
+"""Commands on the directories of nodes that do not run: `inspect`, `restore`, `recover`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from replidict.arguments import member_of
+from replidict.command.entries import described
+from replidict.command.failures import STORAGE, Failure, told
+from replidict.command.output import age, print_facts, print_json, print_table, size
+from replidict.node import NO_NETWORK
+from replidict.replicated_dict import ReplicatedDict
+from replidict.storage.inspection import Inspected, inspect, resting
+from replidict.storage.recovery import Survivors, survivors
+
+_DIRECTORY = click.Path(path_type=Path)
+
+
+@click.command("inspect")
+@click.argument("data", type=_DIRECTORY)
+@click.option("-n", "--entries", type=click.IntRange(0), default=0, help="Show so many of the last log entries.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def inspect_node(data: Path, entries: int, as_json: bool) -> None:
+    """Show what is on the disk of a stopped node, and check it.
+
+    DATA is the node's directory. Nothing in it is changed. The exit status is 5 if
+    the node would refuse to start with it.
+    """
+    with told(), resting(data):
+        found = inspect(data, entries)
+    if as_json:
+        print_json(_as_dict(found))
+    else:
+        print_facts(_facts(found))
+        if found.entries:
+            click.echo()
+            rows = [(kept.index, kept.term, _is_committed(found, kept.index), described(kept.command))
+                    for kept in found.entries]  # fmt: skip
+            print_table(["index", "term", "committed", "entry"], rows)
+    if found.damage is not None or found.superseded is not None:
+        raise Failure(found.damage or f"{data} must not be opened any more. {found.superseded}", STORAGE)
+
+
+def _facts(found: Inspected) -> list[tuple[str, object]]:
+    log = f"{found.first_index} to {found.last_index}, the last of term {found.last_term}"
+    return [
+        ("node", f"{found.identity.address} ({found.identity.node_id})"),
+        ("cluster", found.identity.cluster_id),
+        ("voters", " ".join(found.members.voters)),
+        ("learners", " ".join(found.members.learners) or None),
+        ("term", found.vote.term),
+        ("voted for", found.vote.voted_for),
+        ("log entries", log if found.first_index <= found.last_index else f"none, up to {found.last_index}"),
+        ("committed", f"at least {found.committed}"),
+        ("state table", f"up to {found.applied.index}: {found.applied.rows} keys, revision {found.applied.revision}"),
+        ("size", f"{size(found.file_bytes)}, write-ahead log {size(found.wal_bytes)}"),
+        ("last written", f"{age(time.time() - found.written)} ago"),
+        ("integrity", "ok" if found.damage is None else "DAMAGED"),
+    ]
+
+
+def _is_committed(found: Inspected, index: int) -> str:
+    return "yes" if index <= found.committed else "unknown"
+
+
+def _as_dict(found: Inspected) -> dict[str, object]:
+    return {
+        "path": str(found.path),
+        "address": None if found.identity.address == NO_NETWORK else found.identity.address,
+        "node_id": found.identity.node_id,
+        "cluster_id": found.identity.cluster_id,
+        "voters": found.members.voters,
+        "learners": found.members.learners,
+        "term": found.vote.term,
+        "voted_for": found.vote.voted_for,
+        "first_index": found.first_index,
+        "last_index": found.last_index,
+        "last_term": found.last_term,
+        "committed_index": found.committed,
+        "applied_index": found.applied.index,
+        "revision": found.applied.revision,
+        "keys": found.applied.rows,
+        "file_bytes": found.file_bytes,
+        "wal_bytes": found.wal_bytes,
+        "written": found.written,
+        "damage": found.damage,
+        "superseded": found.superseded,
+        "entries": [
+            {"index": kept.index, "term": kept.term, "entry": described(kept.command)} for kept in found.entries
+        ],
+    }
+
+
+@click.command()
+@click.argument("backup", type=_DIRECTORY)
+@click.argument("data", type=_DIRECTORY)
+@click.option("--address", metavar="HOST:PORT", help="Where the new node will listen; none: without a network.")
+def restore(backup: Path, data: Path, address: str | None) -> None:
+    """Found a new cluster from a backup.
+
+    BACKUP is a file that `replidict backup` or a node wrote, DATA the directory to
+    be made, of the only member so far. Others join it.
+    """
+    with told():
+        ReplicatedDict.restore(backup, data, address=address)
+    click.echo(f"{data} is the first node of a new cluster.")
+
+
+@click.command()
+@click.argument("data", type=_DIRECTORY)
+@click.argument("others", metavar="[OTHER_DATA]...", type=_DIRECTORY, nargs=-1)
+@click.option("--address", metavar="HOST:PORT", help="Where the node will listen.  [default: as before]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool) -> None:
+    """Found a new cluster from what a lost quorum left.
+
+    For when a majority of the nodes is gone for good: what only they had is lost.
+    DATA is the directory of the surviving node that is furthest, OTHER_DATA are
+    those of all other survivors. All must be stopped. DATA becomes the only member
+    of a new cluster, and the others are never opened again.
+    """
+    with told():
+        at = None if address is None else member_of(address)
+        with survivors(data, others) as found:
+            _print_survivors(found)
+            if (refusal := found.refusal()) is not None:
+                raise refusal
+            _print_consequences(found)
+            if not yes:
+                click.confirm(f"Go on with {data}?", abort=True, err=True)
+            identity = found.recover(at)
+    click.echo(
+        f"{data} is the only member of the new cluster {identity.cluster_id}, at {identity.address}.\n"
+        "Start it as before, and have the others join with empty directories."
+    )
+
+
+def _print_survivors(found: Survivors) -> None:
+    now = time.time()
+    rows = [
+        (
+            each.path,
+            each.identity.address,
+            each.last_term,
+            each.last_index,
+            f"{age(now - each.written)} ago",
+            " ".join(each.members.voters),
+            "DAMAGED" if each.damage else "furthest" if each is found.furthest else "",
+        )
+        for each in (found.chosen, *found.others)
+    ]
+    print_table(["data", "node", "last term", "last index", "written", "voters", ""], rows)
+
+
+def _print_consequences(found: Survivors) -> None:
+    voters, missing = len(found.furthest.members.voters), found.missing
+    click.echo()
+    if missing:
+        click.echo(f"Missing here: {len(missing)} of {voters} voters, {' '.join(missing)}")
+    if found.complete:
+        click.echo("Every write that was acknowledged is on one of these disks: none is lost.")
+    else:
+        click.echo(
+            "Writes that only the missing ones had acknowledged are LOST: nobody can tell whether there are any."
+        )
+    if found.unconfirmed:
+        click.echo(f"Log entries not known to be committed, which will be: {found.unconfirmed}. Some may have been")
+        click.echo("reported as of unknown outcome.")
+    if missing:
+        click.echo("The missing ones must never be started again with what they hold: a majority of them would go")
+        click.echo("on as the old cluster, beside the new one.")

@@ -1,0 +1,65 @@
+"""Log entries in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from replidict import commands as cmd
+from replidict.codec import DEFAULT_CODEC, decode_key
+from replidict.command.output import brief
+from replidict.errors import EncodingError
+
+SHOWN = 3
+"""So many writes of an entry are told; how many more there are, is."""
+
+
+def described(command: bytes) -> str:
+    """What an entry says."""
+    match cmd.decode(command):
+        case cmd.NoOp():
+            return "a leader begins its term"
+        case cmd.OpenSession():
+            return "a session begins"
+        case cmd.Batch(operations=operations):
+            words = [_operation(operation) for operation in operations[:SHOWN]]
+            more = len(operations) - len(words)
+            return "; ".join(words) + (f"; and {more} more" if more else "") if words else "no writes"
+        case cmd.Configuration(voters=voters, learners=learners):
+            return f"voters {' '.join(voters)}" + (f", learners {' '.join(learners)}" if learners else "")
+        case _:
+            return "what this release does not know"
+
+
+def _operation(operation: cmd.Operation) -> str:
+    match operation:
+        case cmd.Update(items=items):
+            first = ", ".join(f"{_key(key)} = {_value(value)}" for key, value in items[:SHOWN])
+            return f"update {first}" + (f", and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+        case cmd.PopItem() | cmd.Clear():
+            return type(operation).__name__.lower()
+        case _:
+            name = {"Put": "set", "SetDefault": "setdefault", "CompareAndSet": "compare_and_set"}
+            told = msgspec.structs.asdict(operation)
+            text = f"{name.get(type(operation).__name__, type(operation).__name__.lower())} {_key(told['key'])}"
+            if "expected" in told:
+                text += f" from {_value(told['expected'])}"
+            if "value" in told:
+                text += f" = {_value(told['value'])}"
+            return text + (f" if at revision {told['revision']}" if "revision" in told else "")
+
+
+def _key(data: bytes) -> str:
+    return _literal(data, decode_key)
+
+
+def _value(data: bytes) -> str:
+    return _literal(data, DEFAULT_CODEC.decode)
+
+
+def _literal(data: bytes, decode: Any) -> str:
+    try:
+        return brief(repr(decode(data)), 40)
+    except EncodingError:  # of a codec that the program brought along
+        return brief(repr(data), 40)

@@ -1,0 +1,55 @@
+"""What is printed: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns under their names; numbers to the right."""
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
+    right = [bool(rows) and all(isinstance(row[column], int | None) for row in rows) for column in range(len(head))]
+    for line in [[name.upper() for name in head], *texts]:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """One fact a line, its name before it."""
+    width = max(len(name) for name, _ in facts)
+    for name, fact in facts:
+        click.echo(f"{name.ljust(width)}  {'-' if fact is None else fact}")
+
+
+def size(count: int) -> str:
+    """So many bytes, for people."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def age(seconds: float) -> str:
+    """So many seconds, for people."""
+    for unit, factor in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def brief(text: str, length: int = 60) -> str:
+    """The text, cut off if it is too long for a line."""
+    return text if len(text) <= length else text[: length - 3] + "..."

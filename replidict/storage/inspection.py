@@ -1,0 +1,205 @@
+"""What is on the disk of a node that does not run.
+
+Rules kept here:
+
+1. Nothing in the directory is changed, not even by SQLite: a file with a write-ahead log is read from a copy. The lock
+   is taken so that nobody opens the node meanwhile, and shared, which needs no permission to write.
+2. Everything that is looked at when a node starts is looked at, in the same way.
+3. What can be read of a damaged file is told, beside what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from replidict import commands as cmd
+from replidict.codec import DEFAULT_CODEC
+from replidict.errors import StorageError
+from replidict.state_machine import StateMachine
+from replidict.storage import schema
+from replidict.storage.files import FILE_NAME, check_inside, check_outside, in_use, read_note
+from replidict.storage.mark import Mark
+from replidict.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A log entry on disk."""
+
+    index: int
+    term: int
+    command: bytes
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A node's disk."""
+
+    path: Path
+    identity: schema.Identity
+    vote: schema.Vote
+    applied: schema.Applied
+    """What the state table holds: it trails the log."""
+
+    members: schema.Members
+    """The last configuration in the log, committed or not: the one in force."""
+
+    first_index: int
+    """Of the log; one more than `last_index` if it is empty."""
+
+    last_index: int
+    last_term: int
+    committed: int
+    """The last entry that this node surely knew to be committed."""
+
+    entries: list[Kept]
+    """The last ones, in order, as many as were asked for."""
+
+    written: float
+    """When something was last written, in seconds since the epoch."""
+
+    file_bytes: int
+    wal_bytes: int
+    damage: str | None
+    """What is wrong, if something is: a node would refuse it."""
+
+    superseded: str | None
+    """Why it may not be opened any more, if it may not."""
+
+
+@contextmanager
+def resting(path: Path) -> Iterator[None]:
+    """Nobody opens the node in this directory meanwhile. Raises `StorageError` if somebody has, or there is none."""
+    see_to_a_node(path)
+    try:
+        lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a copy of a directory: nobody runs in it
+        yield
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise in_use(path) from error
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def see_to_a_node(path: Path) -> None:
+    """Raise `StorageError` if there is no node."""
+    if not path.is_dir():
+        raise StorageError(f"{path}: there is no such directory")
+    if not (path / FILE_NAME).exists():
+        raise StorageError(f"{path} holds no node: there is no {FILE_NAME} in it")
+
+
+def inspect(path: Path, last: int = 0) -> Inspected:
+    """Read the disk of a node that does not run, and the `last` so many entries of its log.
+
+    The caller holds its lock. Raises `StorageError` when it can't be read at all.
+    """
+    see_to_a_node(path)
+    file, note = path / FILE_NAME, path / "superseded"
+    try:
+        damage = None
+        try:
+            check_outside(file, "fsync")
+        except StorageError as error:
+            damage = str(error)
+        sizes = [each.stat().st_size if each.exists() else 0 for each in (file, _wal(file))]
+        written = max(each.stat().st_mtime for each in (file, _wal(file), path / "mark") if each.exists())
+        with _unchanged(path) as (db, mark):
+            facts = _facts(db)
+            first, last_index, last_term, committed, entries = _log(db, facts["log_start"], last)
+            committed = max(committed, facts["applied"].index)
+            members = _in_force(db, facts["members"])
+            damage = damage or _damage(db, file, mark)
+    except (KeyError, *schema.FAILURES) as error:
+        raise StorageError(damage or f"{file}: can't be read: {error}") from error
+    return Inspected(
+        path, facts["identity"], facts["vote"], facts["applied"], members,
+        first, last_index, last_term, committed, entries,
+        written, sizes[0], sizes[1], damage, read_note(note) if note.exists() else None,
+    )  # fmt: skip
+
+
+def _wal(file: Path) -> Path:
+    return Path(f"{file}-wal")
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[tuple[sqlite3.Connection, Mark | None]]:
+    """A connection to a node's file, and its mark, by which nothing there is changed."""
+    file = path / FILE_NAME
+    with tempfile.TemporaryDirectory(prefix="replidict-") as temporary:
+        uri = f"{file.absolute().as_uri()}?immutable=1"
+        if _wal(file).exists():
+            copied = Path(temporary) / FILE_NAME
+            for source, target in ((file, copied), (_wal(file), _wal(copied))):
+                shutil.copyfile(source, target)
+            uri = copied.as_uri()
+        mark = None
+        if (path / "mark").exists():
+            shutil.copyfile(path / "mark", Path(temporary) / "mark")
+            mark = Mark(Path(temporary) / "mark")
+        try:
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+                yield db, mark
+        finally:
+            if mark is not None:
+                mark.close()
+
+
+_KINDS: dict[str, Any] = {
+    "identity": schema.Identity,
+    "vote": schema.Vote,
+    "applied": schema.Applied,
+    "log_start": schema.LogStart,
+    "members": schema.Members,
+}
+
+
+def _facts(db: sqlite3.Connection) -> dict[str, Any]:
+    rows = db.execute("SELECT name, data FROM fact NOT INDEXED").fetchall()
+    return {name: msgspec.msgpack.decode(data, type=_KINDS[name]) for name, data in rows if name in _KINDS}
+
+
+def _log(db: sqlite3.Connection, start: schema.LogStart, last: int) -> tuple[int, int, int, int, list[Kept]]:
+    first, last_index, committed = db.execute("SELECT min(idx), max(idx), max(committed) FROM log").fetchone()
+    if first is None:
+        return start.index + 1, start.index, start.term, 0, []
+    (last_term,) = db.execute("SELECT term FROM log WHERE idx = ?", (last_index,)).fetchone()
+    rows = db.execute("SELECT idx, term, command FROM log ORDER BY idx DESC LIMIT ?", (last,)).fetchall()
+    return first, last_index, last_term, committed, [Kept(*row) for row in reversed(rows)]
+
+
+def _in_force(db: sqlite3.Connection, members: schema.Members) -> schema.Members:
+    for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (members.index,)):
+        if cmd.is_configuration(command) and isinstance(said := cmd.decode(command), cmd.Configuration):
+            members = schema.Members(index, said.voters, said.learners, said.node_ids, said.readers)
+    return members
+
+
+def _damage(db: sqlite3.Connection, file: Path, mark: Mark | None) -> str | None:
+    try:
+        check_inside(db, file)
+        store = Store(db, file.absolute().as_uri(), log_retain=0, mark=mark)
+        store.load_into(StateMachine(DEFAULT_CODEC))
+    except StorageError as error:
+        return str(error)
+    return None

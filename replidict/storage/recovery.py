@@ -1,0 +1,159 @@
+"""A quorum is lost for good: the disk that is furthest becomes the founder of a new cluster.
+
+The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and as dangerous: what only the lost nodes had is
+gone, and nothing keeps these from going on as they were, if they come back.
+
+Rules kept here:
+
+1. All disks are checked as when a node starts, and locked for as long as this takes. A damaged one is refused, and so
+   is another than the furthest: the one with the highest last term, and of these the longest log (Raft 5.4.1).
+2. The new cluster has a new id, and the founder a new identity: old members refuse it, and it refuses them.
+3. What is in the log stays, and counts as committed: an entry that is not known to be may still have been acknowledged.
+   One more is added, with this node as the only member, in a term of its own.
+4. First the other disks are noted as superseded, which a node refuses to open, then the chosen one is rewritten in one
+   transaction. A crash leaves it the old node or the new one; in between, the same can be done again.
+5. The mark stays as it is: a later term and a longer log than it knows of do not contradict it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from replidict import commands as cmd
+from replidict.errors import ReplidictError, StorageError
+from replidict.storage import schema
+from replidict.storage.files import Directory, connect, put_facts, remove, sync
+from replidict.storage.inspection import Inspected, inspect, see_to_a_node
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The disks that are left of a cluster: the one to go on with, and others."""
+
+    chosen: Inspected
+    others: Sequence[Inspected]
+    directories: Sequence[Directory]
+    """Locked; the chosen one first."""
+
+    @property
+    def furthest(self) -> Inspected:
+        """The one that must be chosen. Of several that are equally far, the chosen one."""
+        return max((self.chosen, *self.others), key=lambda each: (each.last_term, each.last_index))
+
+    @property
+    def missing(self) -> list[str]:
+        """Voters whose disks are not here."""
+        here = {each.identity.address for each in (self.chosen, *self.others)}
+        return [address for address in self.furthest.members.voters if address not in here]
+
+    @property
+    def complete(self) -> bool:
+        """Whether each majority has one of these disks in it, so that nothing acknowledged is lost."""
+        return len(self.missing) * 2 <= len(self.furthest.members.voters)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many entries of the chosen log are not known to be committed."""
+        return self.chosen.last_index - self.chosen.committed
+
+    def refusal(self) -> ReplidictError | None:
+        """Why this can't be done; None if it can."""
+        nodes = [self.chosen, *self.others]
+        for node in nodes:
+            if node.damage is not None:
+                return StorageError(node.damage)
+        if self.chosen.superseded is not None:
+            return StorageError(f"{self.chosen.path} is not to be used any more. {self.chosen.superseded}")
+        seen: dict[str, Inspected] = {}
+        for node in nodes:
+            if node.identity.cluster_id != self.chosen.identity.cluster_id:
+                return ReplidictError(
+                    f"{node.path} belongs to the cluster {node.identity.cluster_id}, and {self.chosen.path} to "
+                    f"{self.chosen.identity.cluster_id}: they are not members of one cluster, or one was recovered"
+                )
+            if (same := seen.setdefault(node.identity.node_id, node)) is not node:
+                return ReplidictError(f"{same.path} and {node.path} are copies of one node: leave one of them out")
+        if self.furthest is not self.chosen:
+            return ReplidictError(
+                f"{self.furthest.path} is further than {self.chosen.path}: name it first, to go on with that one"
+            )
+        return None
+
+    def recover(self, address: str | None = None) -> schema.Identity:
+        """Make the chosen disk that of the founder of a new cluster, reached at `address` (as before, if None).
+
+        Returns who it is from now on. Raises `ReplidictError` if that can't be done; the chosen disk is as it was then.
+        """
+        if (refusal := self.refusal()) is not None:
+            raise refusal
+        old = self.chosen.identity
+        new = schema.Identity(uuid.uuid4().hex, uuid.uuid4().hex, address or old.address)
+        today = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        for directory in self.directories[1:]:
+            _note_superseded(
+                directory,
+                f"Its cluster {old.cluster_id} lost its quorum and goes on as {new.cluster_id}, founded by "
+                f"{new.address} from {self.chosen.path.absolute()} on {today}: to bring this node back, give it an "
+                "empty directory and have it join that one.\n",
+            )
+        self._rewrite(new)
+        return new
+
+    def _rewrite(self, new: schema.Identity) -> None:
+        chosen, directory = self.chosen, self.directories[0]
+        index, term = chosen.last_index + 1, max(chosen.vote.term, chosen.last_term) + 1
+        alone = cmd.Configuration([new.address], [], {new.address: new.node_id})
+        command = cmd.encode(alone)
+        facts = {
+            "identity": new,
+            "vote": schema.Vote(term, None, chosen.vote.cuts),
+            "members": schema.Members(index, alone.voters, [], alone.node_ids),
+            "pins": schema.Pins({}),
+        }
+        with closing(connect(directory.file, "fsync")) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                row = (index, term, command, index, schema.log_crc(index, term, command, index))
+                db.execute("INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, ?)", row)
+                put_facts(db, facts)
+                db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise StorageError(
+                    f"{directory.file}: could not be recovered, and is as it was: {error}. Make sure the disk has "
+                    "space and is healthy, then do it again"
+                ) from error
+
+
+@contextmanager
+def survivors(chosen: Path, others: Sequence[Path]) -> Iterator[Survivors]:
+    """Lock these directories, and look at what is there. Raises `StorageError`, `ValueError` (one is named twice)."""
+    paths = [chosen, *others]
+    for number, path in enumerate(paths):
+        see_to_a_node(path)
+        if any(path.samefile(other) for other in paths[:number]):
+            raise ValueError(f"{path} is named twice")
+    with ExitStack() as locks:
+        directories = [locks.enter_context(closing(Directory(path))) for path in paths]
+        first, *rest = [inspect(path) for path in paths]
+        yield Survivors(first, rest, directories)
+
+
+def _note_superseded(directory: Directory, text: str) -> None:
+    made = directory.superseded.with_suffix(".new")
+    try:
+        made.write_text(text)
+        sync(made)
+        made.rename(directory.superseded)
+        sync(directory.path)
+    except OSError as error:
+        raise StorageError(
+            f"{directory.superseded}: could not be written, and nothing was recovered: {error}"
+        ) from error
+    finally:
+        remove(made)

@@ -1,0 +1,195 @@
+"""`replidict inspect`: all that is on a stopped node's disk, and nothing changed there (issue 7)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from replidict import ReplicatedDict
+from replidict import commands as cmd
+from replidict.codec import encode, encode_key
+from replidict.command.entries import described
+from replidict.command.main import main
+from replidict.storage.files import FILE_NAME
+from tests.storage_support import WAL, Rig, flip, image, put, written
+
+FOUNDERS = ("10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000")
+
+
+def inspect(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["inspect", str(path), *options])
+
+
+def on_disk(path: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Everything in a directory: bytes, time of the last change, mode."""
+    found = {}
+    for each in path.rglob("*"):
+        status = each.stat()
+        found[str(each)] = (each.read_bytes() if each.is_file() else b"", status.st_mtime_ns, status.st_mode)
+    return found
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Path]:
+    """The directory of a node that was killed in the third term, with entries that it does not know to be committed."""
+    one = Rig(tmp_path / "n", founders=FOUNDERS)
+    one.store.set_vote(2, FOUNDERS[1])
+    one.perform(put("hello", "distributed"), put("k", 1), term=2)
+    one.append(put("k", 2), term=3)
+    one.store.commit()
+    yield image(tmp_path / "n", tmp_path / "killed")
+    one.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "closed", "closed, read-only"])
+def test_nothing_is_changed(killed: Path, tmp_path: Path, how: str) -> None:
+    """Whether there is a write-ahead log beside the file or not, not a byte, name or time changes in the directory."""
+    path = killed
+    (path / "lock").touch()
+    if how != "killed":
+        Rig(path, founders=FOUNDERS).close()
+        assert not (path / WAL).exists()
+    else:
+        assert (path / WAL).stat().st_size > 0
+    if how == "closed, read-only":
+        for each in (*path.iterdir(), path):
+            each.chmod(0o500)
+    before = on_disk(path)
+    for options in ([], ["--json", "-n", "9"]):
+        done = inspect(path, *options)
+        assert done.exit_code == 0, done.output
+    assert on_disk(path) == before
+    path.chmod(0o700)
+
+
+def test_it_tells_what_is_there(killed: Path) -> None:
+    """Identity, term, vote, members, indices, sizes and entries are those of the node, in JSON and for people."""
+    done = json.loads(inspect(killed, "--json", "-n", "2").output)
+    assert done.pop("node_id") and done.pop("cluster_id") and done.pop("written") > 0
+    assert done == {
+        "path": str(killed), "address": FOUNDERS[0], "voters": list(FOUNDERS), "learners": [], "term": 3,
+        "voted_for": None, "first_index": 1, "last_index": 3, "last_term": 3, "committed_index": 0,
+        "applied_index": 0, "revision": 0, "keys": 0, "file_bytes": (killed / FILE_NAME).stat().st_size,
+        "wal_bytes": (killed / WAL).stat().st_size, "damage": None, "superseded": None,
+        "entries": [
+            {"index": 2, "term": 2, "entry": "set 'hello' = 'distributed'; set 'k' = 1"},
+            {"index": 3, "term": 3, "entry": "set 'k' = 2"},
+        ],
+    }  # fmt: skip
+    text = inspect(killed, "-n", "2").output
+    assert "log entries   1 to 3, the last of term 3" in text and "integrity     ok" in text
+    assert text.splitlines()[-1].split() == ["3", "3", "unknown", "set", "'k'", "=", "2"]
+
+
+def test_a_changed_membership_is_told(tmp_path: Path) -> None:
+    """The members are those of the last configuration in the log, committed or not: it is the one in force."""
+    from replidict.raft.messages import Entry
+
+    one = Rig(tmp_path / "n", founders=FOUNDERS)
+    one.store.set_vote(1, None)
+    one.log.append([Entry(1, 1, cmd.encode(cmd.Configuration(list(FOUNDERS[:2]), ["10.0.0.9:7000"])))])
+    one.store.commit()
+    one.close()
+    done = json.loads(inspect(tmp_path / "n", "--json").output)
+    assert (done["voters"], done["learners"]) == (list(FOUNDERS[:2]), ["10.0.0.9:7000"])
+
+
+def test_a_node_that_runs_is_refused(tmp_path: Path) -> None:
+    """Where a node runs, inspecting is refused; where one is inspected, no node starts."""
+    with ReplicatedDict[str, int](tmp_path / "d") as d:
+        d["k"] = 1
+        done = inspect(tmp_path / "d")
+        assert done.exit_code == 5 and "in use" in done.output
+    assert inspect(tmp_path / "d").exit_code == 0
+
+
+def test_what_is_no_node(tmp_path: Path) -> None:
+    """No directory, and one without a node: said so, and nothing is made there."""
+    (tmp_path / "empty").mkdir()
+    for name, message in (("missing", "no such directory"), ("empty", "holds no node")):
+        done = inspect(tmp_path / name)
+        assert done.exit_code == 5 and message in done.output
+    assert not (tmp_path / "missing").exists() and not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("statement", "damage"),
+    [
+        ("UPDATE log SET command = x'00' WHERE idx = 2", "checksum of log entry 2"),
+        ("DELETE FROM log WHERE idx = 2", "log entry 2 is missing"),
+        ("DELETE FROM log WHERE idx = 3", "its log ends at entry 2"),
+        ("UPDATE fact SET crc = 7 WHERE name = 'vote'", "checksum of 'vote'"),
+    ],
+)
+def test_damage_is_told_beside_what_can_be_read(killed: Path, statement: str, damage: str) -> None:
+    """A file that a node would refuse: exit status 5, what is wrong, and all the same what can be read of it."""
+    with closing(sqlite3.connect(killed / FILE_NAME, isolation_level=None)) as db:
+        db.execute(statement)
+    done = inspect(killed)
+    assert done.exit_code == 5 and "integrity     DAMAGED" in done.output
+    assert FOUNDERS[0] in done.output and damage in done.output and str(killed / FILE_NAME) in done.output
+    assert damage in json.loads(inspect(killed, "--json").stdout)["damage"]
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, WAL])
+def test_it_agrees_with_the_node(killed: Path, tmp_path: Path, name: str) -> None:
+    """Whatever bit is flipped, it says "ok" only of what a node opens, and never ends with a traceback."""
+    rng, size = random.Random(name), len(written((killed / name).read_bytes())) if name == WAL else 32768
+    for _ in range(60):
+        copy = Path(shutil.copytree(killed, tmp_path / "copy", dirs_exist_ok=True))
+        flip(copy / name, rng.randrange(size), rng.randrange(8))
+        done = inspect(copy)
+        assert done.exit_code in (0, 5), done.exception
+        if done.exit_code == 0:
+            Rig(copy, founders=FOUNDERS).close()
+
+
+def test_a_file_cut_short(killed: Path) -> None:
+    """A write-ahead log that is cut off, and a file that is: refused with the reason."""
+    os.truncate(killed / WAL, len(written((killed / WAL).read_bytes())) - 1)
+    assert "already acknowledged" in inspect(killed).output
+    os.truncate(killed / FILE_NAME, 1000)
+    assert inspect(killed).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (cmd.Put(encode_key("k"), encode(b"v")), "set 'k' = b'v'"),
+        (cmd.Add(encode_key((1, 2)), encode(None)), "add (1, 2) = None"),
+        (cmd.CompareAndSet(encode_key("k"), encode(1), encode(2)), "compare_and_set 'k' from 1 = 2"),
+        (cmd.Replace(encode_key("k"), encode(1), 7), "replace 'k' = 1 if at revision 7"),
+        (cmd.Delete(encode_key("k")), "delete 'k'"),
+        (cmd.PopItem(), "popitem"),
+        (cmd.Clear(), "clear"),
+        (cmd.Update([(encode_key(n), encode(n)) for n in range(5)]), "update 0 = 0, 1 = 1, 2 = 2, and 2 more"),
+        (cmd.Put(encode_key("k"), b"\xc1 of another codec"), "set 'k' = b'\\xc1 of another codec'"),
+        (cmd.Put(encode_key("k" * 99), encode(1)), f"set '{'k' * 36}... = 1"),
+    ],
+)
+def test_entries_are_told_in_words(operation: cmd.Operation, words: str) -> None:
+    """What an entry does is told briefly, whatever values it has."""
+    assert described(cmd.encode(cmd.Batch(1, 1, 0, [operation]))) == words
+
+
+def test_other_entries_are_told_in_words() -> None:
+    """So are those that are no writes."""
+    told: list[tuple[Any, str]] = [
+        (cmd.NoOp(), "a leader begins its term"),
+        (cmd.OpenSession(b"nonce"), "a session begins"),
+        (cmd.Batch(1, 2, 1, []), "no writes"),
+        (cmd.Batch(1, 2, 1, [cmd.Clear()] * 5), "clear; clear; clear; and 2 more"),
+        (cmd.Configuration(["a:1"], ["b:1"]), "voters a:1, learners b:1"),
+    ]
+    assert [described(cmd.encode(command)) for command, _ in told] == [words for _, words in told]
+    assert described(b"\x00") == "what this release does not know"

@@ -1,0 +1,351 @@
+"""`replidict recover`: a quorum is lost, and the furthest disk founds a new cluster (issue 7)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from replidict import ReplicatedDict, StorageError
+from replidict.command.main import main
+from replidict.storage import recovery, schema
+from replidict.storage.files import FILE_NAME, connect
+from tests.clusters import cluster, free_addresses, leader_of, wait_until
+from tests.storage_support import WAL, Failing, Rig, image, put, written
+from tests.test_inspect import on_disk
+
+
+def recover(*arguments: Path | str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(main, ["recover", *map(str, arguments)], input=answer)
+
+
+def but_for_the_lock(path: Path) -> dict[str, Any]:
+    """Everything in a node's directory; the file that is locked is made if need be."""
+    return {name: found for name, found in on_disk(path).items() if not name.endswith("/lock")}
+
+
+def identity(path: Path) -> schema.Identity:
+    with closing(sqlite3.connect(path / FILE_NAME)) as db:
+        (data,) = db.execute("SELECT data FROM fact WHERE name = 'identity'").fetchone()
+    return msgspec.msgpack.decode(data, type=schema.Identity)
+
+
+def three_disks(root: Path, addresses: list[str]) -> list[Path]:
+    """What three nodes left: the first has the longest log, the second a later term, the third is behind both."""
+    for number, address in enumerate(addresses):
+        founders = [address, *(other for other in addresses if other != address)]
+        one = Rig(root / f"n{number}", founders=founders)
+        one.perform(put("k", 0))
+        if number != 2:
+            one.perform(put("k", 1), put("only here", number), term=1 + number)
+        if number == 0:
+            one.put_many("many", 20)
+        image(root / f"n{number}", root / f"disk{number}")
+        one.close()
+    return [root / f"disk{number}" for number in range(3)]
+
+
+@pytest.fixture
+def addresses() -> list[str]:
+    return free_addresses(3)
+
+
+@pytest.fixture
+def disks(tmp_path: Path, addresses: list[str]) -> list[Path]:
+    """What three nodes left that were killed; see `three_disks`."""
+    return three_disks(tmp_path, addresses)
+
+
+# -- what becomes of a cluster ----------------------------------------------------------------------------------------
+
+
+def test_it_goes_on_and_old_members_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What one of three disks held is there, and can be written to; an old member beside it is refused on both sides,
+    says so, hears nothing of the new cluster and does not disturb it."""
+    with cluster(tmp_path) as nodes:
+        nodes[0].update(a=1, b=(2,))
+        nodes[0]["a"] = 3
+        revision = nodes[0].versioned("a")
+        addresses = [str(node.status().address) for node in nodes]
+    done = recover(tmp_path / "n0", "--yes")
+    assert done.exit_code == 0, done.output
+    caplog.set_level(logging.INFO)
+    with (
+        ReplicatedDict[str, Any](tmp_path / "n0", address=addresses[0]) as founder,
+        ReplicatedDict[str, Any](tmp_path / "n1", address=addresses[1], timeout=0.2) as old,
+    ):
+        assert list(founder.items()) == [("a", 3), ("b", (2,))] and founder.versioned("a") == revision
+        founder["new"] = 1
+        assert founder.status().peers == () and founder.status().cluster_id != old.status().cluster_id
+        term = founder.status().term
+
+        def said(by: str) -> bool:
+            found = [r.getMessage() for r in caplog.records if r.getMessage().startswith(f"{by}:")]
+            return any("belongs to another cluster" in message for message in found)
+
+        wait_until(lambda: said(addresses[0]) and said(addresses[1]), "both sides refuse, and say so")
+        assert "new" not in old and founder.status().term == term and founder.status().connected == ()
+        founder["still"] = "alone"
+    with ReplicatedDict[str, Any](tmp_path / "n0", address=addresses[0]) as founder:
+        assert founder.snapshot() == {"a": 3, "b": (2,), "new": 1, "still": "alone"}
+
+
+def test_a_majority_of_the_old_disks_is_the_old_cluster(tmp_path: Path) -> None:
+    """What the command warns of: old disks that are not named, started together, go on as the old cluster, beside the
+    new one; neither takes the other's writes."""
+    with cluster(tmp_path) as nodes:
+        nodes[0]["k"] = "before"
+        addresses = [str(node.status().address) for node in nodes]
+    done = recover(tmp_path / "n0", "--yes")
+    assert "must never be started again" in done.output and "LOST" in done.output
+    opened = [ReplicatedDict[str, Any](tmp_path / f"n{n}", address=addresses[n], timeout=30) for n in range(3)]
+    try:
+        opened[0]["k"] = "new"
+        opened[1]["k"] = "old"
+        assert leader_of(opened[1:]).status().address in addresses[1:]
+        assert opened[2].get("k", linearizable=True) == "old" and opened[0].get("k", linearizable=True) == "new"
+    finally:
+        for each in opened:
+            each.close()
+
+
+def test_disks_that_are_named_are_never_opened_again(disks: list[Path], addresses: list[str]) -> None:
+    """The other disks that are given are superseded: opening one is refused, with where its cluster goes on."""
+    done = recover(disks[1], disks[0], disks[2], "--yes")
+    assert done.exit_code == 0, done.output
+    new = identity(disks[1])
+    for number in (0, 2):
+        for _ in range(2):
+            with pytest.raises(StorageError, match=rf"disk{number} must not be opened.*goes on as {new.cluster_id}"):
+                ReplicatedDict[str, Any](disks[number], address=addresses[number])
+        shown = CliRunner().invoke(main, ["inspect", str(disks[number])])
+        assert shown.exit_code == 5 and "goes on as" in shown.output and "integrity     ok" in shown.output
+    with ReplicatedDict[str, Any](disks[1], address=addresses[1]) as founder:
+        assert founder.snapshot() == {"k": 1, "only here": 1}
+
+
+def test_entries_that_nobody_knew_to_be_committed_count(disks: list[Path], addresses: list[str]) -> None:
+    """All that is in the log is there from the first read on, as it may have been acknowledged; that is said before."""
+    done = recover(disks[1], "--yes")
+    assert re.search(r"not known to be committed, which will be: [1-9]", done.output)
+    with ReplicatedDict[str, Any](disks[1], address=addresses[1]) as founder:
+        assert founder["only here"] == 1
+        assert founder.set("k", 2) == founder.revision
+
+
+def test_it_listens_where_it_was_told(disks: list[Path], addresses: list[str]) -> None:
+    """With --address the new founder is another address's from now on."""
+    (elsewhere,) = free_addresses(1)
+    assert recover(disks[1], "--address", elsewhere, "--yes").exit_code == 0
+    with pytest.raises(ValueError, match=f"belongs to the node {elsewhere}"):
+        ReplicatedDict[str, Any](disks[1], address=addresses[1])
+    with ReplicatedDict[str, Any](disks[1], address=elsewhere) as founder:
+        founder["k"] = 9
+        assert founder.status().is_leader
+    assert recover(disks[0], "--address", "nonsense").exit_code == 2
+
+
+# -- what it tells and asks -------------------------------------------------------------------------------------------
+
+
+def test_it_tells_and_asks(disks: list[Path], addresses: list[str]) -> None:
+    """Each disk's term, index, age and members are shown, which is furthest, what may be lost; without a yes nothing
+    is changed."""
+    before = [but_for_the_lock(disk) for disk in disks]
+    done = recover(disks[1], disks[2], answer="n\n")
+    assert done.exit_code == 1
+    head, first, second, *_ = done.output.splitlines()
+    assert head.split() == ["DATA", "NODE", "LAST", "TERM", "LAST", "INDEX", "WRITTEN", "VOTERS"]
+    assert re.match(
+        rf"{disks[1]} +{addresses[1]} +2 +3 +\d+ seconds ago +{' '.join(sorted(addresses))} +furthest", first
+    )
+    assert re.match(rf"{disks[2]} +{addresses[2]} +1 +2 +\d+ seconds ago +{' '.join(sorted(addresses))}$", second)
+    assert f"Missing here: 1 of 3 voters, {addresses[0]}" in done.output and "none is lost" in done.output
+    assert "Go on with" in done.output
+    for disk, files in zip(disks, before, strict=True):
+        assert but_for_the_lock(disk) == files
+
+
+@pytest.mark.parametrize(
+    ("named", "says"), [([1], "LOST"), ([1, 2], "none is lost"), ([1, 0, 2], "none is lost")], ids=str
+)
+def test_it_says_what_may_be_lost(disks: list[Path], named: list[int], says: str) -> None:
+    """Whether an acknowledged write can be on none of the disks named: not, if every majority has one of them."""
+    done = recover(*(disks[number] for number in named), answer="n\n")
+    assert (
+        says in done.output
+        and len({"LOST", "none is lost"} & {w for w in ("LOST", "none is lost") if w in done.output}) == 1
+    )
+
+
+def test_the_furthest_must_be_named_first(disks: list[Path]) -> None:
+    """A longer log of an earlier term is not further (Raft 5.4.1): another than the furthest disk is refused."""
+    done = recover(disks[0], disks[1], "--yes")
+    assert done.exit_code == 1
+    assert f"{disks[1]} is further than {disks[0]}: name it first" in done.output
+    assert recover(disks[2], disks[0], "--yes").exit_code == 1
+    assert recover(disks[0], disks[2], "--yes").exit_code == 0
+
+
+def a_copy(disks: list[Path]) -> tuple[int, str]:
+    shutil.rmtree(disks[2])
+    shutil.copytree(disks[1], disks[2])
+    return 1, "are copies of one node"
+
+
+def of_another_cluster(disks: list[Path]) -> tuple[int, str]:
+    shutil.rmtree(disks[2])
+    Rig(disks[2], founders=free_addresses(3)).close()
+    return 1, "not members of one cluster"
+
+
+def torn(disks: list[Path]) -> tuple[int, str]:
+    wal = disks[2] / WAL
+    wal.write_bytes(written(wal.read_bytes())[:-100])
+    return 5, "already acknowledged"
+
+
+def damaged(disks: list[Path]) -> tuple[int, str]:
+    with closing(sqlite3.connect(disks[2] / FILE_NAME, isolation_level=None)) as db:
+        db.execute("UPDATE log SET command = x'00' WHERE idx = 2")
+    return 5, "checksum of log entry 2"
+
+
+def missing(disks: list[Path]) -> tuple[int, str]:
+    shutil.rmtree(disks[2])
+    return 5, "no such directory"
+
+
+def emptied(disks: list[Path]) -> tuple[int, str]:
+    (disks[2] / FILE_NAME).unlink()
+    return 5, "holds no node"
+
+
+def the_same(disks: list[Path]) -> tuple[int, str]:
+    shutil.rmtree(disks[2])
+    disks[2].symlink_to(disks[1])
+    return 2, "named twice"
+
+
+def superseded(disks: list[Path]) -> tuple[int, str]:
+    (disks[2] / "superseded").write_text("Its cluster goes on elsewhere")
+    return 5, "goes on elsewhere"
+
+
+@pytest.mark.parametrize(
+    "spoil", [a_copy, of_another_cluster, torn, damaged, missing, emptied, the_same], ids=lambda spoil: spoil.__name__
+)
+def test_what_is_refused_beside_it(disks: list[Path], spoil: Callable[[list[Path]], tuple[int, str]]) -> None:
+    """A disk that is damaged, torn, no node's, a copy, or of another cluster: refused, and nothing is changed."""
+    status, message = spoil(disks)
+    before = [but_for_the_lock(disk) for disk in disks[1:]]
+    done = recover(disks[1], disks[2], "--yes")
+    assert done.exit_code == status and re.search(message, done.output), done.output
+    for disk, files in zip(disks[1:], before, strict=True):
+        assert but_for_the_lock(disk) == files
+
+
+@pytest.mark.parametrize("spoil", [torn, damaged, missing, emptied, superseded], ids=lambda spoil: spoil.__name__)
+def test_what_is_refused_itself(disks: list[Path], spoil: Callable[[list[Path]], tuple[int, str]]) -> None:
+    """A disk that a node would refuse founds nothing."""
+    status, message = spoil(disks)
+    done = recover(disks[2], "--yes")
+    assert done.exit_code == status and re.search(message, done.output), done.output
+
+
+def test_a_node_that_runs_is_refused(tmp_path: Path, addresses: list[str]) -> None:
+    """A survivor that still runs must be stopped first."""
+    with ReplicatedDict[str, int](tmp_path / "d", address=addresses[0], peers=addresses[1:]):
+        done = recover(tmp_path / "d", "--yes")
+        assert done.exit_code == 5 and "in use" in done.output
+
+
+def test_a_recovered_disk_is_of_another_cluster(disks: list[Path]) -> None:
+    """Done twice by mistake, with an old disk beside the new founder: refused, as what it is."""
+    assert recover(disks[1], "--yes").exit_code == 0
+    done = recover(disks[1], disks[0], "--yes")
+    assert done.exit_code == 1 and "one was recovered" in done.output
+
+
+# -- crashes ----------------------------------------------------------------------------------------------------------
+
+
+class Photographed:
+    """A connection that keeps what is on disk before and after each statement, as a crash there would leave it."""
+
+    def __init__(self, connection: sqlite3.Connection, disks: list[Path], root: Path) -> None:
+        self._connection, self._disks, self._root = connection, disks, root
+        self.taken: list[list[Path]] = []
+
+    def _take(self) -> None:
+        root = self._root / f"image{len(self.taken)}"
+        self.taken.append([Path(shutil.copytree(disk, root / disk.name)) for disk in self._disks])
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        self._take()
+        done = self._connection.execute(*arguments)
+        self._take()
+        return done
+
+    def close(self) -> None:
+        self._connection.close()
+        self._take()
+
+
+def test_a_crash_leaves_the_old_node_or_the_new_one(
+    disks: list[Path], addresses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is killed, the disk is whole, and the old node's or the new one's; the others are superseded before
+    it is the new one's, and the same command can be given again."""
+    old = identity(disks[1])
+    photographed: list[Photographed] = []
+
+    def connecting(*arguments: Any) -> Any:
+        photographed.append(Photographed(connect(*arguments), disks, tmp_path))
+        return photographed[-1]
+
+    monkeypatch.setattr(recovery, "connect", connecting)
+    with recovery.survivors(disks[1], [disks[0], disks[2]]) as found:
+        new = found.recover()
+    monkeypatch.undo()
+    seen = []
+    for images in photographed[0].taken:
+        who = identity(Path(shutil.copytree(images[1], images[1].with_name("looked at"))))
+        seen.append(who)
+        assert (images[0] / "superseded").exists() and (images[2] / "superseded").exists()
+        if who == old:
+            assert recover(images[1], images[0], images[2], "--yes").exit_code == 0
+        with ReplicatedDict[str, Any](images[1], address=addresses[1], timeout=30) as opened:
+            assert opened.snapshot() == {"k": 1, "only here": 1}
+            opened["k"] = 2
+            assert opened.status().peers == ()
+    assert seen == [old] * seen.count(old) + [new] * seen.count(new)
+    assert seen.count(old) > 5 and seen.count(new) >= 2
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO log", "INSERT OR REPLACE INTO fact", "COMMIT"])
+def test_a_full_disk_leaves_the_old_node(disks: list[Path], monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    """A disk that can't be written to stays the old node's, and that is said; then the same can be done again."""
+    old = identity(disks[1])
+
+    def connecting(*arguments: Any) -> Any:
+        failing = Failing(connect(*arguments))
+        failing.fails = statement
+        return failing
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "connect", connecting)
+        done = recover(disks[1], disks[0], "--yes")
+    assert done.exit_code == 5 and "is as it was" in done.output
+    assert identity(disks[1]) == old
+    assert recover(disks[1], disks[0], "--yes").exit_code == 0
+    assert identity(disks[1]) != old
