@@ -14,9 +14,10 @@ from replidict.errors import (
     StorageError,
 )
 from replidict.options import Options
-from replidict.replicated_dict import ReplicatedDict, Versioned
+from replidict.replicated_dict import ReplicatedDict
 from replidict.security import TLS
 from replidict.status import Member, Status
+from replidict.views import Versioned
 
 __all__ = [
     "Backup",

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from replidict.codec import Codec, encode_key
 from replidict.errors import EncodingError, ReplidictError
 from replidict.node import NO_NETWORK
 from replidict.options import Options
-from replidict.security import split_address
+from replidict.security import TLS, Security, security_for, split_address
+
+
+def check_kinds(options: object, codec: object, tls: object) -> None:
+    """Are these what they are to be?"""
+    if not isinstance(options, Options):
+        raise ValueError(f"options={options!r}: must be an Options(...)")
+    for method in ("encode", "decode"):
+        if not callable(getattr(codec, method, None)):
+            raise ValueError(f"codec={codec!r}: must have encode() and decode(), see replidict.Codec")
+    if tls is not None and not isinstance(tls, TLS):
+        raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
+
+
+def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security | None:
+    """What protects the network of a node, which without an address has none."""
+    if address is not None:
+        return security_for(address, tls, secret, insecure)
+    if tls is not None or secret is not None:
+        raise ValueError("tls= and secret= protect the network: give address= and peers= as well, or leave them out")
+    return None
 
 
 def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
@@ -31,6 +51,23 @@ def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
             raise ValueError(f"peers= holds {peer} twice")
         seen[endpoint] = peer
     return sorted(each.lower() for each in seen.values())
+
+
+def member_to_join(join: str | None, address: str | None, founders: list[str], voter: bool) -> str | None:
+    """The address of the member that a new node asks to be let in, if it does."""
+    if not isinstance(voter, bool):
+        raise ValueError(f"voter={voter!r}: must be True or False")
+    if join is None:
+        if not voter:
+            raise ValueError("voter=False is for a node that joins: give join=, the address of a member, as well")
+        return None
+    if address is None:
+        raise ValueError("join= needs address=: the host:port at which the members reach this node")
+    if len(founders) > 1:
+        raise ValueError("join= enters a cluster that runs, and peers= founds a new one: give one of them")
+    if _endpoint(join, "join") == _endpoint(address, "address"):
+        raise ValueError(f"join={join!r} is this node's own address: give that of a member of the cluster")
+    return join.lower()
 
 
 def member_of(address: str) -> str:
@@ -80,6 +117,19 @@ def encoded_value(value: object, codec: Codec, options: Options) -> bytes:
             f"Options(max_value_bytes={options.max_value_bytes}): split it, or store it elsewhere"
         )
     return data
+
+
+def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple[list[tuple[bytes, bytes]], int]]:
+    """Pairs in order, in as few commands as hold `most` bytes each, with the bytes of each."""
+    start, size = 0, 0
+    for end, (key, value) in enumerate(encoded):
+        length = len(key) + len(value)
+        if end > start and size + length > most:
+            yield encoded[start:end], size
+            start, size = end, 0
+        size += length
+    if encoded:
+        yield encoded[start:], size
 
 
 def pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:

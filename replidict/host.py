@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NoReturn
 
 from typing_extensions import override
@@ -33,6 +34,7 @@ from replidict.options import Options
 from replidict.raft.alone import NoTransport
 from replidict.raft.membership import removed
 from replidict.raft.snapshots import tidy
+from replidict.raft.sockets import listen
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import Identity
 from replidict.security import Security
@@ -107,7 +109,7 @@ class Host:
     ) -> Node:
         directory = self.directory
         if join is not None:
-            directory.found(address, lambda: join(directory.new_identity()))
+            directory.found(address, partial(_let_in, directory, address, join))
         elif directory.found(address, lambda: founded_by(founders)):
             cleanup.callback(directory.file.unlink)
             cleanup.callback(directory.mark.unlink, missing_ok=True)
@@ -237,6 +239,12 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _let_in(directory: Directory, address: str, join: Callable[[str], Beginning]) -> Beginning:
+    for sock in listen(address):  # whoever is let in must be there
+        sock.close()
+    return join(directory.new_identity())
 
 
 class _Gone(Mapping[Any, Any]):

@@ -16,27 +16,40 @@ from collections.abc import (
     Reversible,
     ValuesView,
 )
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from typing_extensions import override
 
 from replidict import commands as cmd
-from replidict.arguments import encoded_key, encoded_value, founders_of, member_of, pairs_of, seconds_of
+from replidict.arguments import (
+    check_kinds,
+    encoded_key,
+    encoded_value,
+    founders_of,
+    in_commands,
+    member_of,
+    member_to_join,
+    network_of,
+    pairs_of,
+    seconds_of,
+)
 from replidict.backup import Backup
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key
 from replidict.errors import ReadTimeout
 from replidict.host import Host
+from replidict.joining import enter
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.membership import Members
-from replidict.raft.messages import RemoveMember
-from replidict.security import TLS, security_for
+from replidict.raft.messages import AddMember, RemoveMember
+from replidict.security import TLS
 from replidict.state_machine import Item
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.ticker import clock
-from replidict.views import Items, Keys, Values
+from replidict.views import Items, Keys, Values, Versioned
 from replidict.waiting import make_current, raise_anew, write
 
 K = TypeVar("K", bound=Hashable)
@@ -46,29 +59,25 @@ D = TypeVar("D")
 _ABSENT: Any = object()
 
 
-class Versioned(NamedTuple, Generic[V]):
-    """A value, and the revision that wrote it: what `ReplicatedDict.replace` wants back."""
-
-    value: V
-    revision: int
-
-
 class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     """A dict kept the same on every node of a cluster, on disk, by Raft.
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
     With `address` ("host:port") it listens there and forms a cluster with `peers`, the addresses of the other
-    founding members; these matter the first time only, afterwards the directory knows the members.
+    founding members, or enters the running cluster of which the node at `join` is a member: as a learner, which becomes
+    a voter by itself once it has everything, or stays a read replica with `voter=False`. These three matter the first
+    time only, afterwards the directory knows the members.
 
-    The constructor opens the files and the address, and returns; operations wait for a leader, up to `timeout`
-    seconds. Writes return once a majority has them on disk; plain reads are this node's copy. Any
-    number of threads may use one object; after `os.fork` it belongs to the parent, and the child gets `ClosedError`.
+    The constructor opens the files and the address, and returns once it is let in, if it joins; operations wait for a
+    leader, up to `timeout` seconds. Writes return once a majority has them on disk; plain reads are this node's copy.
+    Any number of threads may use one object; after `os.fork` it belongs to the parent: the child gets `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
 
     Raises `ValueError` (an argument that makes no sense), `StorageError` (the directory), `SecurityError`,
-    `ReplidictError` (the address can't be listened on).
+    `ReplidictError` (the address can't be listened on, or `join` refuses it); `NotCommitted` or `OutcomeUnknown` when
+    nobody let it in within `timeout` seconds: do the same again.
 
     Keys: what `dict` takes, of the types listed in `replidict.codec`. Each mutating method is one atomic command
     and raises `NotCommitted` (surely not applied), `OutcomeUnknown` (may or may not be applied), `EncodingError`
@@ -81,6 +90,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         *,
         address: str | None = None,
         peers: Iterable[str] = (),
+        join: str | None = None,
+        voter: bool = True,
         timeout: float = 10.0,
         tls: TLS | None = None,
         secret: str | bytes | None = None,
@@ -88,24 +99,21 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         codec: Codec = DEFAULT_CODEC,
         options: Options = Options(),  # noqa: B008 -- frozen
     ) -> None:
-        if not isinstance(options, Options):
-            raise ValueError(f"options={options!r}: must be an Options(...)")
-        for method in ("encode", "decode"):
-            if not callable(getattr(codec, method, None)):
-                raise ValueError(f"codec={codec!r}: must have encode() and decode(), see replidict.Codec")
-        if tls is not None and not isinstance(tls, TLS):
-            raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
+        check_kinds(options, codec, tls)
         founders = founders_of(address, peers)
+        member = member_to_join(join, address, founders, voter)
         self._timeout = seconds_of(timeout, "timeout")
-        security = None if address is None else security_for(address, tls, secret, insecure)
-        if address is None and (tls is not None or secret is not None):
-            raise ValueError(
-                "tls= and secret= protect the network: give address= and peers= as well, or leave them out"
+        security = network_of(address, tls, secret, insecure)
+        if member is None or security is None:
+            way_in = None
+        else:
+            way_in = partial(
+                enter, address=founders[0], voter=voter, member=member, security=security, seconds=self._timeout
             )
         self._options = options
         self._codec = codec
         self._decode = codec.decode
-        self._host = Host(path, (address or NO_NETWORK).lower(), founders, None, security, codec, options)
+        self._host = Host(path, (address or NO_NETWORK).lower(), founders, way_in, security, codec, options)
         self._machine = self._host.node.machine
         weakref.finalize(self, self._host.forgotten)
 
@@ -342,15 +350,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         pairs = other.items() if isinstance(other, Mapping) else pairs_of(other)
         encoded = [(self._key(key), self._value(value)) for key, value in pairs]
         encoded += [(self._key(key), self._value(value)) for key, value in values.items()]
-        most, start, size = self._options.max_command_bytes, 0, 0
-        for end, (key, value) in enumerate(encoded):
-            length = len(key) + len(value)
-            if end > start and size + length > most:
-                self._write(cmd.Update(encoded[start:end]), size, max(deadline - time.monotonic(), 0.0))
-                start, size = end, 0
-            size += length
-        if encoded:
-            self._write(cmd.Update(encoded[start:]), size, max(deadline - time.monotonic(), 0.0))
+        for some, size in in_commands(encoded, self._options.max_command_bytes):
+            self._write(cmd.Update(some), size, max(deadline - time.monotonic(), 0.0))
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -386,6 +387,18 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         Waits for the leader for two election timeouts at most; without one, tells what this node knows.
         """
         return self._host.cluster.members()
+
+    def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
+        """Make room for a member at an address, from any node (thesis 4.2.1). Returns when that is committed.
+
+        It comes in as a learner, and becomes a voter once it is there and has everything. A new node is started there
+        with `join=`, which does this by itself if it was not done before; `add_peer` is for a read replica that shall
+        have a vote, or a cluster that shall know beforehand who comes.
+
+        Raises `NotCommitted` (surely not made), `OutcomeUnknown`, `ReplidictError` (it is a voter, and is to be none),
+        `SecurityError` (nobody is called there without secret= or tls=), `ValueError`, `ClosedError`, `StorageError`.
+        """
+        self._host.cluster.change(AddMember(member_of(address), voter), self._seconds(timeout))
 
     def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
         """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.

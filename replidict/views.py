@@ -1,9 +1,9 @@
-"""What `keys()`, `items()` and `values()` of a replicated dict give: each iteration sees one moment, never raises."""
+"""What a replicated dict gives out: values with their revisions, and views, of which each iteration sees one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Reversible, ValuesView
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -13,6 +13,13 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Moment = Callable[[], list[tuple[Any, Item]]]
+
+
+class Versioned(NamedTuple, Generic[V]):
+    """A value, and the revision that wrote it: what `ReplicatedDict.replace` wants back."""
+
+    value: V
+    revision: int
 
 
 class Keys(KeysView[K]):

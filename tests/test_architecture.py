@@ -24,7 +24,7 @@ FLOORS = [
     ["http"],
     ["replicated_dict"],
     ["host"],
-    ["automatic", "desk"],
+    ["automatic", "desk", "joining"],
     ["arguments", "backup", "client", "cluster", "views", "ticker", "waiting", "workers"],
     ["node"],
     ["proposals", "reads"],

@@ -12,22 +12,12 @@ from replidict.codec import decode, encode, encode_key
 from replidict.raft import asks
 from replidict.security import Mode
 from tests.clusters import Dict, cluster, leader_of
-from tests.wire_support import MODES, SECRET, Certificates
+from tests.wire_support import MODES, Certificates, given
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-def given(mode: Mode, certificates: Certificates) -> dict[str, Any]:
-    """What a program gives a dict in this mode."""
-    everything: dict[Mode, dict[str, Any]] = {
-        "plain": {},
-        "secret": {"secret": SECRET},
-        "tls": {"tls": certificates.good},
-    }
-    return everything[mode]
 
 
 def client_of(node: Dict, mode: Mode, certificates: Certificates, **how: Any) -> Client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import trustme
 
@@ -46,3 +47,13 @@ class Certificates:
         path = self.folder / name
         blob.write_to_path(str(path))
         return path
+
+
+def given(mode: Mode, certificates: Certificates) -> dict[str, Any]:
+    """What a program gives a dict in this mode."""
+    everything: dict[Mode, dict[str, Any]] = {
+        "plain": {},
+        "secret": {"secret": SECRET},
+        "tls": {"tls": certificates.good},
+    }
+    return everything[mode]

@@ -41,7 +41,8 @@ from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
 from replidict.http.values import body_of, value_of
 from replidict.options import Options
-from replidict.replicated_dict import ReplicatedDict, Versioned
+from replidict.replicated_dict import ReplicatedDict
+from replidict.views import Versioned
 
 READY_WITHIN = 1.0
 """Seconds in which a node that is up to date can show it."""

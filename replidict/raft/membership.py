@@ -26,7 +26,7 @@ def removed(address: str) -> RemovedError:
     """What a node raises, and goes on raising, that is no member any more."""
     return RemovedError(
         f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
-        "nodes that are left"
+        "nodes that are left; to bring this one back, give it an empty directory and join="
     )
 
 

@@ -1,0 +1,57 @@
+"""The way of a new node into a cluster that runs: one of its members is asked, until it has let the node in."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from replidict.client import Client, UnreachableError
+from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
+from replidict.raft.asks import Join, Joined
+from replidict.security import Security
+from replidict.storage import schema
+from replidict.storage.files import Beginning
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 3.0  # for one attempt to connect
+RETRY_PAUSE = 0.2  # seconds
+
+
+def enter(node_id: str, *, address: str, voter: bool, member: str, security: Security, seconds: float) -> Beginning:
+    """Have the node at `address` let in by the cluster of `member`, and return what it begins with.
+
+    Asks again until it is, or surely can't be, or the deadline has passed. To ask again under the same `node_id` does
+    no harm. Raises `NotCommitted`, `OutcomeUnknown` (it may be a member now), `SecurityError`, `ValueError`,
+    `ReplidictError`.
+    """
+    deadline = time.monotonic() + seconds
+    unknown = False
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        try:
+            with Client(member, security=security, timeout=min(left, CALL_SECONDS)) as client:
+                said = client.ask(
+                    lambda number, timeout: Join(number, timeout, address, node_id, voter),
+                    Joined,
+                    timeout=max(deadline - time.monotonic(), 0.0),
+                )
+        except (UnreachableError, NotCommitted, OutcomeUnknown) as error:
+            unknown = unknown or isinstance(error, OutcomeUnknown)
+            why: ReplidictError = error
+        except ReplidictError as error:
+            kind = SecurityError if isinstance(error, SecurityError) else ReplidictError
+            raise kind(f"{address} can't join the cluster of {member}: {error}") from error
+        else:
+            logger.info("%s: let in by %s, into a cluster of %s", address, member, ", ".join(said.voters))
+            return Beginning(
+                said.cluster_id,
+                node_id,
+                schema.Members(said.index, said.voters, said.learners, said.node_ids, said.readers),
+            )
+        if time.monotonic() + RETRY_PAUSE >= deadline:
+            raise (OutcomeUnknown if unknown else NotCommitted)(
+                f"{address} could not join the cluster of {member} within {seconds:g} s: {why}. Start it again, with "
+                "the same directory: it goes on from there"
+            ) from why
+        time.sleep(RETRY_PAUSE)
