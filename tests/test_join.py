@@ -153,8 +153,9 @@ def test_room_made_beforehand(tmp_path: Path) -> None:
     with cluster(tmp_path) as nodes:
         nodes[0].add_peer(address)
         nodes[1].add_peer(address)
-        assert [member.address for member in nodes[2].members() if not member.voter] == [address]
         nodes[0]["key"] = "value"
+        nodes[2].barrier()
+        assert [member.address for member in nodes[2].members() if not member.voter] == [address]
         with joining(tmp_path, address, nodes[2]) as new:
             settled([*nodes, new])
 
