@@ -241,6 +241,11 @@ def without_a_quorum(tmp_path: Path) -> Iterator[Dict]:
         yield nodes[0]
 
 
+def under_way(node: Dict) -> int:
+    """How many asks of guests wait there."""
+    return sum(len(guest.under_way) for guest in list(node._host.node.engine.transport.guests._guests.values()))
+
+
 def test_without_a_quorum(tmp_path: Path) -> None:
     """What can't be done is said in time, as to the program; what a node knows on its own, it goes on telling, also
     when more writes wait than there are threads for."""
@@ -375,8 +380,7 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
     ):
         write = pool.submit(one.ask, lambda i, t: asks.Delete(i, t, encode_key("key")), asks.Held)
         read = pool.submit(two.ask, lambda i, t: asks.Get(i, t, encode_key("key"), True), asks.Value)
-        guests = node._host.node.engine.transport.guests
-        wait_until(lambda: all(each.under_way for each in guests._guests.values()), "both have asked")
+        wait_until(lambda: under_way(node) == 2, "both have asked")
         node.close()
         with pytest.raises(OutcomeUnknown, match=r"lost: .* may or may not be done"):
             write.result(30)
@@ -390,8 +394,7 @@ def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(one.ask, lambda i, t: asks.Set(i, t, key, key), asks.Stored)
-        places = node._host.node.engine.transport.guests
-        wait_until(lambda: any(each.under_way for each in places._guests.values()), "one waits")
+        wait_until(lambda: under_way(node) == 1, "one waits")
         with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 guests, which is all it takes"):
             two.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
         node.close()
