@@ -1,4 +1,4 @@
-"""The short form of `tests.growth`: a cluster of real processes grows, is replaced and shrinks, under load and kills."""
+"""The short form of `tests.growth`: real processes form a cluster that grows and shrinks, under load and kills."""
 
 from __future__ import annotations
 
