@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -27,7 +26,8 @@ from pathlib import Path
 from replidict.errors import ReplidictError, StorageError
 from replidict.node import Node
 from replidict.storage import schema, snapshot
-from replidict.storage.files import remove, sync
+from replidict.storage.files import sync
+from replidict.storage.new_file import new_file
 from replidict.storage.snapshot import LookUp, Snapshot
 
 ROOM = 16 * 1024 * 1024
@@ -74,19 +74,13 @@ class Backups:
 
         Raises `FileExistsError`, `ReplidictError` (it can't be written there), and what has ended the node.
         """
-        target = _target(path)
-        if os.path.lexists(target):
-            raise _exists(target)
-        temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
         try:
-            made = self.write(temporary, target)
-            _publish(temporary, target)
+            with new_file(path) as (temporary, target):
+                made = self.write(temporary, target)
         except FileExistsError:
             raise
         except OSError as error:
-            raise not_made(target, error) from error
-        finally:
-            remove(temporary)
+            raise not_made(Path(path), error) from error
         return Backup(target, made.revision, made.index, made.keys, made.size)
 
     def write(self, temporary: Path, target: Path, wanted: LookUp = snapshot.nothing) -> Snapshot:
@@ -185,16 +179,6 @@ class _EndedError(Exception):
     """The node has ended meanwhile."""
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
-    try:
-        target = Path(path)
-    except TypeError:
-        target = Path()
-    if not target.name:
-        raise ValueError(f"path={path!r}: must be the path of a file to be made")
-    return target
-
-
 def _see_to_room(directory: Path, needed: int) -> None:
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
@@ -208,19 +192,3 @@ def _see_to_room(directory: Path, needed: int) -> None:
 def not_made(target: Path, error: BaseException) -> ReplidictError:
     """What is raised when something is wrong with where a backup is to go."""
     return ReplidictError(f"{target}: no backup was made: {error}. The node goes on")
-
-
-def _exists(target: Path) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "a backup never replaces a file: give another path, or remove it", str(target))
-
-
-def _publish(temporary: Path, target: Path) -> None:
-    try:
-        os.link(temporary, target)  # unlike a rename, this never replaces what somebody else has made meanwhile
-    except FileExistsError:
-        raise _exists(target) from None
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            raise _exists(target) from None
-        temporary.rename(target)
-    sync(target.parent)

@@ -85,6 +85,8 @@ class Cluster:
             if verdict in ("absent", "never"):
                 raise ReplidictError(f"{_named(change)}: {why}")
             time.sleep(RETRY_PAUSE)
+            if made(verdict, lost):  # by now: to ask the next leader to hand over would go on and on
+                return
             if time.monotonic() >= deadline:
                 self._too_late(change, seconds, why, lost)
 

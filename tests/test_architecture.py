@@ -25,7 +25,7 @@ FLOORS = [
     ["replicated_dict"],
     ["host"],
     ["automatic", "desk", "joining"],
-    ["arguments", "backup", "client", "cluster", "views", "ticker", "waiting", "workers"],
+    ["arguments", "backup", "client", "cluster", "plain", "views", "ticker", "waiting", "workers"],
     ["node"],
     ["proposals", "reads"],
     ["raft"],

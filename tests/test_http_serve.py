@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -24,11 +25,11 @@ def ports(count: int) -> list[str]:
 
 @contextmanager
 def three(root: Path) -> Iterator[tuple[list[Serve], list[str]]]:
-    """The three nodes of the exercise, and where they serve."""
+    """The three nodes of the exercise, one founded and two that joined, all of them voters, and where they serve."""
     raft, http = ports(3), ports(3)
-    peers = [" ".join(f"--peer localhost:{port}" for port in raft if port != own) for own in raft]
+    ways = ["--bootstrap", *[f"--join localhost:{raft[0]}"] * 2]
     nodes = [
-        Serve(root, f"node{n + 1}", *f"--addr localhost:{raft[n]} --http :{http[n]} {peers[n]}".split())
+        Serve(root, f"node{n + 1}", *f"--addr localhost:{raft[n]} --http :{http[n]} {ways[n]}".split())
         for n in range(3)
     ]
     with all_closed(nodes):
@@ -37,7 +38,13 @@ def three(root: Path) -> Iterator[tuple[list[Serve], list[str]]]:
         urls = [f"http://localhost:{port}" for port in http]
         for url in urls:
             is_ready(url)
+        wait_until(lambda: all(m["voter"] for m in members(urls[0])), "all have a vote", 60)
         yield nodes, urls
+
+
+def members(url: str) -> list[dict[str, object]]:
+    """/members of the node there."""
+    return list(json.loads(curl(f"{url}/members"))["members"])
 
 
 def is_ready(url: str) -> None:
@@ -64,7 +71,8 @@ def reads(url: str, key: str, value: str) -> None:
 
 
 def test_the_exercise(tmp_path: Path) -> None:
-    """Three nodes, curl, the leader killed, curl again, the leader back: what was written is everywhere."""
+    """One node bootstrapped, two joined, curl, the leader killed, curl again, the leader back: what was written is
+    everywhere."""
     with three(tmp_path) as (nodes, urls):
         assert curl("-X", "PUT", "-d", "distributed", f"{urls[0]}/kv/hello") == ""
         assert curl(f"{urls[0]}/kv/hello") == "distributed"
@@ -180,6 +188,7 @@ def test_certificates(tmp_path: Path) -> None:
         ("--addr localhost:{a} --http :{b}", 2, "is new: say --bootstrap, --peer or --join"),
         ("--addr localhost:{a} --http :{b} --bootstrap --join localhost:1", 2, "not both"),
         ("--addr localhost:{a} --http :{b} --peer localhost:1 --join localhost:1", 2, "not both"),
+        ("--addr localhost:{a} --http :{b} --bootstrap --no-vote", 2, "goes with --join"),
         ("--addr localhost:{a} --http :{b} --bootstrap --cert x", 2, "go together"),
         ("--addr localhost:{a} --bootstrap", 2, "--http"),
         ("--addr localhost:{a} --http 0.0.0.0:{b} --bootstrap", 7, "off loopback.*--http-token-file"),

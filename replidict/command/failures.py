@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 import click
 
+from replidict.client import UnreachableError
 from replidict.errors import (
     NotCommitted,
     OutcomeUnknown,
@@ -35,6 +36,7 @@ _STATUS: list[tuple[type[ReplidictError], int]] = [
     (OutcomeUnknown, 4),
     (StorageError, STORAGE),
     (ReadTimeout, NO_ANSWER),
+    (UnreachableError, NO_ANSWER),
     (SecurityError, 7),
 ]
 

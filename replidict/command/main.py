@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import click
 from typing_extensions import override
 
+from replidict.command.backup import backup
+from replidict.command.bench import bench
+from replidict.command.cluster import add, members, remove, status, transfer
 from replidict.command.disks import inspect_node, recover, restore
+from replidict.command.pairs import delete, get, keys, set_value
 from replidict.command.serve import serve
 
 
@@ -25,6 +29,9 @@ def main() -> None:
     """A dict that survives the loss of the machine it runs on."""
 
 
-_COMMANDS: Sequence[click.Command] = [serve, restore, recover, inspect_node]
+_COMMANDS: Sequence[click.Command] = [
+    serve, status, get, set_value, delete, keys, members, add, remove, transfer, backup, restore, recover, inspect_node,
+    bench,
+]  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

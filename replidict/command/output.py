@@ -11,7 +11,7 @@ import click
 
 def print_json(value: Any) -> None:
     """One line of JSON."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 @click.option("--bootstrap", is_flag=True, help="Found a new cluster, the first time.")
 @click.option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="Another founder, each time it is given.")
 @click.option("--join", metavar="HOST:PORT", help="Enter this node's cluster, the first time.")
+@click.option("--no-vote", is_flag=True, help="With --join: never count towards a majority.")
 @protected
 @click.option("--http-token-file", type=click.Path(path_type=Path), help="Holds the token that HTTP asks for.")
 def serve(
@@ -39,6 +40,7 @@ def serve(
     bootstrap: bool,
     peers: tuple[str, ...],
     join: str | None,
+    no_vote: bool,
     protection: Protection,
     http_token_file: Path | None,
 ) -> None:
@@ -47,7 +49,9 @@ def serve(
     directory = data if data is not None else Path(f"{name}.replidict")
     if join is not None and (bootstrap or peers):
         raise click.UsageError("--join enters a cluster that runs, --bootstrap and --peer found one: not both")
-    entering: dict[str, Any] = {"peers": peers} if join is None else {"join": join}
+    if no_vote and join is None:
+        raise click.UsageError("--no-vote goes with --join: founders all vote")
+    entering: dict[str, Any] = {"peers": peers} if join is None else {"join": join, "voter": not no_vote}
     if (directory / FILE_NAME).exists():
         if bootstrap or peers or join is not None:
             logger.info("%s: %s holds a node: --bootstrap, --peer and --join are not looked at", name, directory)

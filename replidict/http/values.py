@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
-
-from replidict.codec import encode
 from replidict.http.problems import Problem
+from replidict.plain import plain
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -42,23 +40,8 @@ def body_of(value: Any) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray):
         return bytes(value), BYTES
     try:
-        return json.dumps(_plain(value), allow_nan=False).encode(), JSON
+        return json.dumps(plain(value), allow_nan=False).encode(), JSON
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
         raise Problem(
             "not-representable", f"JSON can't say this {type(value).__name__}: {error}; read it with Python"
         ) from None
-
-
-def _plain(value: Any) -> Any:
-    """The same, of types that JSON has: times in ISO 8601, Decimal and UUID as text, bytes in Base64."""
-    if type(value) is dict:
-        if not all(type(key) is str for key in value):
-            raise TypeError("not all keys of a dict are text")
-        return {key: _plain(item) for key, item in value.items()}
-    if type(value) in (set, frozenset):
-        return [_plain(item) for item in sorted(value, key=encode)]
-    if type(value) in (list, tuple):
-        return [_plain(item) for item in value]
-    if type(value) in (str, int, float):
-        return value
-    return msgspec.to_builtins(value)

@@ -1,0 +1,98 @@
+"""Commands on the cluster: `status`, `members`, `add`, `remove`, `transfer`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from replidict.client import Client
+from replidict.command.asking import as_json_option, asking
+from replidict.command.output import print_facts, print_json, print_table, size
+from replidict.raft import asks
+
+
+@click.command()
+@as_json_option
+@asking
+def status(client: Client, as_json: bool) -> None:
+    """Show what a node knows of itself."""
+    found = client.ask(asks.GetStatus, asks.StatusIs).status
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    connected = [address if address in found.connected else f"{address} (no connection)" for address in found.peers]
+    print_facts([
+        ("node", f"{found.address} ({found.node_id})"),
+        ("cluster", found.cluster_id),
+        ("role", found.role),
+        ("leader", found.leader),
+        ("term", found.term),
+        ("committed", f"up to log entry {found.commit_index}"),
+        ("applied", f"up to log entry {found.applied_index}"),
+        ("content", f"{found.keys} keys, revision {found.revision}"),
+        ("others", ", ".join(connected) or None),
+        ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
+    ])  # fmt: skip
+
+
+@click.command()
+@as_json_option
+@asking
+def members(client: Client, as_json: bool) -> None:
+    """List who belongs to the cluster, and how far they are."""
+    found = client.ask(asks.GetMembers, asks.MembersAre).members
+    if as_json:
+        print_json({"members": [dataclasses.asdict(member) for member in found]})
+        return
+    rows = [
+        (
+            member.address,
+            "voter" if member.voter else "learner",
+            "leader" if member.is_leader else "",
+            member.match_index,
+            None if member.last_contact is None else f"{member.last_contact:.1f} s ago",
+        )
+        for member in found
+    ]
+    print_table(["member", "vote", "leads", "on disk up to", "last heard"], rows)
+
+
+@click.command()
+@click.argument("address")
+@click.option("--no-vote", is_flag=True, help="It will never count towards a majority.")
+@asking
+def add(client: Client, address: str, no_vote: bool) -> None:
+    """Let a node in, before it is started.
+
+    ADDRESS is where the others will reach it. It becomes a voter once it runs and
+    has caught up. Start it with --join.
+    """
+    client.ask(lambda i, t: asks.AddPeer(i, t, address, not no_vote), asks.Done)
+    click.echo(f"{address} may come.")
+
+
+@click.command()
+@click.argument("address")
+@click.option("--force", is_flag=True, help="Even if no majority is left in reach.")
+@asking
+def remove(client: Client, address: str, force: bool) -> None:
+    """Let a member go for good.
+
+    The node at ADDRESS stops by itself; its directory is of no use any more.
+    """
+    client.ask(lambda i, t: asks.RemovePeer(i, t, address, force), asks.Done)
+    click.echo(f"{address} is no member any more.")
+
+
+@click.command()
+@click.argument("address", required=False)
+@asking
+def transfer(client: Client, address: str | None) -> None:
+    """Have another voter lead.
+
+    The one at ADDRESS, or else the one that is furthest.
+    """
+    client.ask(lambda i, t: asks.Transfer(i, t, address), asks.Done)
+    found = client.ask(asks.GetStatus, asks.StatusIs).status
+    click.echo(f"{found.leader or address} leads now.")

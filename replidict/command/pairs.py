@@ -1,0 +1,158 @@
+"""Commands on keys and values: `get`, `set`, `delete`, `keys`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from replidict.client import Client
+from replidict.codec import decode, decode_key, encode, encode_key
+from replidict.command.asking import as_json_option, asking
+from replidict.command.failures import Failure
+from replidict.command.output import print_json
+from replidict.command.texts import for_scripts, from_input, literal_key_option, printed_option, read, shown
+from replidict.raft import asks
+
+local_option = click.option("--local", is_flag=True, help="The node's own copy, which may be behind.")
+
+
+@click.command()
+@click.argument("key")
+@literal_key_option
+@printed_option
+@click.option("--raw", is_flag=True, help="Text and bytes as they are, without a line end.")
+@local_option
+@as_json_option
+@asking
+def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, local: bool, as_json: bool) -> None:
+    """Print the value of KEY.
+
+    It includes every write that has returned anywhere, unless --local. The exit
+    status is 1 if there is no such key.
+    """
+    name = encode_key(read(key, literal_key))
+    found = client.ask(lambda i, t: asks.Get(i, t, name, not local), asks.Value)
+    if found.value is None:
+        raise Failure(f"there is no key {key!r}")
+    value = decode(found.value)
+    if as_json:
+        said = {"key": for_scripts(decode_key(name)), "value": for_scripts(value)}
+        print_json(said | {"type": type(value).__name__, "revision": found.revision})
+    elif raw:
+        if not isinstance(value, str | bytes | bytearray):
+            raise Failure(f"the value is a {type(value).__name__}, which has no raw form: leave out --raw")
+        click.echo(value, nl=False)
+    else:
+        click.echo(shown(value, literal))
+
+
+@click.command("set")
+@click.argument("key")
+@click.argument("value", required=False)
+@literal_key_option
+@click.option("-l", "--literal", is_flag=True, help="VALUE is JSON or a Python literal.")
+@click.option("--if-absent", is_flag=True, help="Only if there is no such key.")
+@click.option("--if-revision", type=click.IntRange(0), metavar="N", help="Only if it was last written by revision N.")
+@as_json_option
+@asking
+def set_value(
+    client: Client,
+    key: str,
+    value: str | None,
+    literal_key: bool,
+    literal: bool,
+    if_absent: bool,
+    if_revision: int | None,
+    as_json: bool,
+) -> None:
+    """Store VALUE, or what comes from standard input.
+
+    The exit status is 1 if the condition did not hold, 3 if nothing was stored for
+    want of a leader, 4 if that can't be told.
+    """
+    if if_absent and if_revision is not None:
+        raise click.UsageError("--if-absent and --if-revision exclude each other")
+    name = encode_key(read(key, literal_key))
+    given = read(value, literal) if value is not None else from_input(sys.stdin.buffer.read())
+    data = encode(given)
+    if if_absent:
+        held = client.ask(lambda i, t: asks.Add(i, t, name, data), asks.Held).held
+        said: dict[str, object] = {"done": held}
+    elif if_revision is not None:
+        held = client.ask(lambda i, t: asks.Replace(i, t, name, data, if_revision), asks.Held).held
+        said = {"done": held}
+    else:
+        revision = client.ask(lambda i, t: asks.Set(i, t, name, data), asks.Stored).revision
+        held, said = True, {"done": True, "revision": revision}
+    if as_json:
+        print_json(said)
+    if not held:
+        raise Failure(f"not stored: {key!r} " + ("is there" if if_absent else f"is not of revision {if_revision}"))
+
+
+@click.command()
+@click.argument("key")
+@literal_key_option
+@as_json_option
+@asking
+def delete(client: Client, key: str, literal_key: bool, as_json: bool) -> None:
+    """Remove KEY.
+
+    The exit status is 1 if there was no such key.
+    """
+    name = encode_key(read(key, literal_key))
+    held = client.ask(lambda i, t: asks.Delete(i, t, name), asks.Held).held
+    if as_json:
+        print_json({"done": held})
+    if not held:
+        raise Failure(f"there is no key {key!r}")
+
+
+@click.command()
+@click.argument("prefix", default="")
+@literal_key_option
+@printed_option
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="At most so many.  [default: all]")
+@click.option("--after", metavar="KEY", help="Only those after this one.")
+@local_option
+@as_json_option
+@asking
+def keys(
+    client: Client,
+    prefix: str,
+    literal_key: bool,
+    literal: bool,
+    limit: int | None,
+    after: str | None,
+    local: bool,
+    as_json: bool,
+) -> None:
+    """List the keys that begin with PREFIX.
+
+    In order of their code points. Keys that are no text come last, and only without
+    a PREFIX.
+    """
+    start = None if after is None else encode_key(read(after, literal_key))
+    found = (decode_key(key) for key in _pages(client, prefix, start, limit, not local))
+    if as_json:
+        print_json({"keys": [for_scripts(key) for key in found]})
+    else:
+        for key in found:
+            click.echo(shown(key, literal))
+
+
+def _pages(client: Client, prefix: str, after: bytes | None, limit: int | None, linearizable: bool) -> Iterator[bytes]:
+    left = limit
+    while left is None or left > 0:
+        wanted = asks.PAGE_MAX if left is None else min(left, asks.PAGE_MAX)
+        count = 0
+        for part in client.stream(lambda i, t: asks.ListKeys(i, t, prefix, after, wanted, linearizable)):  # noqa: B023
+            assert isinstance(part, asks.Keys)
+            yield from part.keys
+            count += len(part.keys)
+            after = part.keys[-1]
+        if count < wanted:
+            return
+        left = None if left is None else left - count
