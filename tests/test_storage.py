@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,19 @@ def test_a_restart_replays_a_short_tail(tmp_path: Path) -> None:
     with rig(tmp_path) as again:
         assert again.replayed == 0, "closed properly: nothing to replay"
         assert again.content() == expected
+
+
+def test_a_write_waits_for_few_pages_of_a_large_dict(tmp_path: Path) -> None:
+    """Keys all over a large dict are written to its table a few pages at a time, never hundreds beside one write, and
+    all the same no more is left for a restart (section 5)."""
+    keys, rng = 20_000, random.Random(1)
+    with rig(tmp_path) as one:
+        one.perform(cmd.Update([(encode_key(f"k{number}"), DEFAULT_CODEC.encode("x" * 100)) for number in range(keys)]))
+        for number in range(2 * FLUSH_ENTRIES):
+            before = one.store.applied.index
+            one.perform(*[put(f"k{rng.randrange(keys)}", number) for _ in range(4)])
+            assert one.store.applied.index - before <= 32, "128 keys"
+            assert one.log.last_index - one.store.applied.index <= FLUSH_ENTRIES + 1
 
 
 @pytest.mark.parametrize("log_retain", [0, 1000])

@@ -38,6 +38,12 @@ once, and a restart has a short tail to replay."""
 FLUSH_ROWS = 2_000
 """A flush stops after about so many rows: a few milliseconds beside a commit, whatever has gathered."""
 
+FLUSH_PAGES = 64
+"""Or after about so many pages of the table, unless much has gathered: keys drawn at random from a large dict are on a
+page each, and thousands of pages at once would hold up the writes behind them."""
+
+_PAGE_ROWS = 32  # to a page, roughly: rows of 100 bytes
+
 COMPACT_STEP = 5_000
 """Log entries are deleted in steps of at most this many, for the same reason."""
 
@@ -300,9 +306,12 @@ class Store:
         """Move the state table on to a later applied index."""
         term, changes = self._unflushed.popleft()
         count = len(changes.rows)
-        while self._unflushed and count < FLUSH_ROWS:
+        pages = {row[0] // _PAGE_ROWS for row in changes.rows}
+        behind = len(self._unflushed) > 2 * FLUSH_ENTRIES or self._unflushed_rows > 2 * FLUSH_ROWS
+        while self._unflushed and count < FLUSH_ROWS and (behind or len(pages) < FLUSH_PAGES):
             term, later = self._unflushed.popleft()
             count += len(later.rows)
+            pages.update(row[0] // _PAGE_ROWS for row in later.rows)
             changes.absorb(later)
         self._unflushed_rows -= count
         db = self._db
