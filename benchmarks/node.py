@@ -22,6 +22,7 @@ class Replidict:
             config["path"],
             address=config.get("address"),
             peers=config.get("peers", ()),
+            join=config.get("join"),
             secret=config.get("secret"),
             tls=TLS(cert=tls[0], key=tls[1], ca=tls[2]) if tls else None,
             options=Options(**config.get("options", {})),
@@ -38,7 +39,9 @@ class Replidict:
         self.dict.barrier(timeout=120)
 
     def status(self) -> dict[str, Any]:
-        return {**asdict(self.dict.status()), "snapshots_installed": self._installed.count}
+        status = self.dict.status()
+        votes = status.role in ("leader", "follower", "candidate")
+        return {**asdict(status), "votes": votes, "snapshots_installed": self._installed.count}
 
 
 class _Installations(logging.Handler):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def cluster(root: Path, count: int = 3, **arguments: Any) -> Iterator[list[Dict]
         yield nodes
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 120.0) -> None:
     """Wait for a condition; the test fails, saying for what, when it does not come true in time."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -66,3 +67,16 @@ def leader_of(nodes: list[Dict]) -> Dict:
 
     wait_until(agreed, "all nodes agree on a leader")
     return found[0]
+
+
+def wait_for_leader(nodes: Iterable[Dict], seconds: float = 600.0) -> None:
+    """From now on these wait so long for a leader before they elect another one: however slow this machine is, an
+    election has to be caused."""
+    for node in nodes:
+        engine = node._host.node.engine
+
+        def change(engine: Any = engine) -> None:
+            engine.options = replace(engine.options, election_timeout=seconds)
+            engine.elections._put_off()
+
+        node._host.node.call(change).result()

@@ -169,8 +169,8 @@ def run_node(config: dict[str, Any]) -> None:
     lines = _Lines()
     try:
         opened: ReplicatedDict[Any, Any] = ReplicatedDict(
-            config["path"], address=config["address"], peers=config["peers"], timeout=config["timeout"],
-            options=Options(**config["options"]),
+            config["path"], address=config["address"], peers=config["peers"], join=config["join"],
+            timeout=config["timeout"], options=Options(**config["options"]),
         )  # fmt: skip
     except (ReplidictError, ValueError) as error:
         lines.put({"failed": type(error).__name__, "message": str(error)})
@@ -184,6 +184,8 @@ def run_node(config: dict[str, Any]) -> None:
                 return {**asdict(opened.status()), **more}
             case "snapshot":
                 return list(opened.snapshot().items())
+            case "members":
+                return [[each.address, each.voter] for each in opened.members()]
             case "len":
                 return len(opened)
             case "arm":

@@ -61,7 +61,7 @@ class Answer:
     @property
     def surely_not(self) -> bool:
         """Whether it surely had no effect."""
-        return self.error in ("NotCommitted", "ReadTimeout", "EncodingError")
+        return self.error in ("NotCommitted", "RemovedError", "ReadTimeout", "EncodingError")
 
     def result(self) -> Any:
         """The value. Raises `Refused` or `Died`."""
@@ -183,10 +183,14 @@ class Process:
         self.address = address
         self._config = {
             "path": str(path), "address": address, "peers": list(peers), "via": via or {}, "options": options or {},
-            "timeout": timeout,
+            "timeout": timeout, "join": None,
         }  # fmt: skip
         self._child: _Child | None = None
         self.paused = False
+
+    def join(self, member: str) -> None:
+        """From now on it is started to join the cluster of this member."""
+        self._config["join"] = member
 
     def start(self, *, cut: list[str] | None = None, wait: bool = True) -> Process:
         """Start it. `cut`: see `Scissors`, from the very beginning. Raises `Refused` if the dict can't be opened."""

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replidict.client import Client
+from replidict import (
+    ClosedError,
+    EncodingError,
+    NotCommitted,
+    Options,
+    OutcomeUnknown,
+    ReadTimeout,
+    ReplicatedDict,
+    ReplidictError,
+    SecurityError,
+    desk,
+    workers,
+)
+from replidict.client import Client, UnreachableError
 from replidict.codec import decode, encode, encode_key
-from replidict.raft import asks
-from replidict.security import Mode
-from tests.clusters import Dict, cluster, leader_of
+from replidict.raft import asks, guests, messages
+from replidict.raft.framing import frame
+from replidict.security import Mode, security_for
+from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.wire_support import MODES, Certificates, given
 
 
@@ -20,9 +42,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def client_of(node: Dict, mode: Mode, certificates: Certificates, **how: Any) -> Client:
+def client_of(node: Dict, mode: Mode, certificates: Certificates | None = None, **how: Any) -> Client:
     address = str(node.status().address)
-    return Client(address, security=certificates.security(mode), **how)
+    security = security_for(address, None, None, False) if certificates is None else certificates.security(mode)
+    return Client(address, security=security, **how)
 
 
 def exercise(client: Client, node: Dict, name: str) -> None:
@@ -55,3 +78,376 @@ def test_what_guests_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certi
                 members = client.ask(asks.GetMembers, asks.MembersAre).members
                 assert [m.address for m in members] == [m.address for m in nodes[0].members()]
         assert leader_of(nodes).get("k1", linearizable=True) == 3
+
+
+def test_keys_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys come in parts, texts by code point and then the others by their bytes, from where the last page ended."""
+    monkeypatch.setattr(desk, "KEYS_BYTES", 50)
+    monkeypatch.setattr(desk, "SORT_AT_ONCE", 7)
+    texts = ["", *(f"k{number}" for number in range(50)), "z", "\ue000", "\U0001f600", "\udc80"]
+    others: list[Any] = [1, 2.5, -3, b"bytes", ("a", 1), None, frozenset({1})]
+    ordered = [*map(encode_key, sorted(texts)), *sorted(map(encode_key, others))]
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+        nodes[0].update(dict.fromkeys([*reversed(texts), *others], 0))
+
+        def listed(prefix: str = "", after: bytes | None = None, limit: int = 1000) -> list[bytes]:
+            parts = client.stream(lambda i, t: asks.ListKeys(i, t, prefix, after, limit, True))
+            return [key for part in parts if isinstance(part, asks.Keys) for key in part.keys]
+
+        assert listed() == ordered
+        assert listed(limit=0) == []
+        for start, after in enumerate(ordered, 1):
+            assert listed(after=after, limit=3) == ordered[start : start + 3]
+        with_k = [key for key in map(encode_key, sorted(texts)) if decode(key).startswith("k")]
+        assert listed("k") == with_k
+        assert listed("k", after=with_k[3], limit=4) == with_k[4:8]
+        assert listed("k", after=encode_key(1)) == []
+
+
+def test_what_guests_give_is_checked(tmp_path: Path) -> None:
+    """Keys, values, addresses and identities of guests are refused where the program's are."""
+    options = Options(max_key_bytes=100, max_value_bytes=200)
+    key, long = encode_key("k"), encode("x" * 300)
+    wrong: list[tuple[Callable[[int, float], asks.Ask], type[Exception], str]] = [
+        (lambda i, t: asks.Set(i, t, encode("x" * 101), key), EncodingError, "longer than"),
+        (lambda i, t: asks.Set(i, t, long * 2, key), EncodingError, "longer than"),
+        (lambda i, t: asks.Set(i, t, b"\xc1", key), EncodingError, "not an encoded value"),
+        (lambda i, t: asks.Set(i, t, encode(float("nan")), key), EncodingError, "NaN"),
+        (lambda i, t: asks.Set(i, t, encode([1]), key), EncodingError, "hashable"),
+        (lambda i, t: asks.Set(i, t, key, long), EncodingError, "larger than"),
+        (lambda i, t: asks.Add(i, t, key, long * 5), EncodingError, "larger than"),
+        (lambda i, t: asks.Replace(i, t, key, b"\x93\x01", 1), EncodingError, "not an encoded value"),
+        (lambda i, t: asks.Get(i, t, b"", False), EncodingError, "not an encoded value"),
+        (lambda i, t: asks.Delete(i, t, b"\x91" * 99), EncodingError, "not an encoded value"),
+        (lambda i, t: asks.AddPeer(i, t, "nowhere", True), ValueError, "must end in a port"),
+        (lambda i, t: asks.AddPeer(i, t, "192.0.2.1:1", True), SecurityError, "off loopback"),
+        (lambda i, t: asks.Join(i, t, "127.0.0.1:1", "no id", True), ValueError, "32 hexadecimal"),
+        (lambda i, t: asks.Join(i, t, "10.0.0.1:1", "0" * 32, True), SecurityError, "off loopback"),
+        (lambda i, t: asks.RemovePeer(i, t, "127.0.0.1:1", False), ReplidictError, "is no member"),
+        (lambda i, t: asks.Transfer(i, t, "127.0.0.1:1"), ReplidictError, "is no voter"),
+    ]
+    with cluster(tmp_path, 1, options=options) as nodes, client_of(nodes[0], "plain") as client:
+        nodes[0]["k"] = 1
+        for make, kind, why in wrong:
+            with pytest.raises(kind, match=why):
+                client.ask(make, asks.Done)
+        assert dict(nodes[0]) == {"k": 1} and nodes[0].revision == 1
+        assert len(nodes[0].members()) == 1
+
+
+def test_stored_as_the_program_would(tmp_path: Path) -> None:
+    """Whatever bytes a guest chose for a key and value, what is stored is what the program would have stored."""
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+        one, text = b"\xcf" + (1).to_bytes(8, "big"), b"\xd9\x01k"  # longer than need be
+        client.ask(lambda i, t: asks.Set(i, t, one, text), asks.Stored)
+        item = nodes[0]._machine.items[1]
+        assert (item.key, item.value) == (encode_key(1), encode("k"))
+
+
+class Reversed:
+    """A codec of a program's own."""
+
+    def encode(self, value: Any) -> bytes:
+        return encode(value)[::-1]
+
+    def decode(self, data: bytes) -> Any:
+        return decode(data[::-1])
+
+
+def test_a_codec_of_the_programs_own(tmp_path: Path) -> None:
+    """Guests speak the codec of the package, whatever codec the program has chosen for its values."""
+    with cluster(tmp_path, 1, codec=Reversed()) as nodes, client_of(nodes[0], "plain") as client:
+        exercise(client, nodes[0], "key")
+
+
+# -- backups ----------------------------------------------------------------------------------------------------------
+
+
+def received(client: Client, until: int | None = None) -> bytes:
+    parts = client.stream(asks.Backup)
+    return b"".join(part.data for part in islice(parts, until) if isinstance(part, asks.Piece))
+
+
+def left_over(node: Dict) -> list[Path]:
+    return list(node._host.directory.path.glob(f"{desk.ASKED}*"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
+    """A guest gets a backup in pieces, while others write, and a cluster can be founded from it; nothing is left."""
+    with cluster(tmp_path, **given(mode, certificates)) as nodes:
+        nodes[0].update({number: bytes(10_000) for number in range(300)})
+        expected = nodes[0].snapshot()
+        with client_of(nodes[0], mode, certificates) as client:
+            parts = client.stream(asks.Backup)
+            first = next(parts)
+            nodes[1]["later"] = "not in it"
+            pieces = [first, *parts]
+            assert all(isinstance(part, asks.Piece) for part in pieces)
+            data = b"".join(part.data for part in pieces if isinstance(part, asks.Piece))
+            assert {part.total_bytes for part in pieces if isinstance(part, asks.Piece)} == {len(data)}
+            assert client.ask(asks.GetStatus, asks.StatusIs).status.keys >= 300
+        wait_until(lambda: not left_over(nodes[0]), "the file is removed")
+    (tmp_path / "backup").write_bytes(data)
+    ReplicatedDict.restore(tmp_path / "backup", tmp_path / "restored")
+    with ReplicatedDict[Any, Any](tmp_path / "restored") as restored:
+        assert dict(restored) == expected
+
+
+def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
+    """When a guest goes, or takes nothing, while it is sent a backup, the node keeps nothing of it."""
+    with cluster(tmp_path, 1) as nodes:
+        nodes[0].update({number: bytes(100_000) for number in range(300)})
+        with client_of(nodes[0], "plain") as client:
+            assert len(received(client, 1)) == desk.PIECE_BYTES
+            with pytest.raises(ClosedError):
+                client.ask(asks.GetStatus, asks.StatusIs)
+        wait_until(lambda: not left_over(nodes[0]), "the file is removed")
+        exercise_anew(nodes[0])
+
+
+def test_a_node_that_closes_half_way(tmp_path: Path) -> None:
+    """A node that is closed while it sends backups and writes for guests wait leaves no thread and no file."""
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+        nodes[0].update({number: bytes(100_000) for number in range(300)})
+        parts = client.stream(asks.Backup)
+        next(parts)
+        nodes[0].close()
+        with pytest.raises(ReplidictError, match="lost"):
+            list(parts)
+        assert not left_over(nodes[0])
+    (tmp_path / "n0" / f"{desk.ASKED}left by a kill").touch()
+    address = str(nodes[0].status().address)
+    with ReplicatedDict[Any, Any](tmp_path / "n0", address=address) as again:
+        assert not left_over(again)
+
+
+def exercise_anew(node: Dict) -> None:
+    """The node serves guests as before."""
+    with client_of(node, "plain") as client:
+        exercise(client, node, "anew")
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_a_quorum(tmp_path: Path) -> Iterator[Dict]:
+    with cluster(tmp_path) as nodes:
+        nodes[0]["key"] = "value"
+        for node in nodes[1:]:
+            node.close()
+        wait_until(lambda: nodes[0].status().leader is None, "it knows of no leader")
+        yield nodes[0]
+
+
+def under_way(node: Dict) -> int:
+    """How many asks of guests wait there."""
+    return sum(len(guest.under_way) for guest in list(node._host.node.engine.transport.guests._guests.values()))
+
+
+def test_without_a_quorum(tmp_path: Path) -> None:
+    """What can't be done is said in time, as to the program; what a node knows on its own, it goes on telling, also
+    when more writes wait than there are threads for."""
+    key = encode_key("key")
+    with without_a_quorum(tmp_path) as node, ExitStack() as stack, client_of(node, "plain", timeout=0.3) as client:
+        with pytest.raises(NotCommitted, match="not applied and never will be"):
+            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+        with pytest.raises(ReadTimeout):
+            client.ask(lambda i, t: asks.Get(i, t, key, True), asks.Value)
+        with pytest.raises(NotCommitted, match="no leader could be reached"):
+            client.ask(lambda i, t: asks.Join(i, t, "127.0.0.1:1", "0" * 32, True), asks.Joined)
+        waiting = [stack.enter_context(client_of(node, "plain", timeout=60)) for _ in range(20)]
+        ended: list[BaseException] = []
+
+        def write(each: Client) -> None:
+            try:
+                each.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+            except ReplidictError as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=write, args=(each,)) for each in waiting]
+        for thread in threads:
+            thread.start()
+        busy = node._host._desk._lanes["waits"]  # type: ignore[union-attr]
+        wait_until(lambda: len(busy._work) == 4 and len(busy._threads) == 16, "the threads are busy, and some wait")
+        with pytest.raises(OutcomeUnknown, match="nothing was heard in time"):
+            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+        with client_of(node, "plain") as other:
+            assert other.ask(lambda i, t: asks.Get(i, t, key, False), asks.Value).value == encode("value")
+            assert other.ask(asks.GetStatus, asks.StatusIs).status.leader is None
+            assert len(other.ask(asks.GetMembers, asks.MembersAre).members) == 3
+        node.close()
+        for thread in threads:
+            thread.join()
+        assert len(ended) == 20 and all(isinstance(error, OutcomeUnknown | NotCommitted) for error in ended)
+
+
+def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that nobody asks has no threads for guests, and one that was asked lets go of them."""
+    monkeypatch.setattr(workers, "IDLE", 0.05)
+
+    def lanes(node: Dict) -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith(f"replidict {address} ")]
+
+    with cluster(tmp_path, 1) as nodes:
+        address = nodes[0].status().address
+        assert lanes(nodes[0]) == []
+        with client_of(nodes[0], "plain") as client:
+            for number in range(3):
+                exercise(client, nodes[0], f"k{number}")
+                assert len(lanes(nodes[0])) <= 3
+        wait_until(lambda: lanes(nodes[0]) == [], "the threads are gone")
+        exercise_anew(nodes[0])
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_there() -> None:
+    """A client says at once that nobody listens, and in time that somebody says nothing or can't be found."""
+    plain = security_for("localhost:1", None, None, False)
+    (address,) = free_addresses(1)
+    with pytest.raises(UnreachableError, match=f"no connection to {address}: Connection refused: check the address"):
+        Client(address, security=plain)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(UnreachableError, match=r"nothing heard within 0\.2 s"),
+    ):
+        Client(f"127.0.0.1:{silent.getsockname()[1]}", security=plain, timeout=0.2)
+    for nonsense in ("localhost", "127.0.0.1:0", ":7000"):
+        with pytest.raises(ReplidictError, match="bad address"):
+            Client(nonsense, security=plain)
+    with pytest.raises(SecurityError, match="off loopback"):
+        Client("192.0.2.1:7000", security=plain)
+    with pytest.raises(UnreachableError, match="can't be resolved"):
+        Client("no-such-host.invalid:7000", security=security_for("localhost:1", None, "a secret", False))
+
+
+def test_any_address_of_a_name(tmp_path: Path) -> None:
+    """All addresses that a name stands for are tried: `localhost` finds a node on either of its two."""
+    for host in ("127.0.0.1", "::1"):
+        try:
+            with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                port = probe.getsockname()[1]
+        except OSError:
+            continue  # this machine has no IPv6
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        security = security_for("localhost:1", None, None, False)
+        with (
+            ReplicatedDict[Any, Any](tmp_path / host.replace(":", "_"), address=address) as node,
+            Client(f"localhost:{port}", security=security) as client,
+        ):
+            exercise(client, node, "key")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_wrong_credentials(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
+    """A client in another mode, or with another secret, is refused, and told what must be the same."""
+    with cluster(tmp_path, 1, **given(mode, certificates)) as nodes:
+        for other in MODES:
+            if other != mode:
+                with pytest.raises(SecurityError, match="give every node the same tls= or secret="):
+                    client_of(nodes[0], other, certificates)
+        if mode == "secret":
+            address = str(nodes[0].status().address)
+            with pytest.raises(SecurityError, match="different secrets"):
+                Client(address, security=security_for(address, None, "another secret", False))
+        with client_of(nodes[0], mode, certificates) as client:
+            exercise(client, nodes[0], "key")
+
+
+def test_a_connection_lost_between(tmp_path: Path) -> None:
+    """What is asked when the node is gone is surely not done, and the client says so from then on."""
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+        exercise(client, nodes[0], "key")
+        nodes[0].close()
+        with pytest.raises(NotCommitted, match="lost before this was asked"):
+            client.ask(lambda i, t: asks.Delete(i, t, encode_key("key")), asks.Held)
+        with pytest.raises(UnreachableError, match="any more: lost before"):
+            client.ask(asks.GetStatus, asks.StatusIs)
+    with pytest.raises(UnreachableError, match="any more: lost before"):
+        client.ask(asks.GetStatus, asks.StatusIs)
+
+
+def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
+    """A write that was sent and not answered may or may not be done; a read was not served."""
+    with (
+        without_a_quorum(tmp_path) as node,
+        client_of(node, "plain", timeout=60) as one,
+        client_of(node, "plain", timeout=60) as two,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        write = pool.submit(one.ask, lambda i, t: asks.Delete(i, t, encode_key("key")), asks.Held)
+        read = pool.submit(two.ask, lambda i, t: asks.Get(i, t, encode_key("key"), True), asks.Value)
+        wait_until(lambda: under_way(node) == 2, "both have asked")
+        node.close()
+        with pytest.raises(OutcomeUnknown, match=r"lost: .* may or may not be done"):
+            write.result(30)
+        with pytest.raises(ReplidictError, match=r"no answer from .*: lost"):
+            read.result(30)
+
+
+def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all places are taken by guests that wait, the next one is told so, and nothing that it asks is done."""
+    monkeypatch.setattr(guests, "GUESTS_MAX", 1)
+    key = encode_key("key")
+    with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(one.ask, lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+        wait_until(lambda: under_way(node) == 1, "one waits")
+        with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 guests, which is all it takes"):
+            two.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+        node.close()
+        assert isinstance(waiting.exception(30), OutcomeUnknown | NotCommitted)
+
+
+def test_a_closed_client(tmp_path: Path) -> None:
+    """A client that was closed says so; to close it again does nothing."""
+    with cluster(tmp_path, 1) as nodes:
+        client = client_of(nodes[0], "plain")
+        client.close()
+        client.close()
+        with pytest.raises(ClosedError, match="is closed"):
+            client.ask(asks.GetStatus, asks.StatusIs)
+
+
+# -- nonsense ---------------------------------------------------------------------------------------------------------
+
+
+def nonsense(rng: random.Random) -> bytes:
+    """Bytes that are an ask, or nearly one, or nothing at all."""
+    key, text = encode_key(rng.choice(["key", 1, b"x"])), rng.choice(["", "127.0.0.1:1", "key", "\x00", "x" * 300])
+    say: list[asks.Ask] = [
+        asks.Get(rng.randrange(9), 0.01, key, rng.random() < 0.5),
+        asks.Set(rng.randrange(9), 0.01, rng.randbytes(rng.randrange(9)), rng.randbytes(rng.randrange(99))),
+        asks.ListKeys(rng.randrange(9), 0.0, text, rng.choice([None, key, rng.randbytes(3)]), rng.randrange(99), False),
+        asks.Replace(rng.randrange(9), 0.01, key, encode(text), rng.randrange(2**40)),
+        asks.Transfer(rng.randrange(9), 0.01, text),
+        asks.RemovePeer(rng.randrange(9), 0.01, text, True),
+        asks.Join(rng.randrange(9), 0.01, text, text[:32], False),
+        asks.Backup(rng.randrange(9), 0.01),
+    ]
+    data = bytearray(messages.encode(rng.choice(say)))
+    for _ in range(rng.choice((0, 0, 1, 2, 8))):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    return bytes(data) if rng.random() < 0.9 else rng.randbytes(rng.randrange(1, 200))
+
+
+def test_nonsense_disturbs_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A guest that says whatever comes to its mind is answered or closed, and the node serves on, in the same term."""
+    rng = random.Random(7)
+    with cluster(tmp_path, 1) as nodes:
+        nodes[0]["mine"] = "untouched"
+        term = nodes[0].status().term
+        for _ in range(60):
+            with client_of(nodes[0], "plain") as client:
+                client._socket.settimeout(5)
+                try:
+                    for _ in range(10):
+                        client._socket.sendall(frame(nonsense(rng)))
+                except OSError:
+                    pass
+        exercise_anew(nodes[0])
+        wait_until(lambda: not left_over(nodes[0]), "the backups are removed")
+        assert (nodes[0]["mine"], nodes[0].status().term) == ("untouched", term)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

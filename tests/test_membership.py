@@ -15,7 +15,7 @@ from replidict.host import Host
 from replidict.node import Node
 from replidict.security import security_for
 from replidict.storage.files import Beginning
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
+from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_for_leader, wait_until
 
 
 def addresses(nodes: list[Dict]) -> list[str]:
@@ -58,7 +58,9 @@ def test_members_without_a_leader(tmp_path: Path) -> None:
 
 def test_hand_over(tmp_path: Path) -> None:
     """Leadership goes to the voter that is named, from whatever node that is asked for, and writes go on."""
-    with cluster(tmp_path) as nodes:
+    with cluster(tmp_path, timeout=120) as nodes:
+        leader_of(nodes)
+        wait_for_leader(nodes)
         for asked in nodes:
             for to in addresses(nodes):
                 asked.transfer_leadership(to)

@@ -33,7 +33,8 @@ from replidict.raft.messages import MembersAre, Message, Propose, TimeoutNow
 from replidict.raft.pairs import MISSED_CALL
 from replidict.raft.routes import Route
 from replidict.raft.sockets import SEND_QUEUE_BYTES, connected
-from replidict.raft.transport import STRANGERS_MAX, TcpTransport
+from replidict.raft.strangers import STRANGERS_MAX
+from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import OPENED, PING, Identity, Session
 from replidict.security import Mode, Security, security_for
 from tests.wire_support import MODES, SECRET, Certificates
@@ -901,7 +902,7 @@ def one_event(host: Host, rng: random.Random) -> None:
     readable, writable, _ = select.select([fd], write, [], 0)
     mask = POLL_EVENT_TYPE.READ * len(readable) | POLL_EVENT_TYPE.WRITE * len(writable)
     if mask and fd in connections:
-        host.wire._on_event(fd, mask)
+        host.wire._traffic._on_event(fd, mask)
     elif mask:
         listener._on_event(fd, mask)
 
@@ -1335,6 +1336,6 @@ def test_complaints_are_counted_not_repeated(caplog: pytest.LogCaptureFixture) -
     caplog.clear()
     for host in range(complaints.KEYS_MAX * 2):
         said.log(f"h{host}", 2000.0, "bad")
-    assert len(said._quiet) == complaints.KEYS_MAX + 1 == len(warnings(caplog))
+    assert len(said._said) == complaints.KEYS_MAX + 1 == len(warnings(caplog))
     said.tick(3000.0)
-    assert said._quiet == {} and "1023 more like that about other hosts" in caplog.text
+    assert said._said == {} and "1023 more like that about other hosts" in caplog.text

@@ -1,4 +1,4 @@
-"""Log lines about strangers: one a minute for each, and a count of what was left out, whatever they do."""
+"""Log lines about others: few a minute for each, and a count of what was left out, whatever they do."""
 
 from __future__ import annotations
 
@@ -7,40 +7,44 @@ import logging
 logger = logging.getLogger(__name__)
 
 INTERVAL = 60.0  # seconds between two lines about one key
-KEYS_MAX = 1024  # keys told apart; all others share one
+KEYS_MAX = 1024  # keys told apart; all others are one
 
 
 class Complaints:
-    """Warnings, limited per key (a host). Needs `tick`, to tell what it left out and to forget."""
+    """Lines about others, limited per key (a host, a peer) and level. Needs `tick`, to tell what it left out and to
+    forget."""
 
     def __init__(self, me: str) -> None:
         self._me = me
-        self._quiet: dict[str, tuple[float, int]] = {}  # key: until when, and how many were left out
+        self._said: dict[tuple[str, int], tuple[float, int, int]] = {}  # until when, how many lines, and were left out
         self._next = float("inf")
 
-    def log(self, key: str, now: float, text: str) -> None:
-        """Log a warning about `key`, or count it."""
-        if key not in self._quiet and len(self._quiet) >= KEYS_MAX:
+    def log(self, key: str, now: float, text: str, level: int = logging.WARNING, most: int = 1) -> None:
+        """Log a line about `key`, at most so many a minute, or count it."""
+        if (key, level) not in self._said and len(self._said) >= KEYS_MAX:
             key = "other hosts"
-        until, left_out = self._quiet.get(key, (now, -1))
-        if now < until:
-            self._quiet[key] = (until, left_out + 1)
-            return
-        self._report(key)
-        self._quiet[key] = (now + INTERVAL, 0)
-        self._next = min(self._next, now + INTERVAL)
-        logger.warning("%s: %s", self._me, text)
+        known = key, level
+        until, lines, left_out = self._said.get(known, (now, 0, 0))
+        if now >= until:
+            self._report(known)
+            until, lines, left_out = now + INTERVAL, 0, 0
+            self._next = min(self._next, until)
+        if lines < most:
+            self._said[known] = until, lines + 1, left_out
+            logger.log(level, "%s: %s", self._me, text)
+        else:
+            self._said[known] = until, lines, left_out + 1
 
     def tick(self, now: float) -> None:
         """Tell how much was left out where a minute is over."""
         if now < self._next:
             return
-        for key, (until, _) in list(self._quiet.items()):
+        for known, (until, _, _) in list(self._said.items()):
             if now >= until:
-                self._report(key)
-        self._next = min((until for until, _ in self._quiet.values()), default=float("inf"))
+                self._report(known)
+        self._next = min((until for until, _, _ in self._said.values()), default=float("inf"))
 
-    def _report(self, key: str) -> None:
-        _, left_out = self._quiet.pop(key, (0.0, 0))
+    def _report(self, known: tuple[str, int]) -> None:
+        _, _, left_out = self._said.pop(known, (0.0, 0, 0))
         if left_out:
-            logger.warning("%s: %d more like that about %s within a minute", self._me, left_out, key)
+            logger.log(known[1], "%s: %d more like that about %s within a minute", self._me, left_out, known[0])

@@ -20,11 +20,9 @@ from pysyncobj.node import Node
 from replidict.raft.routes import Route
 from replidict.raft.sockets import Connection
 
-logger = logging.getLogger(__name__)
-
 MISSED_CALL = 1.5  # seconds without a connection after which the lesser address calls as well
 MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there
-REASONS_MAX = 16  # kinds of reasons logged about a peer that can't be reached; it may make up more
+REASONS_MAX = 16  # kinds of reasons told apart about a peer that can't be reached; it may make up more
 
 
 class Pair:
@@ -69,8 +67,8 @@ class Pair:
         self.route.failed(now)
         return brief
 
-    def unreachable(self, now: float, code: str, text: str) -> None:
-        """Rule 3: a call came to nothing."""
+    def unreachable(self, now: float, code: str) -> int | None:
+        """A call came to nothing. Rule 3: the level at which to say so, if that is to be said."""
         self.route.failed(now)
         level = logging.INFO if code == "crossed" else logging.WARNING
         if code == "absent" and not self._met:
@@ -80,6 +78,7 @@ class Pair:
                 level = logging.INFO
             else:
                 code = "missed"
-        if code not in self._said and len(self._said) < REASONS_MAX:
-            self._said.add(code)
-            logger.log(level, "%s: no connection to %s: %s", self.me, self.node.id, text)
+        if code in self._said or len(self._said) >= REASONS_MAX:
+            return None
+        self._said.add(code)
+        return level

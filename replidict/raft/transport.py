@@ -6,10 +6,9 @@ Rules this module keeps:
 2. The engine hears of a peer only once both sides have accepted each other (see `wire`): connected, then messages in
    order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
 3. One connection per pair (see `pairs`). A new one replaces the old one.
-4. Whatever a stranger does costs bounded memory, bounded work per poll, and one line in the log per host and minute.
-5. Connections are closed in `tick`, never during a poll, so that no event can reach a socket it was not meant for.
-6. Received bytes never raise; what the engine's own callbacks raise passes through, since it must end the node.
-7. A guest (see `guests`) and a caller that is no member never reach the engine.
+4. Whatever a stranger does (see `strangers`) costs bounded memory, bounded work per poll, and one line in the log per
+   host and minute; whatever a peer does, few lines a minute.
+5. A guest (see `guests`) and a caller that is no member never reach the engine.
 """
 
 from __future__ import annotations
@@ -22,33 +21,31 @@ from typing import Any
 
 import msgspec
 from pysyncobj.node import Node
-from pysyncobj.poller import POLL_EVENT_TYPE, Poller
+from pysyncobj.poller import Poller
 from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.errors import ReplidictError
-from replidict.raft.asks import Ask
+from replidict.raft.asks import Answer, Ask
 from replidict.raft.complaints import Complaints
-from replidict.raft.framing import TAG_BYTES, WireError, frame
+from replidict.raft.framing import TAG_BYTES, frame
 from replidict.raft.guests import Guests
 from replidict.raft.messages import Message, encode
 from replidict.raft.pairs import Pair
 from replidict.raft.routes import Lookup, reason
-from replidict.raft.sockets import Connection, Listener, connected, dial
-from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Session, State
+from replidict.raft.sockets import Connection, Listener, dial
+from replidict.raft.strangers import Strangers
+from replidict.raft.traffic import HANDSHAKE_TIMEOUT, Traffic
+from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Opened, Session, State
 from replidict.security import Security, split_address
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 1.0  # seconds for TCP to arrive at one address
-HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
 PING_INTERVAL = 0.5  # seconds of silence after which this side says something
 SILENCE_TIMEOUT = 2.0  # seconds of hearing nothing after which a peer is given up
+LINES_PER_PEER = 5  # in the log, of one level, a minute
 LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for lookups under way
-STRANGERS_MAX = 128  # connections that have not proved themselves; the oldest goes first
-READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
-
-_READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WRITE
 
 
 class TcpTransport(Transport):
@@ -72,21 +69,20 @@ class TcpTransport(Transport):
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
         self._farewell = farewell
-        self._poller, self._max_frame_bytes = poller, max_frame_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
         self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
         self._peers: dict[str, Pair] = {}
-        self._connections: dict[int, Connection] = {}  # by file descriptor
-        self._strangers: dict[int, Connection] = {}  # those of them that called us and are not open, oldest first
-        self._dead: list[Connection] = []
+        self._traffic = Traffic(poller, clock, heard=self._hear, moved=self._moved, ended=self._ended)
+        self._connections = self._traffic.connections
+        self._strangers = Strangers()
         self._announced: dict[str, Connection] = {}  # the connections that the engine knows of, by address
         self._lookups: list[Lookup] = []  # under way
         self._complaints = Complaints(identity.address)
-        self._scratch = memoryview(bytearray(READ_BYTES))
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
-        self.guests = Guests(self._queue, self._part, self._fail, self._tag_bytes)
+        self.guests = Guests(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes)
         self._wake = float("-inf")
         self._destroyed = False
         for node in other_nodes:
@@ -109,15 +105,15 @@ class TcpTransport(Transport):
         self.close_peer(node)
         peer = self._peers.pop(node.id, None)
         if peer is not None and peer.calling is not None:
-            self._fail(peer.calling, "dropped", "it is no member any more")
+            self._traffic.fail(peer.calling, "dropped", "it is no member any more")
 
     def close_peer(self, node: Node) -> None:
         """Close the connection to a node, if there is one; it may come back at once."""
         peer = self._peers.get(node.id)
         if peer is not None and peer.live is not None:
             connection = peer.live
-            self._queue(connection, frame(CLOSE, self._tag_bytes))
-            self._fail(connection, "dropped", "closed by this node")
+            self._traffic.queue(connection, frame(CLOSE, self._tag_bytes))
+            self._traffic.fail(connection, "dropped", "closed by this node")
 
     @override
     def send(self, node: Node, message: Message) -> bool:
@@ -134,7 +130,7 @@ class TcpTransport(Transport):
         if len(framed) + self._tag_bytes > self._max_frame_bytes + 4:
             logger.error("%s: a message of %d bytes is too large to send", self._me.address, len(framed))
             return False
-        self._queue(connection, framed)
+        self._traffic.queue(connection, framed)
         return not connection.dead
 
     def tick(self, now: float) -> None:
@@ -165,7 +161,7 @@ class TcpTransport(Transport):
         """The clock time at which `tick` wants to run next."""
         if self._destroyed:
             return float("inf")
-        return self._last_tick if self._dead else self._wake
+        return self._last_tick if self._traffic.dead else self._wake
 
     @override
     def destroy(self) -> None:
@@ -180,7 +176,7 @@ class TcpTransport(Transport):
             self.dropNode(peer.node)
         self._listener.close()
         for connection in list(self._connections.values()):
-            self._fail(connection, "dropped", "this node is closing")
+            self._traffic.fail(connection, "dropped", "this node is closing")
         self._bury()
         until = time.monotonic() + LOOKUP_JOIN
         for lookup in self._lookups:
@@ -190,90 +186,33 @@ class TcpTransport(Transport):
         """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
         self._destroyed = True
         self._listener.abandon()
-        for connection in self._connections.values():
-            connection.sock.close()
+        self._traffic.abandon()
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def _on_event(self, fd: int, mask: int) -> None:
-        connection = self._connections.get(fd)
-        if connection is None or connection.dead:
-            return
-        if connection.connecting:
-            self._arrive(connection)
-            return
-        if mask & _WRITE:
-            self._flush(connection)
-        if mask & _READ and not connection.dead:
-            self._read(connection)
-
-    def _read(self, connection: Connection) -> None:
-        room = READ_BYTES_STRANGER if connection.node is None else READ_BYTES
-        try:
-            count = connection.sock.recv_into(self._scratch, room)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fail(connection, "lost", f"lost: {reason(error)}")
-            return
-        if not count:
-            self._fail(connection, "lost", "the other side closed it")
-            return
-        if connection.parting:
-            return
-        connection.heard_at = self._clock()
-        session = connection.session
-        try:
-            for event in session.receive(self._scratch[:count]):
-                if event is OPENED:
-                    self._open(connection)
-                elif connection.guest is None:
-                    self._onMessageReceived(connection.node, event)
-                else:
-                    assert isinstance(event, Ask)
-                    self.guests.hear(connection.guest, event, connection.heard_at)
-                if connection.dead or connection.parting:
-                    return
-        except WireError as error:
-            self._say(connection)
-            self._fail(connection, error.code, error.text, error.by_peer)
+    def _hear(self, connection: Connection, event: Message | Ask | Answer | Opened) -> None:
+        """A session yielded something."""
+        if event is OPENED:
+            self._open(connection)
+        elif connection.guest is None:
+            self._onMessageReceived(connection.node, event)
         else:
-            self._say(connection)
-            if session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
-                self._expect(connection, session.peer.address)
+            assert isinstance(event, Ask)
+            self.guests.hear(connection.guest, event, connection.heard_at)
 
-    def _say(self, connection: Connection) -> None:
-        """Send what the session itself has to say."""
-        for framed in connection.session.take_output():
-            connection.queue(framed)
-        if not connection.wants_write:
-            self._flush(connection)
-
-    def _queue(self, connection: Connection, framed: bytes) -> None:
-        connection.queue(connection.session.seal(framed))
-        connection.sent_at = self._clock()
-        if not connection.wants_write:
-            self._flush(connection)
-
-    def _flush(self, connection: Connection) -> None:
-        waited = connection.wants_write
-        try:
-            connection.flush()
-        except OSError as error:
-            self._fail(connection, "lost", f"lost: {reason(error)}")
-        if connection.wants_write != waited and not connection.dead:
-            self._subscribe(connection)
-
-    def _subscribe(self, connection: Connection) -> None:
-        self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))
+    def _moved(self, connection: Connection) -> None:
+        """A session got further."""
+        session = connection.session
+        if session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
+            self._expect(connection, session.peer.address)
 
     def _open(self, connection: Connection) -> None:
         """Both sides have accepted each other: tell the engine."""
         # What the session has to say was sealed first, so it must be queued before what the engine says.
-        self._say(connection)
+        self._traffic.say(connection)
         session, now = connection.session, self._clock()
         if session.guest:
-            self._strangers.pop(connection.fd, None)
+            self._strangers.gone(connection)
             self.guests.come(connection, now)
             return
         if session.farewell is not None:
@@ -282,19 +221,19 @@ class TcpTransport(Transport):
             return
         peer = self._peers.get(session.peer.address) if session.peer is not None else None
         if peer is None:
-            self._fail(connection, "dropped", "it is no member any more")
+            self._traffic.fail(connection, "dropped", "it is no member any more")
             return
         address = peer.node.id
         if peer.live is not None:
-            self._fail(peer.live, "replaced", "the peer made a new one")
+            self._traffic.fail(peer.live, "replaced", "the peer made a new one")
         self._tell_lost(address)
-        self._strangers.pop(connection.fd, None)
+        self._strangers.gone(connection)
         if peer.calling is not None and peer.calling is not connection:
-            self._fail(peer.calling, "replaced", "the peer made one first")
+            self._traffic.fail(peer.calling, "replaced", "the peer made one first")
         peer.opened(connection, now)
         connection.node = peer.node
         self._announced[address] = connection
-        logger.info("%s: connected to %s", self._me.address, address)
+        self._complaints.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
         self._onNodeConnected(peer.node)
 
     def _expect(self, connection: Connection, address: str) -> None:
@@ -302,24 +241,24 @@ class TcpTransport(Transport):
         peer = self._peers.get(address)
         if peer is not None:
             peer.coming = connection
-            if peer.calling is not None and peer.greater:
-                self._fail(peer.calling, "replaced", "the peer made one first")  # not open there before the ping
+            if peer.calling is not None and peer.greater:  # it can't be open there yet: this side says the last word
+                self._traffic.fail(peer.calling, "replaced", "the peer made one first")
 
     def _part(self, connection: Connection, framed: bytes) -> None:
         """Say these last words, and close it when the other side has heard them: closed at once, with words of that
         side unread, some systems would take them back."""
-        self._queue(connection, framed)
-        self._queue(connection, frame(CLOSE, self._tag_bytes))
+        self._traffic.queue(connection, framed)
+        self._traffic.queue(connection, frame(CLOSE, self._tag_bytes))
         if not connection.dead:
             self._forget(connection)
             connection.parting = True
             connection.deadline = self._clock() + HANDSHAKE_TIMEOUT
-            self._strangers[connection.fd] = connection
             self._wake = min(self._wake, connection.deadline)
+            self._come(connection)
 
     def _forget(self, connection: Connection) -> None:
         """It is nobody's any more whom this node lets in."""
-        self._strangers.pop(connection.fd, None)
+        self._strangers.gone(connection)
         hello = connection.session.peer
         peer = self._peers.get(hello.address) if hello is not None else None
         if peer is not None and peer.coming is connection:
@@ -333,12 +272,8 @@ class TcpTransport(Transport):
         if connection is not None:
             self._onNodeDisconnected(connection.node)
 
-    def _fail(self, connection: Connection, code: str, text: str, by_peer: bool = False) -> None:
-        """Have `tick` close it, use it no more, and log why."""
-        if connection.dead:
-            return
-        connection.dead = True
-        self._dead.append(connection)
+    def _ended(self, connection: Connection, code: str, text: str, by_peer: bool) -> None:
+        """A connection failed: log why."""
         self._forget(connection)
         address = connection.called if connection.node is None else connection.node.id
         peer = self._peers.get(address) if address is not None else None
@@ -352,7 +287,7 @@ class TcpTransport(Transport):
                 self._complaints.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
             else:
                 level = logging.INFO if code == "dropped" or (code == "closed" and brief) else logging.WARNING
-                logger.log(level, "%s: no connection to %s: %s", self._me.address, peer.node.id, text)
+                self._tell_unreachable(peer, now, level, text)
             self._wake = min(self._wake, peer.route.due)
         if peer.calling is connection:
             peer.calling = None
@@ -369,11 +304,7 @@ class TcpTransport(Transport):
 
     def _bury(self) -> None:
         """Close what failed, and tell the engine."""
-        while self._dead:
-            connection = self._dead.pop()
-            self._poller.unsubscribe(connection.fd)
-            del self._connections[connection.fd]
-            connection.sock.close()
+        for connection in self._traffic.bury():
             if connection.node is not None and self._announced.get(connection.node.id) is connection:
                 self._tell_lost(connection.node.id)
 
@@ -387,15 +318,15 @@ class TcpTransport(Transport):
             due = connection.deadline
             if now >= due:
                 what = "no answer" if connection.connecting else "the handshake took too long"
-                self._fail(connection, "dropped" if connection.parting else "timeout", what)
+                self._traffic.fail(connection, "dropped" if connection.parting else "timeout", what)
         elif now >= connection.heard_at + SILENCE_TIMEOUT:
-            self._fail(connection, "silent", f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
+            self._traffic.fail(connection, "silent", f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
             return
         else:
             due = connection.heard_at + SILENCE_TIMEOUT
             if not connection.wants_write:  # else what is queued tells the peer that this node is alive
                 if now >= connection.sent_at + PING_INTERVAL:
-                    self._queue(connection, self._ping)
+                    self._traffic.queue(connection, self._ping)
                 due = min(due, connection.sent_at + PING_INTERVAL)
         self._wake = min(self._wake, due)
 
@@ -417,8 +348,14 @@ class TcpTransport(Transport):
         self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set()]
 
     def _call_again(self, peer: Pair, now: float, code: str, text: str) -> None:
-        peer.unreachable(now, code, text)
+        level = peer.unreachable(now, code)
+        if level is not None:
+            self._tell_unreachable(peer, now, level, text)
         self._wake = min(self._wake, peer.route.due)
+
+    def _tell_unreachable(self, peer: Pair, now: float, level: int, text: str) -> None:
+        address = peer.node.id
+        self._complaints.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
 
     def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> Connection:
         session = Session(
@@ -432,24 +369,9 @@ class TcpTransport(Transport):
             farewell=self._farewell,
         )
         connection = Connection(sock, session, remote, called, deadline)
-        self._connections[connection.fd] = connection
-        self._subscribe(connection)
+        self._traffic.add(connection)
         self._wake = min(self._wake, deadline)
         return connection
-
-    def _arrive(self, connection: Connection) -> None:
-        """A call may have come through."""
-        try:
-            if not connected(connection.sock):
-                return
-        except OSError as error:
-            self._fail(connection, "absent", reason(error))
-            return
-        connection.connecting = connection.wants_write = False
-        connection.deadline = self._clock() + HANDSHAKE_TIMEOUT
-        self._subscribe(connection)
-        connection.session.start()
-        self._say(connection)
 
     def _may_call(self, address: str) -> str | None:
         if address not in self._peers:
@@ -466,7 +388,9 @@ class TcpTransport(Transport):
 
     def _on_call(self, sock: socket.socket, remote: str) -> None:
         """Somebody called."""
-        if len(self._strangers) >= STRANGERS_MAX:
-            self._fail(next(iter(self._strangers.values())), "crowd", "too many connections wait to be accepted")
-        connection = self._add(sock, remote, None, self._clock() + HANDSHAKE_TIMEOUT)
-        self._strangers[connection.fd] = connection
+        self._come(self._add(sock, remote, None, self._clock() + HANDSHAKE_TIMEOUT))
+
+    def _come(self, connection: Connection) -> None:
+        victim = self._strangers.come(connection)
+        if victim is not None:
+            self._traffic.fail(victim, "crowd", "too many connections wait to be accepted")

@@ -173,7 +173,8 @@ class Session:
         self._tag_keys = (b"", b"")  # (ours, theirs)
         self._send: Seal | None = None
         self._receive: Seal | None = None
-        self._sniffed = False
+        self.heard = False
+        """Has the peer said anything?"""
         context = security.server if called is None else security.client
         self._tls = TlsPipe(context, server=called is None) if context is not None else None
 
@@ -193,7 +194,7 @@ class Session:
         if self.state is State.FAILED or not data:
             return
         try:
-            if not self._sniffed:
+            if not self.heard:
                 self._sniff(data[0])
             if self._tls is not None:
                 data = self._tls.decrypt(data)
@@ -235,7 +236,7 @@ class Session:
 
     def _sniff(self, first: int) -> None:
         """Tell from the first byte, which can't be anything else, whether the peer speaks TLS."""
-        self._sniffed = True
+        self.heard = True
         mine = self._tls is not None
         if first == 0 or 20 <= first <= 23:  # a handshake frame is short; 20 to 23 are the kinds of TLS records
             if mine == (first != 0):

@@ -1,0 +1,151 @@
+"""All connections of a node as sockets: bytes in and out of their sessions, and the end of each. No word on who is who.
+
+Rules this module keeps:
+
+1. One event does a bounded amount of work; a stranger's bytes are read in smaller pieces than a peer's.
+2. Connections are closed in `bury`, never during a poll, so that no event can reach a socket it was not meant for.
+3. Received bytes never raise; what the owner's callbacks raise passes through, since it must end the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pysyncobj.poller import POLL_EVENT_TYPE, Poller
+
+from replidict.raft.asks import Answer, Ask
+from replidict.raft.framing import WireError
+from replidict.raft.messages import Message
+from replidict.raft.routes import reason
+from replidict.raft.sockets import Connection, connected
+from replidict.raft.wire import Opened
+
+HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
+READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
+
+_READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WRITE
+
+
+class Traffic:
+    """Those of one node. `heard` gets what a session yields, `moved` a connection whose session got further, `ended`
+    one that failed: the code, the text, and whether the peer said so."""
+
+    def __init__(
+        self,
+        poller: Poller,
+        clock: Callable[[], float],
+        *,
+        heard: Callable[[Connection, Message | Ask | Answer | Opened], None],
+        moved: Callable[[Connection], None],
+        ended: Callable[[Connection, str, str, bool], None],
+    ) -> None:
+        self._poller, self._clock = poller, clock
+        self._heard, self._moved, self._ended = heard, moved, ended
+        self.connections: dict[int, Connection] = {}  # by file descriptor
+        self.dead: list[Connection] = []
+        self._scratch = memoryview(bytearray(READ_BYTES))
+
+    def add(self, connection: Connection) -> None:
+        """Take care of a connection from now on."""
+        self.connections[connection.fd] = connection
+        self._subscribe(connection)
+
+    def queue(self, connection: Connection, framed: bytes) -> None:
+        """Send a frame, or queue it."""
+        connection.queue(connection.session.seal(framed))
+        connection.sent_at = self._clock()
+        if not connection.wants_write:
+            self._flush(connection)
+
+    def say(self, connection: Connection) -> None:
+        """Send what the session itself has to say."""
+        for framed in connection.session.take_output():
+            connection.queue(framed)
+        if not connection.wants_write:
+            self._flush(connection)
+
+    def fail(self, connection: Connection, code: str, text: str, by_peer: bool = False) -> None:
+        """Use a connection no more, say so, and have `bury` close it."""
+        if not connection.dead:
+            connection.dead = True
+            self.dead.append(connection)
+            self._ended(connection, code, text, by_peer)
+
+    def bury(self) -> Iterator[Connection]:
+        """Close what failed; yields each that is closed."""
+        while self.dead:
+            connection = self.dead.pop()
+            self._poller.unsubscribe(connection.fd)
+            del self.connections[connection.fd]
+            connection.sock.close()
+            yield connection
+
+    def abandon(self) -> None:
+        """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
+        for connection in self.connections.values():
+            connection.sock.close()
+
+    def _on_event(self, fd: int, mask: int) -> None:
+        connection = self.connections.get(fd)
+        if connection is None or connection.dead:
+            return
+        if connection.connecting:
+            self._arrive(connection)
+            return
+        if mask & _WRITE:
+            self._flush(connection)
+        if mask & _READ and not connection.dead:
+            self._read(connection)
+
+    def _arrive(self, connection: Connection) -> None:
+        """A call may have come through."""
+        try:
+            if not connected(connection.sock):
+                return
+        except OSError as error:
+            self.fail(connection, "absent", reason(error))
+            return
+        connection.connecting = connection.wants_write = False
+        connection.deadline = self._clock() + HANDSHAKE_TIMEOUT
+        self._subscribe(connection)
+        connection.session.start()
+        self.say(connection)
+
+    def _read(self, connection: Connection) -> None:
+        room = READ_BYTES_STRANGER if connection.node is None else READ_BYTES
+        try:
+            count = connection.sock.recv_into(self._scratch, room)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.fail(connection, "lost", f"lost: {reason(error)}")
+            return
+        if not count:
+            self.fail(connection, "lost", "the other side closed it")
+            return
+        if connection.parting:
+            return
+        connection.heard_at = self._clock()
+        try:
+            for event in connection.session.receive(self._scratch[:count]):
+                self._heard(connection, event)
+                if connection.dead or connection.parting:
+                    return
+        except WireError as error:
+            self.say(connection)
+            self.fail(connection, error.code, error.text, error.by_peer)
+        else:
+            self.say(connection)
+            self._moved(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        waited = connection.wants_write
+        try:
+            connection.flush()
+        except OSError as error:
+            self.fail(connection, "lost", f"lost: {reason(error)}")
+        if connection.wants_write != waited and not connection.dead:
+            self._subscribe(connection)
+
+    def _subscribe(self, connection: Connection) -> None:
+        self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))
