@@ -141,7 +141,7 @@ def decode(data: bytes) -> Command:
     """Read a log entry's content; `Unknown` if this release can't."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, RecursionError, MemoryError):
+    except (ValueError, RecursionError, MemoryError):  # ValueError: msgspec's own errors, and broken UTF-8
         return Unknown()
 
 

@@ -13,7 +13,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,8 +25,6 @@ from replidict.raft.engine import Engine
 from replidict.raft.messages import Propose, ProposeRefused
 from replidict.raft.peer import Peer
 from replidict.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
-
-logger = logging.getLogger(__name__)
 
 WINDOW = 4
 """Batches under way at a time: enough to keep disk and network busy, few enough to gather writes meanwhile."""
@@ -258,9 +255,8 @@ class Proposals:
     def _on_propose(self, peer: Peer, message: Propose) -> None:
         engine = self._engine
         if not cmd.may_be_proposed(message.command):
-            logger.warning(
-                "%s: ignored a proposal of %s that is neither a write nor a session", engine.address, peer.address
-            )
+            why = f"ignored a proposal of {peer.address} that is neither a write nor a session"
+            engine.complain(peer, "proposals of", why)
         elif engine.is_leader:
             engine.propose(message.command)
             peer.wants_commit = max(peer.wants_commit, engine.log.last_index)

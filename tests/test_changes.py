@@ -37,14 +37,14 @@ def test_one_change_at_a_time() -> None:
         assert leader.node is not None
         engine = leader.node.engine
         mute(cluster)
-        first, second = change(leader, AddMember("n8", False)), change(leader, AddMember("n9", False))
+        first, second = change(leader, AddMember("n8:7000", False)), change(leader, AddMember("n9:7000", False))
         until(cluster, lambda: bool(second), "the second one is answered")
         assert second == [("later", "another change of the members is under way")]
         assert first == []
-        assert engine.members.learners == {"n8"}
+        assert engine.members.learners == {"n8:7000"}
         cluster.network.filter = None
         until(cluster, lambda: bool(first), "the first one is committed", 30)
-        again = change(a_leader(cluster), AddMember("n9", False))
+        again = change(a_leader(cluster), AddMember("n9:7000", False))
         until(cluster, lambda: bool(again), "the second one is made")
         assert first[0][0] in ("done", "lost")
         assert again == [("done", "")]
@@ -79,14 +79,14 @@ def test_a_change_that_is_not_committed_is_in_force_after_a_restart() -> None:
         leader = a_leader(cluster)
         assert leader.node is not None
         mute(cluster)
-        change(leader, AddMember("n9", False))
+        change(leader, AddMember("n9:7000", False))
         engine = leader.node.engine
-        until(cluster, lambda: "n9" in engine.members.learners and not leader.node.store.pending, "it is on disk")  # type: ignore[union-attr]
+        until(cluster, lambda: "n9:7000" in engine.members.learners and not leader.node.store.pending, "it is on disk")  # type: ignore[union-attr]
         leader.crash()
         leader.start()
         assert leader.node is not None
         assert leader.node.engine.commit_index < leader.node.engine.members.index
-        assert leader.node.engine.members.learners == {"n9"}
+        assert leader.node.engine.members.learners == {"n9:7000"}
 
 
 def test_a_change_is_taken_back_with_its_entry() -> None:
@@ -100,10 +100,10 @@ def test_a_change_is_taken_back_with_its_entry() -> None:
         cluster.network.block(
             [(a, b) for o in others for a, b in ((first.address, o.address), (o.address, first.address))]
         )
-        said = change(first, AddMember("n9", False))
-        until(cluster, lambda: "n9" in engine.members.learners, "it is in force")
+        said = change(first, AddMember("n9:7000", False))
+        until(cluster, lambda: "n9:7000" in engine.members.learners, "it is in force")
         until(cluster, lambda: any(o.node is not None and o.node.engine.is_leader for o in others), "another one leads")
         cluster.network.heal()
-        until(cluster, lambda: "n9" not in engine.members.learners, "it is taken back", 30)
+        until(cluster, lambda: "n9:7000" not in engine.members.learners, "it is taken back", 30)
         until(cluster, lambda: bool(said), "it is answered")
         assert said[0][0] == "lost"

@@ -20,8 +20,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replidict import commands as cmd
+from replidict.errors import ReplidictError
 from replidict.raft.membership import Members
 from replidict.raft.messages import (
+    WHY_MAX,
     AddMember,
     Change,
     ChangeReply,
@@ -32,6 +34,7 @@ from replidict.raft.messages import (
     TransferTo,
     Verdict,
 )
+from replidict.security import split_address
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
@@ -98,13 +101,15 @@ class Changes:
         return progress
 
     def _on_reply(self, peer: Peer, message: ChangeReply) -> None:
-        asked = self._asked.pop(message.request_id, None)
-        if asked is not None:
+        asked = self._asked.get(message.request_id)
+        if asked is not None and asked[0] is peer:
+            del self._asked[message.request_id]
             asked[2](message.verdict, message.why)
 
     def _on_members_reply(self, peer: Peer, message: MembersReply) -> None:
-        asked = self._asked_progress.pop(message.request_id, None)
-        if asked is not None:
+        asked = self._asked_progress.get(message.request_id)
+        if asked is not None and asked[0] is peer:
+            del self._asked_progress[message.request_id]
             asked[2](message.progress)
 
     # -- the leader ---------------------------------------------------------------------------------------------------
@@ -115,7 +120,7 @@ class Changes:
 
         def reply(verdict: Verdict, why: str) -> None:
             if peer.connections == connection:  # as in `read_index`, rule 4
-                engine.send(peer, ChangeReply(engine.term, message.request_id, verdict, why))
+                engine.send(peer, ChangeReply(engine.term, message.request_id, verdict, why[:WHY_MAX]))
 
         if engine.is_leader:
             self._make(message.change, reply)
@@ -162,6 +167,10 @@ class Changes:
 
     def _added(self, change: AddMember) -> Members | tuple[Verdict, str]:
         members, address = self._engine.members, change.address
+        try:
+            split_address(address)
+        except ReplidictError as error:
+            return "never", str(error)
         node_ids = dict(members.node_ids)
         if change.node_id is not None:
             known = node_ids.get(address) or self._engine.store.pins.get(address)

@@ -40,6 +40,7 @@ from replidict import commands as cmd
 from replidict.errors import StorageError
 from replidict.options import Options
 from replidict.raft.changes import Changes
+from replidict.raft.complaints import Complaints
 from replidict.raft.elections import Elections
 from replidict.raft.membership import Members, Membership, removed
 from replidict.raft.messages import AppendReply, Entry, MembersAre, Message
@@ -87,6 +88,7 @@ class Engine(SyncObj):
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_snapshot_installed: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
+        self._complaints = Complaints(self.address)
         self._held: list[tuple[Peer, Message]] = []
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._membership = Membership(Members.of(store.members.index, store.members))
@@ -205,6 +207,7 @@ class Engine(SyncObj):
         self.apply()
         self.replication.send_commit_index()
         self.changes.settle()
+        self._complaints.tick(self.clock())
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
@@ -258,6 +261,10 @@ class Engine(SyncObj):
         peer = self.peers.get(node.id)
         if peer is not None:
             self._handlers[type(message)](peer, message)
+
+    def complain(self, peer: Peer, about: str, text: str) -> None:
+        """Warn of what a peer says that it should not; once a minute, however often it says it."""
+        self._complaints.log(f"{about} {peer.address}", self.clock(), text)
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Send now. Only for what tells of nothing that is not on disk. False: it surely did not go out."""

@@ -14,7 +14,16 @@ from typing import Annotated, Literal
 import msgspec
 
 Number = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-"""A term or an index. What is not one is refused where it is read, and not by the disk, which would end the node."""
+"""A term, an index, a place in a file. What is none is refused here, and not by the disk, which would end the node."""
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+"""A time or a duration; may be infinite."""
+Name = Annotated[str, msgspec.Meta(max_length=300)]
+"""An address, or an id."""
+WHY_MAX = 1000  # characters
+MEMBERS_MAX = 1000
+Why = Annotated[str, msgspec.Meta(max_length=WHY_MAX)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=MEMBERS_MAX)]
+NodeIds = Annotated[dict[Name, Name], msgspec.Meta(max_length=MEMBERS_MAX)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -46,7 +55,7 @@ class VoteReply(_Message, frozen=True, tag=2):
 
     granted: bool
     pre: bool
-    asked: int
+    asked: Number
 
 
 class AppendEntries(_Message, frozen=True, tag=3, gc=True):
@@ -60,9 +69,9 @@ class AppendEntries(_Message, frozen=True, tag=3, gc=True):
     prev_term: Number
     commit_index: Number
     entries: list[Entry]
-    round: int = 0
-    echo: float = 0.0
-    age: float = float("inf")
+    round: Number = 0
+    echo: Seconds = 0.0
+    age: Seconds = float("inf")
 
     def __post_init__(self) -> None:
         """Refuse, where it is read, what no leader's log can hold: gaps, and terms that fall or are yet to come."""
@@ -83,8 +92,8 @@ class AppendReply(_Message, frozen=True, tag=4):
 
     success: bool
     match_index: Number
-    round: int = 0
-    stamp: float = 0.0
+    round: Number = 0
+    stamp: Seconds = 0.0
 
 
 class TimeoutNow(_Message, frozen=True, tag=5):
@@ -96,18 +105,23 @@ class SnapshotPiece(_Message, frozen=True, tag=6):
 
     last_index: Number
     last_term: Number
-    snapshot_id: str
-    total_bytes: int
-    sha256: bytes
-    offset: int
+    snapshot_id: Name
+    total_bytes: Number
+    sha256: Annotated[bytes, msgspec.Meta(max_length=32)]
+    offset: Number
     data: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse, where it is read, what is no piece of that file."""
+        if self.offset + len(self.data) > self.total_bytes:
+            raise ValueError(f"a piece up to {self.offset + len(self.data)} of a file of {self.total_bytes} bytes")
 
 
 class SnapshotReply(_Message, frozen=True, tag=7):
     """Answer to `SnapshotPiece`: the offset wanted next; `installed` once the whole is on disk and in force."""
 
-    snapshot_id: str
-    offset: int
+    snapshot_id: Name
+    offset: Number
     installed: bool
     last_index: Number
 
@@ -121,32 +135,32 @@ class Propose(_Message, frozen=True, tag=8):
 class ProposeRefused(_Message, frozen=True, tag=9):
     """The receiver of `Propose` is not the leader: try again at once, elsewhere."""
 
-    leader: str | None
+    leader: Name | None
 
 
 class ConfirmLeader(_Message, frozen=True, tag=10):
     """Read index, thesis 6.4: am I still the leader of `term`? Answered at once, without a disk write."""
 
-    round: int
+    round: Number
 
 
 class LeaderConfirmed(_Message, frozen=True, tag=11):
     """Answer to `ConfirmLeader`, with the term that the sender knows."""
 
-    round: int
+    round: Number
 
 
 class ReadIndexRequest(_Message, frozen=True, tag=12):
     """A follower asks the leader for an index that a linearizable read must wait for."""
 
-    request_id: int
+    request_id: Number
 
 
 class ReadIndexReply(_Message, frozen=True, tag=13):
     """The index to wait for, or None when the receiver could not confirm that it is the leader."""
 
-    request_id: int
-    index: int | None
+    request_id: Number
+    index: Number | None
 
 
 class CommitTo(_Message, frozen=True, tag=14):
@@ -163,10 +177,10 @@ class MembersAre(_Message, frozen=True, tag=15):
     """
 
     index: Number
-    voters: list[str]
-    learners: list[str]
-    node_ids: dict[str, str]
-    readers: list[str]
+    voters: Names
+    learners: Names
+    node_ids: NodeIds
+    readers: Names
 
     def __post_init__(self) -> None:
         """Refuse, where it is read, what no cluster can be."""
@@ -177,22 +191,22 @@ class MembersAre(_Message, frozen=True, tag=15):
 class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Let a node in, as a learner first; `voter` says whether it becomes one when it is level (thesis 4.2.1)."""
 
-    address: str
+    address: Name
     voter: bool
-    node_id: str | None = None
+    node_id: Name | None = None
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Let a member go; `force` also if that leaves no majority connected."""
 
-    address: str
+    address: Name
     force: bool = False
 
 
 class TransferTo(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Hand over leadership, to this voter or to the one whose log is furthest (thesis 3.10)."""
 
-    address: str | None = None
+    address: Name | None = None
 
 
 Change = AddMember | RemoveMember | TransferTo
@@ -202,29 +216,29 @@ Verdict = Literal["done", "later", "lost", "absent", "never"]
 class ChangeRequest(_Message, frozen=True, tag=16):
     """A member asks the leader for a change of the members, or of the leader."""
 
-    request_id: int
+    request_id: Number
     change: Change
 
 
 class ChangeReply(_Message, frozen=True, tag=17):
     """What became of a `ChangeRequest` (see `changes`, rule 5), and why."""
 
-    request_id: int
+    request_id: Number
     verdict: Verdict
-    why: str
+    why: Why
 
 
 class MembersRequest(_Message, frozen=True, tag=18):
     """A member asks the leader how far the others are."""
 
-    request_id: int
+    request_id: Number
 
 
 class MembersReply(_Message, frozen=True, tag=19):
     """By address: the last index known to be on its disk, and seconds since its last answer; None if not the leader."""
 
-    request_id: int
-    progress: dict[str, tuple[Number, float]] | None
+    request_id: Number
+    progress: Annotated[dict[Name, tuple[Number, Seconds]], msgspec.Meta(max_length=MEMBERS_MAX)] | None
 
 
 Message = (

@@ -136,6 +136,8 @@ class ReadIndex:
         engine.elections.see_term(message.term)
         if not engine.is_leader or message.term != engine.term or engine.term != self._term:
             return
+        if message.round > self._round:
+            return  # a round that was never begun
         peer.heard_at = engine.clock()
         self._acked[peer.address] = max(self._acked.get(peer.address, 0), message.round)
         while self._waiting:
@@ -170,8 +172,9 @@ class ReadIndex:
         self._new.append(reply)
 
     def _on_reply(self, peer: Peer, message: ReadIndexReply) -> None:
-        asked = self._asked.pop(message.request_id, None)
-        if asked is not None:
+        asked = self._asked.get(message.request_id)
+        if asked is not None and asked[0] is peer:
+            del self._asked[message.request_id]
             asked[2](message.index)
 
     # -- bounded staleness --------------------------------------------------------------------------------------------

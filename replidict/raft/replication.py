@@ -181,7 +181,7 @@ class Replication:
             return  # rule 3
         peer.heard_at = engine.clock()
         peer.stamp = message.stamp
-        if message.round > peer.round_acked:
+        if peer.round_acked < message.round <= self._round:
             peer.round_acked = message.round
             self._close_rounds()
         if message.success:

@@ -159,6 +159,8 @@ class Snapshots:
         if message.snapshot_id != peer.snapshot_sending:
             return
         if message.installed:
+            if message.last_index > engine.log.last_index:
+                return  # it was never sent such a snapshot
             peer.snapshot_sending = None
             peer.acknowledged(message.last_index)
             peer.next_index = peer.match_index + 1
@@ -220,11 +222,11 @@ class Snapshots:
             checked = incoming.checking.result()
             intact = checked.sha256 == message.sha256
             intact = intact and (checked.index, checked.term) == (message.last_index, message.last_term)
-            if not intact:
-                logger.warning("%s: the snapshot from %s arrived damaged", engine.address, peer.address)
+            why = "it is not the one that was sent"
         except StorageError as error:
-            logger.warning("%s: the snapshot from %s arrived damaged: %s", engine.address, peer.address, error)
-            intact = False
+            intact, why = False, str(error)
+        if not intact:
+            engine.complain(peer, "snapshots from", f"a snapshot from {peer.address} arrived damaged: {why}")
         if intact and not self._is_no_news(message.last_index, message.last_term):
             engine.persist()
             engine.store.install(f"{incoming.path.absolute().as_uri()}?mode=ro")

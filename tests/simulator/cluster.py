@@ -21,6 +21,7 @@ from replidict.codec import DEFAULT_CODEC
 from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.node import Node
 from replidict.options import Options
+from replidict.security import split_address
 from replidict.storage import schema, snapshot
 from replidict.storage.store import Store
 from tests.simulator.background import SimulatedExecutor
@@ -36,16 +37,21 @@ SPIN = 20
 """A node that wants the next step at once so many times in a row, with nothing to do in it, is slowed down."""
 
 
+def name_of(address: str) -> str:
+    """The host of `"n1:7000"`."""
+    return split_address(address)[0]
+
+
 class Machine:
     """One simulated machine and the node on it, if it runs. An `End` of the network."""
 
     def __init__(self, cluster: Cluster, address: str, members: schema.Members) -> None:
         self.cluster = cluster
         self.address = address
-        self.rng = random.Random(f"{cluster.seed} {address}")
+        self.rng = random.Random(f"{cluster.seed} {name_of(address)}")
         self.disk = Disk(address, members, partial(cluster.checker.committed, address))
         self.disk.latency = self._fsync
-        self.directory = cluster.directory / address
+        self.directory = cluster.directory / name_of(address)
         self.directory.mkdir()
         self.node: Node | None = None
         self.transport: SimulatedTransport | None = None
@@ -122,7 +128,7 @@ class Machine:
                 options=options,
                 transport=self._transport,
                 clock=self.clock,
-                rng=random.Random(f"{cluster.seed} {self.address} {self.incarnation}"),
+                rng=random.Random(f"{cluster.seed} {name_of(self.address)} {self.incarnation}"),
                 background=SimulatedExecutor(cluster.loop, self._job_time, self._before_job),
                 snapshot_directory=self.directory,
                 wake=self.wake,

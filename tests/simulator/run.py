@@ -23,7 +23,7 @@ from replidict.storage.store import Store
 from tests.linearizability import check
 from tests.simulator import guards, limits
 from tests.simulator.clients import Call, Client, History, Workload, complete_history
-from tests.simulator.cluster import Cluster
+from tests.simulator.cluster import Cluster, name_of
 from tests.simulator.disk import lay_out
 from tests.simulator.faults import Nemesis
 from tests.simulator.invariants import Violation, state_digest
@@ -73,7 +73,7 @@ def _quiet() -> Iterator[None]:
 def new_cluster(seed: int, nodes: int, options: Options, *, keep_trace: int | None = 400) -> Iterator[Cluster]:
     """A cluster that is not started yet; everything is freed afterwards."""
     with _directory() as directory, _quiet(), mock.patch.object(tables, "create", lay_out):
-        addresses = [f"n{number}" for number in range(1, nodes + 1)]
+        addresses = [f"n{number}:7000" for number in range(1, nodes + 1)]
         cluster = Cluster(seed, addresses, options, directory, keep_trace=keep_trace)
         try:
             yield cluster
@@ -167,10 +167,10 @@ def _draw_world(cluster: Cluster, rng: random.Random) -> None:
 
 
 def _run(cluster: Cluster, nemesis: Nemesis, workload: Workload, history: History, seconds: float) -> None:
+    names = [(f"{name_of(address)}.{number}", machine) for address, machine in cluster.machines.items()
+             for number in range(workload.clients)]  # fmt: skip
     clients = [
-        Client(f"{address}.{number}", machine, workload, history, random.Random(f"{cluster.seed} {address}.{number}"))
-        for address, machine in cluster.machines.items()
-        for number in range(workload.clients)
+        Client(name, machine, workload, history, random.Random(f"{cluster.seed} {name}")) for name, machine in names
     ]
     cluster.start()
     nemesis.start()
