@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pysyncobj.node import Node
+
 from replidict.options import Options
-from replidict.raft.messages import ConfirmLeader, Message, ReadIndexReply, ReadIndexRequest
+from replidict.raft.messages import (
+    AppendReply,
+    ConfirmLeader,
+    LeaderConfirmed,
+    Message,
+    ReadIndexReply,
+    ReadIndexRequest,
+)
 from replidict.reads import Read
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, put, until
@@ -84,3 +93,45 @@ def test_an_answer_is_for_the_process_that_asked() -> None:
         holding = False
         until(cluster, lambda: bool(answered), "it has its answer")
         assert min(index for index in answers if index is not None) >= committed
+
+
+def test_only_the_leader_tells_what_to_wait_for() -> None:
+    """An index that another member gives for a read is no answer: it may be one of long ago."""
+    with new_cluster(4, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        reader, other = (machine for machine in cluster.machines.values() if machine is not leader)
+        assert reader.node is not None
+        engine = reader.node.engine
+        until(cluster, lambda: engine.leading_peer is not None, "it follows")
+        cluster.network.filter = lambda sender, receiver, message: not isinstance(message, ReadIndexReply)
+        answered: list[int | None] = []
+        reader.node.call(lambda: engine.read_index.ask(answered.append))
+        until(cluster, lambda: bool(engine.read_index._asked), "it has asked")
+        (number,) = engine.read_index._asked
+        engine._SyncObj__onMessageReceived(Node(other.address), ReadIndexReply(engine.term, number, 0))
+        assert answered == []
+        engine._SyncObj__onMessageReceived(Node(leader.address), ReadIndexReply(engine.term, number, 1))
+        assert answered == [1]
+
+
+def test_rounds_that_were_never_begun_confirm_nothing() -> None:
+    """Who answers for rounds to come says nothing about whether the leader still is one when they are begun."""
+    with new_cluster(5, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        assert leader.node is not None
+        engine = leader.node.engine
+        for peer in engine.peers.values():
+            said = LeaderConfirmed(engine.term, 1 << 60), AppendReply(engine.term, False, 0, 1 << 60)
+            for message in said:
+                engine._SyncObj__onMessageReceived(peer.node, message)
+            assert peer.round_acked < 1 << 60
+        cluster.network.filter = lambda sender, receiver, message: not isinstance(message, LeaderConfirmed)
+        answered: list[int | None] = []
+        leader.node.call(lambda: engine.read_index.ask(answered.append))
+        until(cluster, lambda: bool(engine.read_index._waiting), "a round is begun")
+        assert answered == []
+        for peer in list(engine.peers.values())[:1]:
+            engine._SyncObj__onMessageReceived(peer.node, LeaderConfirmed(engine.term, engine.read_index._round))
+        assert answered == [engine.commit_index]
