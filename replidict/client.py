@@ -164,7 +164,7 @@ class Client:
         if self._closed is not None:
             raise type(self._closed)(*self._closed.args)
         self._ids += 1
-        ask = make(self._ids, min(self.timeout if timeout is None else timeout, asks.TIMEOUT_MAX))
+        ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), asks.TIMEOUT_MAX))
         self._look(ask)
         framed = self._session.encrypt(self._session.seal(frame(encode(ask), self._session.tag_bytes)))
         try:

@@ -31,7 +31,7 @@ from replidict.arguments import encoded_key, encoded_value, member_of
 from replidict.backup import Backups, not_made
 from replidict.cluster import Cluster
 from replidict.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
-from replidict.errors import EncodingError, NotCommitted, ReadTimeout, ReplidictError
+from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft import asks
@@ -183,15 +183,11 @@ class Desk:
         return asks.Value(ask.id, item.value if plain else encode(self._codec.decode(item.value)), item.revision)
 
     def _key(self, data: bytes) -> bytes:
-        if len(data) > self._options.max_key_bytes:
-            raise EncodingError(f"a key of {len(data)} bytes is longer than {self._options.max_key_bytes}")
         return encoded_key(decode_key(data), self._options)
 
     def _pair(
         self, operation: Callable[[bytes, bytes], cmd.Operation], ask: asks.Set | asks.Add | asks.Replace
     ) -> cmd.Operation:
-        if len(ask.value) > 2 * self._options.max_value_bytes:
-            raise EncodingError(f"a value of {len(ask.value)} bytes is larger than {self._options.max_value_bytes}")
         return operation(self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options))
 
     def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:

@@ -42,7 +42,6 @@ from replidict.host import Host
 from replidict.joining import enter
 from replidict.node import NO_NETWORK
 from replidict.options import Options
-from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, RemoveMember
 from replidict.security import TLS
 from replidict.state_machine import Item
@@ -417,10 +416,6 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         Raises as `remove_peer`; `ReplidictError` when there is no such voter.
         """
         self._host.cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
-
-    def _admit(self, address: str, node_id: str, voter: bool, timeout: float) -> Members:
-        """Let this very node in, and say who the members are then."""
-        return self._host.cluster.admit(member_of(address), node_id, voter, self._seconds(timeout))
 
     # -- backups ----------------------------------------------------------------------------------------------------
 

@@ -28,11 +28,13 @@ from replidict import (
     desk,
     workers,
 )
+from replidict import client as client_module
 from replidict.client import Client, UnreachableError
 from replidict.codec import decode, encode, encode_key
 from replidict.raft import asks, guests, messages
 from replidict.raft.framing import frame
 from replidict.security import Mode, security_for
+from replidict.storage import snapshot
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.wire_support import MODES, Certificates, given
 
@@ -110,12 +112,12 @@ def test_what_guests_give_is_checked(tmp_path: Path) -> None:
     key, long = encode_key("k"), encode("x" * 300)
     wrong: list[tuple[Callable[[int, float], asks.Ask], type[Exception], str]] = [
         (lambda i, t: asks.Set(i, t, encode("x" * 101), key), EncodingError, "longer than"),
-        (lambda i, t: asks.Set(i, t, long * 2, key), EncodingError, "longer than"),
+        (lambda i, t: asks.Set(i, t, encode(b"x" * 999), key), EncodingError, "longer than"),
         (lambda i, t: asks.Set(i, t, b"\xc1", key), EncodingError, "not an encoded value"),
         (lambda i, t: asks.Set(i, t, encode(float("nan")), key), EncodingError, "NaN"),
         (lambda i, t: asks.Set(i, t, encode([1]), key), EncodingError, "hashable"),
         (lambda i, t: asks.Set(i, t, key, long), EncodingError, "larger than"),
-        (lambda i, t: asks.Add(i, t, key, long * 5), EncodingError, "larger than"),
+        (lambda i, t: asks.Add(i, t, key, encode("x" * 9999)), EncodingError, "larger than"),
         (lambda i, t: asks.Replace(i, t, key, b"\x93\x01", 1), EncodingError, "not an encoded value"),
         (lambda i, t: asks.Get(i, t, b"", False), EncodingError, "not an encoded value"),
         (lambda i, t: asks.Delete(i, t, b"\x91" * 99), EncodingError, "not an encoded value"),
@@ -206,6 +208,18 @@ def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
         exercise_anew(nodes[0])
 
 
+def test_a_guest_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a guest goes while its backup is still being made, that ends at once."""
+    monkeypatch.setattr(snapshot, "CHECK_ROWS", 1)
+    monkeypatch.setattr(snapshot, "PAUSE", 1.0)
+    with cluster(tmp_path, 1) as nodes:
+        nodes[0].update(dict.fromkeys(range(300), 1))
+        with client_of(nodes[0], "plain") as client:
+            client._send(asks.Backup, None)
+            wait_until(lambda: bool(left_over(nodes[0])), "it is being made")
+        wait_until(lambda: not left_over(nodes[0]), "the file is removed")
+
+
 def test_a_node_that_closes_half_way(tmp_path: Path) -> None:
     """A node that is closed while it sends backups and writes for guests wait leaves no thread and no file."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
@@ -246,7 +260,7 @@ def under_way(node: Dict) -> int:
     return sum(len(guest.under_way) for guest in list(node._host.node.engine.transport.guests._guests.values()))
 
 
-def test_without_a_quorum(tmp_path: Path) -> None:
+def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be done is said in time, as to the program; what a node knows on its own, it goes on telling, also
     when more writes wait than there are threads for."""
     key = encode_key("key")
@@ -257,7 +271,8 @@ def test_without_a_quorum(tmp_path: Path) -> None:
             client.ask(lambda i, t: asks.Get(i, t, key, True), asks.Value)
         with pytest.raises(NotCommitted, match="no leader could be reached"):
             client.ask(lambda i, t: asks.Join(i, t, "127.0.0.1:1", "0" * 32, True), asks.Joined)
-        waiting = [stack.enter_context(client_of(node, "plain", timeout=60)) for _ in range(20)]
+        monkeypatch.setattr(client_module, "GRACE", 60.0)
+        waiting = [stack.enter_context(client_of(node, "plain", timeout=5)) for _ in range(20)]
         ended: list[BaseException] = []
 
         def write(each: Client) -> None:
@@ -271,16 +286,15 @@ def test_without_a_quorum(tmp_path: Path) -> None:
             thread.start()
         busy = node._host._desk._lanes["waits"]  # type: ignore[union-attr]
         wait_until(lambda: len(busy._work) == 4 and len(busy._threads) == 16, "the threads are busy, and some wait")
-        with pytest.raises(OutcomeUnknown, match="nothing was heard in time"):
-            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
         with client_of(node, "plain") as other:
             assert other.ask(lambda i, t: asks.Get(i, t, key, False), asks.Value).value == encode("value")
             assert other.ask(asks.GetStatus, asks.StatusIs).status.leader is None
             assert len(other.ask(asks.GetMembers, asks.MembersAre).members) == 3
-        node.close()
+        with pytest.raises(NotCommitted, match=r"too busy to begin within 0\.3 s"):
+            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
         for thread in threads:
             thread.join()
-        assert len(ended) == 20 and all(isinstance(error, OutcomeUnknown | NotCommitted) for error in ended)
+        assert len(ended) == 20 and all(isinstance(error, NotCommitted) for error in ended)
 
 
 def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +313,20 @@ def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pyt
                 assert len(lanes(nodes[0])) <= 3
         wait_until(lambda: lanes(nodes[0]) == [], "the threads are gone")
         exercise_anew(nodes[0])
+
+
+def test_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left, a guest is told so, and the node goes on."""
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(ReplidictError, match="can't start another thread"):
+                client.ask(lambda i, t: asks.Get(i, t, encode_key("key"), False), asks.Value)
+        exercise(client, nodes[0], "key")
 
 
 # -- connections ------------------------------------------------------------------------------------------------------

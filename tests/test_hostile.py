@@ -365,7 +365,7 @@ def test_a_second_process_under_one_address(siege: Siege, caplog: pytest.LogCapt
         for _ in range(5):
             for address in siege.target.live[:2]:
                 rogue = impostor.connect(address, "another disk")
-                with pytest.raises(WireError, match="remove it from the cluster and add it anew"):
+                with pytest.raises(WireError, match="remove it from the cluster and let it join anew"):
                     rogue.prove()
                 assert rogue.closed()
         for node in siege.nodes[:2]:
@@ -459,7 +459,7 @@ def test_a_wiped_node(tmp_path: Path, rank: int, caplog: pytest.LogCaptureFixtur
             shutil.rmtree(tmp_path / f"n{rank}")
             caplog.clear()
             wiped = three.nodes[rank] = three.open(rank)
-            why = "it lost its disk or another took its place; remove it from the cluster and add it anew"
+            why = "it lost its disk or another took its place; remove it from the cluster and let it join anew"
             for node in (*rest, wiped):  # it is told itself, too
                 wait_until(lambda node=node: bool(refused(caplog, node, why)), "it is refused")  # type: ignore[misc]
             if rank == 2:

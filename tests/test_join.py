@@ -215,6 +215,21 @@ def test_a_lost_disk(tmp_path: Path) -> None:
             settled([*nodes, new])
 
 
+def test_a_founder_does_not_join(tmp_path: Path) -> None:
+    """Who comes under the address of a founder that was never seen, or of the leader, is not taken for that one."""
+    addresses = free_addresses(3)
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(open_member(tmp_path, addresses, number)) for number in (0, 1)]
+        leader = leader_of(nodes)
+        for address in (addresses[2], address_of(leader)):
+            with pytest.raises(ReplidictError, match="is a founding member"):
+                nodes[0]._host.cluster.admit(address, "0" * 32, True, 30)
+        with pytest.raises(ReplidictError, match="with peers=, or remove it from the cluster first"):
+            joining(tmp_path, addresses[2], nodes[0])
+        nodes.append(stack.enter_context(open_member(tmp_path, addresses, 2)))
+        settled(nodes)
+
+
 # -- those who are not let in -----------------------------------------------------------------------------------------
 
 

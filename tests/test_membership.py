@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError
-from replidict.codec import DEFAULT_CODEC
-from replidict.host import Host
-from replidict.node import Node
-from replidict.security import security_for
-from replidict.storage.files import Beginning
+from replidict import NotCommitted, OutcomeUnknown, ReplicatedDict, ReplidictError
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_for_leader, wait_until
 
 
@@ -142,61 +136,19 @@ def test_changes_without_a_majority(tmp_path: Path) -> None:
         nodes[2].close()
         wait_until(lambda: nodes[0].status().leader is None, "it knows of no leader")
         with pytest.raises(NotCommitted, match="no leader"):
-            nodes[0]._admit("127.0.0.1:1", "a disk", True, 0.5)
-
-
-@contextmanager
-def joining(path: Path, address: str, asked: Dict, *, voter: bool = True) -> Iterator[Node]:
-    """A new node that a member lets in."""
-
-    def ask_in(node_id: str) -> Beginning:
-        members = asked._admit(address, node_id, voter, 30)
-        return Beginning(asked.status().cluster_id, node_id, members.stored())
-
-    security = security_for(address, None, None, False)
-    host = Host(path, address, [address], ask_in, security, DEFAULT_CODEC, Options())
-    try:
-        yield host.node
-    finally:
-        host.close()
-
-
-def test_a_node_joins(tmp_path: Path) -> None:
-    """A new node comes in as a learner, catches up while writes go on, and becomes a voter by itself."""
-    with cluster(tmp_path) as nodes:
-        nodes[0].update(dict.fromkeys(range(3000), "x" * 100))
-        (address,) = free_addresses(1)
-        with joining(tmp_path / "new", address, follower_of(nodes)) as new:
-            wait_until(lambda: address in new.engine.members.voters, "it is a voter")
-            nodes[0]["key"] = "value"
-            wait_until(lambda: new.machine.revision == nodes[0].revision, "it has everything")
-            assert new.machine.items == nodes[0]._machine.items
-            assert [member.address for member in nodes[0].members() if member.voter] == sorted(
-                [*addresses(nodes), address]
-            )
-
-
-def test_a_read_replica(tmp_path: Path) -> None:
-    """A node that joins without a vote gets everything, and counts for nothing."""
-    with cluster(tmp_path) as nodes:
-        (address,) = free_addresses(1)
-        with joining(tmp_path / "new", address, nodes[0], voter=False) as reader:
-            nodes[0]["key"] = "value"
-            wait_until(lambda: reader.machine.revision == nodes[0].revision, "it has everything")
-            assert reader.status().role == "learner"
-            assert [member.address for member in nodes[0].members() if not member.voter] == [address]
+            nodes[0]._host.cluster.admit("127.0.0.1:1", "a disk", True, 0.5)
 
 
 def test_joining_twice(tmp_path: Path) -> None:
     """The same node may ask again; another disk under its address is refused until the old one is removed."""
     with cluster(tmp_path) as nodes:
         (address,) = free_addresses(1)
-        first = nodes[0]._admit(address, "one disk", False, 30)
-        assert nodes[1]._admit(address, "one disk", False, 30) == first
+        first = nodes[0]._host.cluster.admit(address, "one disk", False, 30)
+        assert nodes[1]._host.cluster.admit(address, "one disk", False, 30) == first
         with pytest.raises(ReplidictError, match="a member already, with another disk"):
-            nodes[2]._admit(address, "another disk", False, 30)
+            nodes[2]._host.cluster.admit(address, "another disk", False, 30)
         nodes[2].remove_peer(address)
-        assert nodes[2]._admit(address, "another disk", False, 30).node_ids[address] == "another disk"
+        assert nodes[2]._host.cluster.admit(address, "another disk", False, 30).node_ids[address] == "another disk"
 
 
 def test_members_after_a_restart(tmp_path: Path) -> None:

@@ -179,6 +179,11 @@ class Changes:
                     f"{address} is a member already, with another disk than this node's: remove it from the cluster "
                     "first, then let it join anew"
                 )
+            if address in members.voters and known is None:  # it may have voted, with a disk that is lost
+                return "never", (
+                    f"{address} is a founding member, and nobody knows whether this node was it: start it as the other "
+                    "founders were, with peers=, or remove it from the cluster first, then let it join anew"
+                )
             node_ids[address] = change.node_id
         if address in members.voters and not change.voter:
             return "never", f"{address} is a voter: remove it first, then let it join with voter=False"

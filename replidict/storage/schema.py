@@ -15,7 +15,7 @@ USER_VERSION = 1
 
 CURE = (
     "a member of a cluster must never get an older file back, because it would forget votes and entries that others "
-    "count on: remove it from the cluster and add it anew with an empty directory. A node without peers can be "
+    "count on: remove it from the cluster and let it join anew with an empty directory. A node without peers can be "
     "restored from a backup."
 )
 """What to do about a damaged file."""
@@ -99,7 +99,7 @@ def another_node(address: str, known: str, node_id: str) -> str:
     """What is wrong when another identity than the known one comes from an address."""
     return (
         f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
-        "remove it from the cluster and add it anew"
+        "remove it from the cluster and let it join anew"
     )
 
 
