@@ -132,6 +132,11 @@ class Jobs:
             each.join()
         return min(acknowledged) - since if acknowledged else float("inf")
 
+    def anatomy(self, *, seconds: float) -> dict[str, float]:
+        from benchmarks.anatomy import anatomy  # loads replidict, which must not weigh on the others
+
+        return anatomy(self._store.set, key_of(0), seconds)
+
     def barrier(self) -> None:
         self._store.barrier()
 

@@ -29,7 +29,7 @@ def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> N
     files = tmp_path / "files"
     files.mkdir()
     done = run(
-        *("--quick", "floor", "writes", "reads", "--without", "etcd", "--without", "diskcache"),
+        *("--quick", "floor", "writes", "anatomy", "reads", "--without", "etcd", "--without", "diskcache"),
         *("--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md"), "--directory", str(files)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> N
     assert found["quick"] and found["runs"] == 1 and found["cpus"] >= 1
     assert found["versions"].keys() >= {"python", "sqlite", "replidict", "pysyncobj"}
     assert found["left out"] == ["etcd is left out, as asked", "diskcache is left out, as asked"]
-    assert list(found["benchmarks"]) == ["floor", "writes", "reads"]
+    assert list(found["benchmarks"]) == ["floor", "writes", "anatomy", "reads"]
     for benchmark in found["benchmarks"].values():
         assert benchmark["failed"] is None
         assert not any("calls failed" in note for note in benchmark["notes"])

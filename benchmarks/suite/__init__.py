@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.suite import (
+    anatomy,
     bulk,
     catchup,
     durability,
@@ -25,6 +26,7 @@ from benchmarks.suite.benchmark import Benchmark
 BENCHMARKS: tuple[Benchmark, ...] = (
     floors.BENCHMARK,
     writes.BENCHMARK,
+    anatomy.BENCHMARK,
     values.BENCHMARK,
     reads.BENCHMARK,
     bulk.BENCHMARK,
