@@ -58,6 +58,6 @@ def told() -> Iterator[None]:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), NOT_DONE)
         raise Failure(str(error), status) from error
     except FileExistsError as error:
-        raise Failure(str(error)) from error
+        raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
     except ValueError as error:  # of an argument, as the library says it
         raise click.UsageError(str(error)) from error
