@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from replidict.command.main import main
+from replidict.http.arguments import LIMIT, MAX_LIMIT, MAX_TIMEOUT, TIMEOUT
+from replidict.http.bodies import SECONDS
+from replidict.http.connection import HEAD_SECONDS, TAKING_SECONDS
+from replidict.http.metrics import ROUTES
+from replidict.http.problems import PROBLEMS
+from replidict.http.server import KEEP_ALIVE_SECONDS
 from tests.console import check, form, steps_of
 from tests.serving import ROOT
 
-PAGES = ["command.md"]
+PAGES = ["command.md", "http.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -26,6 +32,18 @@ def test_every_command_is_told() -> None:
     said = " ".join(step.command for step in steps_of(page))
     assert [name for name in main.commands if not re.search(rf"replidict {name}\b", said)] == []
     assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(status) for status in range(8)]
+
+
+def test_all_of_http_is_told() -> None:
+    """Every path, parameter and type of error is told in docs/http.md, with its status and title."""
+    page = (ROOT / "docs" / "http.md").read_text()
+    for name, (status, title) in PROBLEMS.items():
+        assert f"| `{name}` | {status} | {title} |" in page
+    assert {f"`{route}`" for route in ROUTES} - set(re.findall(r"`/\w+`", page)) == set()
+    for parameter in ("consistency", "max_staleness", "timeout", "prefix", "limit", "after"):
+        assert f"`{parameter}=" in page
+    assert (MAX_LIMIT, LIMIT, TIMEOUT, MAX_TIMEOUT) == (1000, 100, 10.0, 60.0), "as the page says"
+    assert (HEAD_SECONDS, SECONDS, TAKING_SECONDS, KEEP_ALIVE_SECONDS) == (10.0, 30.0, 30.0, 30), "as the page says"
 
 
 def test_what_is_compared() -> None:
