@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ class Failed(Exception):
 
 
 def free_addresses(count: int) -> list[str]:
-    """Loopback addresses with ports that are free now."""
+    """Loopback addresses with ports that are free now, below those that systems give to outgoing connections."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        found: list[str] = []
+        while len(found) < count:
+            each, port = stack.enter_context(socket.socket()), random.randrange(15000, 32000)
+            with suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(f"127.0.0.1:{port}")
+        return found
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
