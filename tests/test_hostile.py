@@ -61,7 +61,7 @@ from tests.fuzz_wire import (
 )
 from tests.wire_support import MODES, Certificates
 
-OPTIONS = Options(election_timeout=1.0, heartbeat=0.1, log_retain=1_000_000)
+OPTIONS = Options(election_timeout=1.0, heartbeat=0.1, log_retain=1_000_000, snapshot_retain=0)
 IN_TIME = 120.0
 """Seconds that something may take, however slow this machine is."""
 
