@@ -9,9 +9,12 @@ one is felt. All three write without a pause. Meanwhile come
                 callers with no certificate, with another authority's, or with a good one and a mutated handshake
     the rogue   the fourth founder: it proves itself, says things that a member which lags might say, and then one
                 frame that is no message, or is none of this session
+    guests      programs that are no members: they prove themselves, ask what does no harm, and get an answer to each
+                ask; then they ask what is no ask, ask too much, or hang up in the midst of it
 
 A member that lies in well-formed messages (a term that never was, entries that it does not hold) is out of scope: Raft
-trusts its members. A mutated frame that happens to be such a lie is therefore not sent, but counted (`withheld`).
+trusts its members, and nodes their guests. A mutated frame that happens to be such a lie, or to ask for a change, is
+therefore not sent, but counted (`withheld`).
 
 Exit status 1 if a frame was accepted, a node ended or logged an error, a leader or term changed, a connection among
 the three was lost, a write failed or took an election timeout (more than it took a bystander to write to the same
@@ -47,10 +50,12 @@ import trustme
 
 from replidict import Options, ReplicatedDict
 from replidict import commands as cmd
-from replidict.raft import messages
+from replidict.codec import encode, encode_key
+from replidict.errors import ReplidictError
+from replidict.raft import asks, messages
 from replidict.raft.framing import TlsPipe, WireError, frame
 from replidict.raft.wire import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
-from replidict.security import TLS, Mode, Security, security_for
+from replidict.security import TLS, Mode, Security, security_for, split_address
 from tests.clusters import free_addresses
 from tests.wire_support import MODES, SECRET, Certificates
 
@@ -147,6 +152,9 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
+NO_ADDRESSES = ["garbage", "", "a:0", "a:99999", "[::1", "x" * 300, "a b:1", "0.0.0.0:1"]
+
+
 def samples(rng: random.Random) -> list[messages.Message]:
     """One message of each kind, as a member that is far behind (term 0) might say it."""
     entries = [messages.Entry(index, 0, rng.randbytes(rng.randrange(40))) for index in range(1, rng.randrange(1, 5))]
@@ -157,7 +165,7 @@ def samples(rng: random.Random) -> list[messages.Message]:
         messages.AppendEntries(0, 0, 0, number, entries, number, rng.random(), rng.random()),
         messages.AppendReply(0, rng.random() < 0.5, number, number, rng.random()),
         messages.TimeoutNow(number),
-        messages.SnapshotPiece(0, number, 0, "1-1-ab", number, rng.randbytes(32), number, rng.randbytes(50)),
+        messages.SnapshotPiece(0, number, 0, "1-1-ab", number + 50, rng.randbytes(32), number, rng.randbytes(50)),
         messages.SnapshotReply(0, "1-1-ab", number, True, number),
         messages.Propose(number, b"\xc1" + rng.randbytes(rng.randrange(60))),
         messages.ProposeRefused(0, "127.0.0.1:1"),
@@ -166,7 +174,21 @@ def samples(rng: random.Random) -> list[messages.Message]:
         messages.ReadIndexRequest(number, number),
         messages.ReadIndexReply(number, number, number),
         messages.CommitTo(number, number),
+        messages.MembersAre(number, 0, ["127.0.0.1:1"], [], {}, []),
+        messages.ChangeRequest(number, number, messages.AddMember(rng.choice(NO_ADDRESSES), True, None)),
+        messages.ChangeReply(number, number, "done", "because"),
+        messages.MembersRequest(number, number),
+        messages.MembersReply(number, number, {"127.0.0.1:1": (number, rng.random())}),
     ]
+
+
+def is_address(text: str) -> bool:
+    """Is it one that peers could call?"""
+    try:
+        split_address(text)
+        return True
+    except ReplidictError:
+        return False
 
 
 def may_be_said(message: messages.Message) -> bool:
@@ -179,6 +201,12 @@ def may_be_said(message: messages.Message) -> bool:
             return isinstance(cmd.decode(command), cmd.Unknown) and not cmd.is_configuration(command)
         case messages.TimeoutNow() | messages.ReadIndexRequest() | messages.ReadIndexReply() | messages.CommitTo():
             return True  # not a leader's, or about nothing that was asked
+        case messages.ChangeReply() | messages.MembersRequest() | messages.MembersReply():
+            return True
+        case messages.MembersAre():
+            return message.index == 0  # what all know; of a later one the rogue would have to know
+        case messages.ChangeRequest():
+            return isinstance(message.change, messages.AddMember) and not is_address(message.change.address)
         case _:
             return message.term == 0
 
@@ -435,13 +463,20 @@ class TlsStrangers:
 
 
 class Rogue:
-    """A connection of the absent member to one node; proven when it is made."""
+    """A connection of the absent member, or of a guest, to one node."""
 
     def __init__(
-        self, target: Target, security: Security, key: bytes, address: str, node_id: str | None = None
+        self,
+        target: Target,
+        security: Security,
+        key: bytes,
+        address: str,
+        node_id: str | None = None,
+        guest: bool = False,
     ) -> None:
+        name, who = ("", "") if guest else (target.absent, node_id or target.absent_id)
         self.session = Session(
-            Identity(target.cluster_id, node_id or target.absent_id, target.absent), security, key, called=address,
+            Identity(target.cluster_id, who, name), security, key, called=address,
             max_frame_bytes=Options().max_frame_bytes, may_call=lambda address: None,
             admit=lambda address, node_id: None,
         )  # fmt: skip
@@ -476,6 +511,14 @@ class Rogue:
     def say(self, *bodies: bytes) -> None:
         """Send bodies, sealed, at once."""
         self.write(b"".join([self.session.seal(frame(body, self.session.tag_bytes)) for body in bodies]))
+
+    def answers(self, wanted: int) -> int:
+        """Wait for the answers to so many asks; how many there were."""
+        ended = 0
+        while ended < wanted and (data := self.sock.recv(65536)):
+            for said in self.session.receive(data):
+                ended += not isinstance(said, asks.Keys | asks.Piece)
+        return ended
 
     def closed(self) -> bool:
         """Wait until the node closes it."""
@@ -593,10 +636,92 @@ class Rogues:
                 return "proven: no message"
 
 
+# -- guests -----------------------------------------------------------------------------------------------------------
+
+
+def asked(rng: random.Random, number: int) -> asks.Ask:
+    """An ask that changes nothing, whoever it is put to; some can't be met."""
+    key = rng.choice((encode_key("0-1"), encode_key(("a", 1)), b"", rng.randbytes(rng.randrange(30))))
+    made: list[asks.Ask] = [
+        asks.Get(number, rng.choice((0.0, 5.0)), key, rng.random() < 0.2),
+        asks.Replace(number, 5.0, encode_key("0-1"), encode(rng.random()), 0),  # nothing was written by revision 0
+        asks.Set(number, 5.0, rng.randbytes(20), b"\xc1"),
+        asks.Delete(number, 5.0, encode_key("never there")),
+        asks.ListKeys(number, 5.0, rng.choice(("", "0", "é")), rng.choice((None, key)), rng.randrange(200), False),
+        asks.GetStatus(number, 5.0),
+        asks.GetMembers(number, 5.0),
+        asks.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
+        asks.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
+        asks.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
+    ]
+    return rng.choice(made)
+
+
+def decoded_ask(body: bytes) -> asks.Ask | None:
+    """The ask that these bytes are, if they are one."""
+    try:
+        ask: asks.Ask = asks.decode_ask(body)
+        return ask
+    except (ValueError, RecursionError, OverflowError):
+        return None
+
+
+class FuzzGuests:
+    """Guests of one node after the other."""
+
+    def __init__(self, target: Target, rng: random.Random) -> None:
+        self._target, self._rng = target, rng
+        self._security = target.security()
+        self._key = self._security.stretch(target.cluster_id)
+
+    def attack(self, address: str, tally: Tally) -> None:
+        """One of them: asks that are answered, then something else."""
+        rng = self._rng
+        guest = Rogue(self._target, self._security, self._key, address, guest=True)
+        tally.connections += 1
+        try:
+            guest.prove()
+            count = rng.randrange(15)
+            guest.say(*[messages.encode(asked(rng, number)) for number in range(1, count + 1)])
+            tally.frames += count
+            tally.kinds["guest: asks"] += count
+            if rng.random() < 0.7 and guest.answers(count) != count:
+                tally.not_closed.append(f"a guest was not answered {count} asks")
+            tally.frames += 1
+            tally.kinds[self._then(guest, tally)] += 1
+        except WireError as error:
+            tally.not_closed.append(f"a guest was refused: {error}")
+        except OSError:
+            pass  # the node closed it already
+        if not guest.closed():
+            tally.not_closed.append("a guest's connection")
+
+    def _then(self, guest: Rogue, tally: Tally) -> str:
+        rng = self._rng
+        match rng.randrange(4):
+            case 0:
+                guest.say(*[messages.encode(asks.GetMembers(number, 1.0)) for number in range(100, 120)])
+                return "guest: too many asks"
+            case 1:
+                guest.say(messages.encode(rng.choice(samples(rng))))
+                return "guest: speaks as a member"
+            case 2:
+                guest.write(rng.choice((0, 2**31, 2**32 - 1)).to_bytes(4, "big") + rng.randbytes(30))
+                return "guest: lie about a length"
+        while True:
+            body = rng.randbytes(rng.choice((2, 20, 200)))
+            if rng.random() < 0.8:
+                body = mutate(rng, messages.encode(asked(rng, rng.choice((0, 1, 99)))))
+            if len(body) > 1 and decoded_ask(body) is None:
+                guest.say(body)
+                return "guest: no ask"
+            tally.withheld += 1
+
+
 def work(target: Target, seed: int, frames: int, proven: bool, tell: Callable[[Tally], None]) -> None:
     """Send about so many frames; `proven` ones among them (by one worker at a time: it has one identity)."""
     rng = random.Random(seed)
-    forge, rogues = Forge(rng, target), Rogues(target, rng)
+    forge, rogues, guests = Forge(rng, target), Rogues(target, rng), FuzzGuests(target, rng)
     tls = TlsStrangers(target) if target.mode == "tls" else None
     sent = 0
     while sent < frames:
@@ -606,6 +731,7 @@ def work(target: Target, seed: int, frames: int, proven: bool, tell: Callable[[T
             tls.attack(forge, rng, rng.choice(target.live), tally)
         if proven:
             rogues.attack(rng.choice(target.live), tally)
+        guests.attack(rng.choice(target.live), tally)
         sent += tally.frames
         tell(tally)
 

@@ -1,8 +1,8 @@
 """Attacks on a cluster that serves: nothing is believed, nothing is disturbed, nothing is unpickled (promise 7).
 
-What one connection or one session can be told is tested in `test_wire` and `test_transport`. Here three nodes write all
-the while, under one term and one leader, and each attack must leave that as it was, with a line or two in the log. A
-million frames at once are `tests.fuzz_wire`.
+What one connection or one session can be told is tested in `test_wire`, `test_transport`, `test_strangers` and
+`test_guests`. Here three nodes write all the while, under one term and one leader, and each attack must leave that as
+it was, with a line or two in the log. A million frames at once are `tests.fuzz_wire`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
 from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError
+from replidict import commands as cmd
 from replidict.raft import complaints, messages, sockets, traffic, transport
 from replidict.raft.framing import WireError, frame
 from replidict.raft.replication import MESSAGE_BYTES
@@ -303,6 +304,22 @@ def test_a_thousand_idle_connections_each(siege: Siege, caplog: pytest.LogCaptur
             rogue = siege.rogues.connect(address)
             rogue.prove()
             assert rogue.closed()
+
+
+def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFixture) -> None:
+    """A member that proposes what only a leader may say, hundreds of times, changes nothing and gets one line."""
+    members = [node._host.node.engine.members for node in siege.nodes]
+    said = [messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
+    for node in siege.nodes:
+        node._host.node.engine._complaints._said.clear()
+    with siege.unharmed(caplog, lines=1):
+        for address in siege.target.live:
+            rogue = siege.rogues.connect(address)
+            rogue.prove()
+            rogue.say(*map(messages.encode, said))
+            assert rogue.closed()
+    assert "that is neither a write nor a session" in caplog.text
+    assert [node._host.node.engine.members for node in siege.nodes] == members
 
 
 def test_slow_handshakes(siege: Siege, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
