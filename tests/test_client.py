@@ -6,6 +6,7 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -196,6 +197,23 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
         assert dict(restored) == expected
 
 
+def full(node: Dict) -> bool:
+    """Whether a guest has not taken what waits for it."""
+    return any(guest.connection.full for guest in list(node._host.node.engine.transport.guests._guests.values()))
+
+
+def test_a_guest_that_is_slow(tmp_path: Path) -> None:
+    """A guest that takes its backup slowly gets all of it, and the node keeps no more than a queue of it in memory."""
+    with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
+        nodes[0].update({number: bytes(100_000) for number in range(300)})
+        parts = client.stream(asks.Backup)
+        first = next(parts)
+        wait_until(lambda: full(nodes[0]), "the queue is full")
+        assert isinstance(first, asks.Piece)
+        rest = sum(len(part.data) for part in parts if isinstance(part, asks.Piece))
+        assert len(first.data) + rest == first.total_bytes
+
+
 def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
     """When a guest goes, or takes nothing, while it is sent a backup, the node keeps nothing of it."""
     with cluster(tmp_path, 1) as nodes:
@@ -220,13 +238,16 @@ def test_a_guest_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: p
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
 
 
-def test_a_node_that_closes_half_way(tmp_path: Path) -> None:
-    """A node that is closed while it sends backups and writes for guests wait leaves no thread and no file."""
+def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is closed while it sends a backup leaves no thread and no file."""
+    monkeypatch.setattr(desk, "FULL_PAUSE", 1.0)
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
         parts = client.stream(asks.Backup)
         next(parts)
+        wait_until(lambda: full(nodes[0]), "the queue is full")
         nodes[0].close()
+        assert lanes(nodes[0]) == []
         with pytest.raises(ReplidictError, match="lost"):
             list(parts)
         assert not left_over(nodes[0])
@@ -234,6 +255,12 @@ def test_a_node_that_closes_half_way(tmp_path: Path) -> None:
     address = str(nodes[0].status().address)
     with ReplicatedDict[Any, Any](tmp_path / "n0", address=address) as again:
         assert not left_over(again)
+
+
+def lanes(node: Dict) -> list[str]:
+    """The threads that serve its guests."""
+    address = node.status().address
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(f"replidict {address} ")]
 
 
 def exercise_anew(node: Dict) -> None:
@@ -300,19 +327,17 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that nobody asks has no threads for guests, and one that was asked lets go of them."""
     monkeypatch.setattr(workers, "IDLE", 0.05)
-
-    def lanes(node: Dict) -> list[str]:
-        return [thread.name for thread in threading.enumerate() if thread.name.startswith(f"replidict {address} ")]
-
     with cluster(tmp_path, 1) as nodes:
-        address = nodes[0].status().address
         assert lanes(nodes[0]) == []
         with client_of(nodes[0], "plain") as client:
             for number in range(3):
                 exercise(client, nodes[0], f"k{number}")
                 assert len(lanes(nodes[0])) <= 3
         wait_until(lambda: lanes(nodes[0]) == [], "the threads are gone")
+        monkeypatch.setattr(workers, "IDLE", 300.0)
         exercise_anew(nodes[0])
+        begun = time.monotonic()
+    assert time.monotonic() < begun + 60, "closing waits for no thread that has nothing to do"
 
 
 def test_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
