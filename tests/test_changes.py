@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from pysyncobj.node import Node
-
 from replidict.options import Options
-from replidict.raft.messages import (
-    AddMember,
-    AppendEntries,
-    ChangeReply,
-    MembersReply,
-    Message,
-    RemoveMember,
-    Verdict,
-)
-from tests.simulator.cluster import Cluster, Machine
+from replidict.raft.messages import AddMember, AppendEntries, Message, RemoveMember
+from tests.simulator.cluster import Cluster
+from tests.simulator.machine import Machine
+from tests.simulator.member_scenarios import change
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, until
-
-Said = list[tuple[Verdict, str]]
-
-
-def change(machine: Machine, wanted: AddMember | RemoveMember) -> Said:
-    """Ask a node for a change; the list gets its answer."""
-    said: Said = []
-    assert machine.node is not None
-    engine = machine.node.engine
-    machine.node.call(lambda: engine.changes.ask(wanted, lambda *answer: said.append(answer)))
-    return said
 
 
 def mute(cluster: Cluster) -> None:
@@ -118,44 +98,3 @@ def test_a_change_is_taken_back_with_its_entry() -> None:
         until(cluster, lambda: "n9:7000" not in engine.members.learners, "it is taken back", 30)
         until(cluster, lambda: bool(said), "it is answered")
         assert said[0][0] == "lost"
-
-
-@pytest.mark.parametrize("address", ["garbage", "", "n9", "n9:0", "n9:99999", "n 9:1", "0.0.0.0:7000", "::1:7000"])
-def test_what_is_no_address_never_joins(address: str) -> None:
-    """A member that nobody could ever call is not let in, whoever asks for it; the answer shows what an address is."""
-    with new_cluster(4, 3, Options()) as cluster:
-        cluster.start()
-        leader = a_leader(cluster)
-        follower = next(machine for machine in cluster.machines.values() if machine is not leader)
-        until(
-            cluster, lambda: follower.node is not None and follower.node.engine.leading_peer is not None, "it follows"
-        )
-        for asked in (leader, follower):
-            said = change(asked, AddMember(address, True))
-            until(cluster, lambda said=said: bool(said), "it is answered")  # type: ignore[misc]
-            assert said[0][0] == "never" and "as in '10.0.0.1:7000'" in said[0][1]
-        assert leader.node is not None and leader.node.engine.members.learners == set()
-
-
-def test_only_who_was_asked_answers() -> None:
-    """What another member says of a change, or of how far all are, is no answer to what the leader was asked."""
-    with new_cluster(5, 3, Options()) as cluster:
-        cluster.start()
-        leader = a_leader(cluster)
-        asker, other = (machine for machine in cluster.machines.values() if machine is not leader)
-        assert asker.node is not None
-        engine = asker.node.engine
-        until(cluster, lambda: engine.leading_peer is not None, "it follows")
-        progress: list[object] = []
-        said = change(asker, RemoveMember("n9:7000"))
-        asker.node.call(lambda: engine.changes.ask_progress(progress.append))
-        cluster.network.filter = lambda sender, receiver, message: not isinstance(message, (ChangeReply, MembersReply))
-        until(cluster, lambda: len(engine.changes._asked_progress) == 1, "both are asked")
-        for number in (1, 2):
-            for answer in (ChangeReply(engine.term, number, "done", ""), MembersReply(engine.term, number, {})):
-                engine._SyncObj__onMessageReceived(Node(other.address), answer)
-        assert said == [] and progress == []
-        for number in (1, 2):
-            for answer in (ChangeReply(engine.term, number, "absent", ""), MembersReply(engine.term, number, {})):
-                engine._SyncObj__onMessageReceived(Node(leader.address), answer)
-        assert said == [("absent", "")] and progress == [{}]

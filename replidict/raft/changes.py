@@ -119,8 +119,7 @@ class Changes:
         connection = peer.connections
 
         def reply(verdict: Verdict, why: str) -> None:
-            if peer.connections == connection:  # as in `read_index`, rule 4
-                engine.send(peer, ChangeReply(engine.term, message.request_id, verdict, why[:WHY_MAX]))
+            engine.answer(peer, connection, ChangeReply(engine.term, message.request_id, verdict, why[:WHY_MAX]))
 
         if engine.is_leader:
             self._make(message.change, reply)
@@ -130,7 +129,7 @@ class Changes:
     def _on_members_request(self, peer: Peer, message: MembersRequest) -> None:
         engine = self._engine
         progress = self._progress() if engine.is_leader else None
-        engine.send(peer, MembersReply(engine.term, message.request_id, progress))
+        engine.answer(peer, peer.connections, MembersReply(engine.term, message.request_id, progress))
 
     def _make(self, change: Change, answer: Answer) -> None:
         engine = self._engine
@@ -220,7 +219,11 @@ class Changes:
         """Rule 4: who of these is out of reach, if that leaves no majority of them."""
         engine = self._engine
         since = engine.clock() - engine.options.election_timeout
-        near = {peer.address for peer in engine.peers.values() if peer.connected and peer.heard_at > since}
+        near = {
+            peer.address
+            for peer in engine.peers.values()
+            if peer.connected and peer.heard_at > since and peer.round_acked  # a new leader has heard nobody yet
+        }
         near.add(engine.address)
         return [] if replace(engine.members, voters=voters).is_majority(near) else sorted(voters - near)
 

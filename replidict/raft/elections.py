@@ -4,7 +4,8 @@ Rules kept here:
 
 1. A vote is on disk before it is sent, and a node's vote for itself before it asks others: one vote a term.
 2. Only a candidate whose log is at least as up to date as the voter's gets its vote (5.4.1).
-3. Votes are counted by voter and term, among the members of the configuration in force.
+3. Votes are counted by voter and term, among the members of the configuration in force. A voter that an uncommitted
+   change lets go may stand all the same: the others may need its log (4.2.2, figure 4.6). Its own vote does not count.
 4. Before it raises its term, a node asks whether it could win (pre-vote, 9.6): one that was paused or cut off
    comes back without disturbing a healthy leader.
 5. A node that heard from a leader within the election timeout answers no candidate, unless that leader itself
@@ -79,7 +80,7 @@ class Elections:
             self._deadline = now + engine.options.heartbeat * (1 + engine.rng.random())
             if engine.leader is not None:
                 self.step_down(engine.term)  # whoever led is silent: nobody is to wait for it
-            if engine.address in engine.members.voters:
+            if engine.address in engine.members.voters | engine.committed_members.voters:
                 if self._has_others():
                     self._ask(pre=True)
                 else:

@@ -90,6 +90,7 @@ class Engine(SyncObj):
         self.on_step: Callable[[], None] = lambda: None
         self._complaints = Complaints(self.address)
         self._held: list[tuple[Peer, Message]] = []
+        self._unsent: list[tuple[Peer, int, Message]] = []  # answers, and the connection each belongs to
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._membership = Membership(Members.of(store.members.index, store.members))
         super().__init__(Node(self.address), [], SyncObjConf(autoTick=False), transportClass=transport)
@@ -106,7 +107,7 @@ class Engine(SyncObj):
         self.read_index = ReadIndex(self)
         self.transfer = Transfer(self)
         self.changes = Changes(self)
-        self.on(MembersAre, self._on_members_are)
+        self.on(MembersAre, lambda peer, message: self.hear_of_members(message))
         self._follow_membership()
 
     # -- PySyncObj's state, by its names in the paper ---------------------------------------------------------------
@@ -194,6 +195,9 @@ class Engine(SyncObj):
 
     def step(self) -> None:
         """Rule 1. Raises `StorageError` when the node can't go on."""
+        unsent, self._unsent = self._unsent, []
+        for answer in unsent:
+            self.answer(*answer)
         self.transport.tick(self.clock())
         self.elections.tick()
         self.snapshots.tick()
@@ -270,6 +274,12 @@ class Engine(SyncObj):
         """Send now. Only for what tells of nothing that is not on disk. False: it surely did not go out."""
         return bool(peer.connected and self.transport.send(peer.node, message))
 
+    def answer(self, peer: Peer, connection: int, message: Message) -> None:
+        """Answer by the connection that the question came by, or not at all: another process may be there now. While
+        its queue is full, the answer waits: who asked waits for it, and would not ask again."""
+        if peer.connections == connection and peer.connected and not self.send(peer, message):
+            self._unsent.append((peer, connection, message))
+
     def hold(self, peer: Peer, message: Message) -> None:
         """Send after the next commit. Acknowledgements of the same leader's messages become one."""
         held = self._held
@@ -302,13 +312,20 @@ class Engine(SyncObj):
 
     # -- members ----------------------------------------------------------------------------------------------------
 
+    @property
+    def committed_members(self) -> Members:
+        """The last configuration known to be committed."""
+        return self._membership.committed(self.commit_index)
+
     def members_are(self) -> MembersAre:
         """The last configuration known to be committed, for those who may have missed it."""
-        known = self._membership.committed(self.commit_index)
+        known = self.committed_members
         said = known.configuration()
         return MembersAre(self.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
 
-    def _on_members_are(self, peer: Peer, message: MembersAre) -> None:
+    def hear_of_members(self, message: MembersAre) -> None:
+        """Somebody who has proved to be of this cluster says who is in it, even if it is not known here (4.1): all
+        that this node knew may have been replaced while it was away."""
         members = Members.of(message.index, message)
         in_log = self._membership.holds(members)
         if self._membership.adopt(members, self.commit_index):

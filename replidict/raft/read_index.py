@@ -7,7 +7,7 @@ Rules kept here:
 2. It then asks everybody whether a higher term exists, in a round begun after the read arrived; when a majority has
    answered for that round, no other leader had been elected when it began (step 3). One round serves all that wait.
 3. A change of term or role fails everything that waits here; who asked tries again, until its own deadline.
-4. An answer goes back by the connection that the question came by, or not at all: another process may be there now.
+4. An answer goes back by the connection that the question came by, or not at all (`Engine.answer`).
 5. With a lease (6.4.1) the round may be one that began earlier, if no majority can have elected another leader since:
    voters keep silent towards candidates for an election timeout after they answered.
 """
@@ -84,6 +84,8 @@ class ReadIndex:
             for number in gone:
                 self._asked.pop(number)[2](None)
         self._note_time()
+        if self._waiting:
+            self._answer_confirmed()  # by fewer, perhaps, than when the round began
         if self._new:
             new, self._new = self._new, []
             self._begin_round(new)
@@ -140,6 +142,11 @@ class ReadIndex:
             return  # a round that was never begun
         peer.heard_at = engine.clock()
         self._acked[peer.address] = max(self._acked.get(peer.address, 0), message.round)
+        self._answer_confirmed()
+
+    def _answer_confirmed(self) -> None:
+        """Answer the reads whose round a majority has answered."""
+        engine = self._engine
         while self._waiting:
             number, index, answer = self._waiting[0]
             answered = {address for address, acked in self._acked.items() if acked >= number}
@@ -157,15 +164,13 @@ class ReadIndex:
         engine = self._engine
         term, number = engine.term, message.request_id
         if not engine.is_leader:
-            engine.send(peer, ReadIndexReply(term, number, None))
+            engine.answer(peer, peer.connections, ReadIndexReply(term, number, None))
             return
 
         connection = peer.connections
 
         def reply(index: int | None) -> None:
-            if peer.connections != connection:
-                return  # who asked has asked again, or is gone: its successor may use the same number
-            engine.send(peer, ReadIndexReply(term, number, index))
+            engine.answer(peer, connection, ReadIndexReply(term, number, index))
             if index is not None:
                 peer.wants_commit = max(peer.wants_commit, index)
 
@@ -198,7 +203,7 @@ class ReadIndex:
             self.fresh_as_of = since if engine.last_applied >= index else float("-inf")
         elif engine.log.term_at(engine.commit_index) != engine.term or engine.last_applied < engine.commit_index:
             self.fresh_as_of = float("-inf")
-        elif len(engine.members.voters) == 1:
+        elif engine.members.voters == {engine.address}:
             self.lease_until = self.fresh_as_of = float("inf")
         else:
             confirmed = self._confirmed_at if engine.term == self._term else float("-inf")

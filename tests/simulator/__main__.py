@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tests.simulator.guards import GUARDS, STORY_OPTIONS, Guard, without
-from tests.simulator.invariants import Violation
 from tests.simulator.run import Result, new_cluster, simulate
+from tests.simulator.violation import Violation
 
 BROKEN = re.compile(r"^(TypeError|AttributeError|NameError|KeyError):", re.MULTILINE)
 """Errors that show a guard's replacement no longer fits the product: these find nothing."""
@@ -41,6 +41,7 @@ def summary(results: list[Result], elapsed: float) -> str:
         faults += result.faults
     sizes = Counter(result.nodes for result in results)
     shape = ", ".join(f"{count} of {nodes} nodes" for nodes, count in sorted(sizes.items()))
+    changing = sum(result.changing for result in results)
     hours = sum(result.seconds for result in results) / 3600
     cpu = sum(result.cpu for result in results)
     lines = [
@@ -51,6 +52,9 @@ def summary(results: list[Result], elapsed: float) -> str:
         f"{counts['reads_failed']:,} given up",
         f"{counts['entries']:,} log entries committed by {counts['leaders']:,} leaders, "
         f"{counts['snapshots']:,} snapshots installed; {counts['undecided']} histories too hard to check",
+        f"members changing in {changing} seeds: {counts['changes']:,} configurations committed, {counts['removed']:,} "
+        f"times a node heard that it was removed, {counts['farewells']:,} farewells, {counts['refused']:,} connections "
+        f"refused for an identity, {counts['stranded']} nodes to which all others had become strangers",
         f"{sum(faults.values()):,} faults: " + ", ".join(f"{count:,} {kind}" for kind, count in faults.most_common()),
         f"{cpu:.0f} s of CPU ({cpu / max(len(results), 1):.2f} s a seed), {elapsed:.0f} s in all",
     ]
@@ -65,7 +69,7 @@ def show(result: Result, lines: int) -> str:
             "",
             f"seed {result.seed} on {result.nodes} nodes: {result.violation}",
             f"again: python -m tests.simulator --start {result.seed} --seeds 1 --nodes {result.nodes} "
-            f"--seconds {result.seconds:g}",
+            f"--{'' if result.changing else 'no-'}changing --seconds {result.seconds:g}",
         ]
     )
 
@@ -111,7 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
-    parser.add_argument("--nodes", type=int, choices=(3, 5), help="nodes in the cluster; by default the seed says")
+    parser.add_argument("--nodes", type=int, choices=range(3, 8), help="nodes to begin with; by default the seed says")
+    parser.add_argument(
+        "--changing", action=argparse.BooleanOptionalAction, help="change the members, or not; by default the seed says"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="simulated seconds a seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--budget", type=float, help="stop after so many seconds of real time")
@@ -129,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     results: list[Result] = []
     settings = {
-        "nodes": options.nodes, "seconds": options.seconds, "without": options.without,
+        "nodes": options.nodes, "changing": options.changing, "seconds": options.seconds, "without": options.without,
         "keep_trace": None if options.whole_trace else 400,
     }  # fmt: skip
     for result in run_seeds(range(options.start, options.start + options.seeds), options.jobs, **settings):

@@ -26,9 +26,11 @@ from replidict.proposals import Write
 from replidict.reads import Read
 from replidict.state_machine import Refusal
 from tests.history import Operation
-from tests.simulator.cluster import Cluster, Machine
-from tests.simulator.invariants import Violation, marker_of
+from tests.simulator.check_states import marker_of
+from tests.simulator.cluster import Cluster
 from tests.simulator.loop import Timer
+from tests.simulator.machine import Machine
+from tests.simulator.violation import Violation
 
 SINGLE = {"put": 6, "add": 2, "cas": 4, "pop": 2, "delete": 2, "setdefault": 2, "replace": 1, "poison": 0.2, "get": 8}
 SPANNING = {**SINGLE, "update": 3, "popitem": 2, "clear": 0.3, "len": 1, "snapshot": 2}
@@ -259,7 +261,7 @@ class Client:
         marker = marker_of(operation)
         result = write.result
         if marker is not None:
-            self._cluster.checker.acknowledged(call.machine, marker, result)
+            self._cluster.checker.states.acknowledged(call.machine, marker, result)
         if isinstance(result, str) is not (call.kind == "poison"):
             raise Violation("results", f"{self.name}: {operation} gave {result!r}")
         self._history.told.done += 1
@@ -316,6 +318,7 @@ class Client:
             self._history.told.reads_failed += 1
             self._end(call)
             return
+        call.answered = True
         self._history.told.reads += 1
         node = call.machine.node
         assert node is not None

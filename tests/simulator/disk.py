@@ -106,8 +106,9 @@ def lay_out(connection: sqlite3.Connection) -> None:
 class Disk:
     """One node's disk."""
 
-    def __init__(self, address: str, members: schema.Members, on_commit: Callable[[list[Write]], None]) -> None:
+    def __init__(self, address: str, beginning: Beginning, on_commit: Callable[[list[Write]], None]) -> None:
         self.uri = f"file:simulated-{os.getpid()}-{next(_numbers)}?mode=memory&cache=shared"
+        self.node_id = beginning.node_id
         self.shadow = Shadow()
         self.full = False
         self.fault: Fault | None = None
@@ -116,7 +117,7 @@ class Disk:
         self._on_commit = on_commit
         self._anchor = sqlite3.connect(self.uri, uri=True, isolation_level=None)
         lay_out(self._anchor)
-        write_founding_facts(self._anchor, address, Beginning("simulated", f"node-{address}", members))
+        write_founding_facts(self._anchor, address, beginning)
 
     def connect(self) -> sqlite3.Connection:
         """What the product takes for a `sqlite3.Connection`."""

@@ -11,16 +11,21 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from tests.simulator.cluster import Cluster, Machine
+from tests.simulator.cluster import Cluster
 from tests.simulator.disk import POINTS, Fault
+from tests.simulator.machine import Machine
 from tests.simulator.network import SILENCE_TIMEOUT
+from tests.simulator.operators import Operator
 
 
 class Nemesis:
     """Injects faults until it is told to stop."""
 
-    def __init__(self, cluster: Cluster, rng: random.Random, *, drift: float, kinds: list[str] | None = None) -> None:
-        """`drift` is by how much a clock may run fast or slow."""
+    def __init__(
+        self, cluster: Cluster, rng: random.Random, *, drift: float, kinds: list[str] | None = None,
+        operator: Operator | None = None,
+    ) -> None:  # fmt: skip
+        """`drift` is by how much a clock may run fast or slow. With an operator, the members change, too."""
         self._cluster = cluster
         self._rng = rng
         self._drift = drift
@@ -50,10 +55,14 @@ class Nemesis:
             "slow link": self._slow_link,
             "damaged snapshot": self._damage,
         }
-        self._table = table
         if kinds is None:
             share = rng.choice((0.15, 0.3, 0.5))
             kinds = [kind for kind in table if rng.random() < share] or ["crash"]
+            if operator is not None:
+                share = rng.choice((0.3, 0.6, 1.0))
+                changes = [kind for kind in operator.kinds if rng.random() < share] or ["add a voter"]
+                kinds += changes * rng.choice((1, 1, 2))
+        self._table = table if operator is None else {**table, **operator.kinds}
         self.kinds = kinds
         self.interval = rng.choice((0.3, 1.0, 2.0, 5.0))
         self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))  # how long things stay broken, on average
@@ -64,7 +73,6 @@ class Nemesis:
 
     def stop(self) -> None:
         """No faults any more; what is broken is mended."""
-        self._stopped = True
         cluster = self._cluster
         cluster.network.heal()
         for machine in cluster.machines.values():
@@ -73,8 +81,8 @@ class Nemesis:
             machine.damage_next_snapshot = False
             machine.slowness = 1.0
             machine.resume()
-            if machine.node is None:
-                machine.start()
+            self._start(machine)
+        self._stopped = True
 
     def _next(self) -> None:
         self._cluster.loop.after(self._rng.expovariate(1 / self.interval), self._strike)
@@ -96,7 +104,7 @@ class Nemesis:
         self._cluster.loop.after(self._rng.expovariate(1 / self._outage) * scale, unless_stopped)
 
     def _machine(self) -> Machine:
-        return self._rng.choice(list(self._cluster.machines.values()))
+        return self._rng.choice([m for m in self._cluster.machines.values() if not m.removed])
 
     def _leader(self) -> Machine | None:
         for machine in self._cluster.machines.values():
@@ -107,7 +115,7 @@ class Nemesis:
     # -- processes --------------------------------------------------------------------------------------------------
 
     def _start(self, machine: Machine) -> None:
-        if machine.node is None and not self._stopped:
+        if machine.node is None and not (self._stopped or machine.removed or machine.diskless):
             machine.disk.full = False
             machine.start()
 
@@ -235,7 +243,7 @@ class Nemesis:
             return False
         others = [other for other in self._cluster.machines if other != leader.address]
         self._rng.shuffle(others)
-        reached = others[: self._rng.randint(0, len(others) // 2 - 1)]
+        reached = others[: self._rng.randint(0, max(len(others) // 2 - 1, 0))]
         self._block([(leader.address, other) for other in others if other not in reached])
         self._cluster.loop.after(self._rng.uniform(0.0, 1.0), partial(self._then_crash, leader, leader.incarnation))
         return True
@@ -247,6 +255,8 @@ class Nemesis:
 
     def _split(self) -> bool:
         addresses = list(self._cluster.machines)
+        if len(addresses) < 2:
+            return False
         self._rng.shuffle(addresses)
         at = self._rng.randint(1, len(addresses) - 1)
         left, right = addresses[:at], addresses[at:]

@@ -3,12 +3,15 @@
 Rules kept here:
 
 1. One connection per pair of nodes. Within one, messages arrive in order and once, each after a delay of its own.
-2. A connection that is cut loses a suffix of what was under way in each direction; each end learns of it when it does,
-   and until then sends into the void. The end that calls (the greater address, as in the real transport) may have a
-   new connection before the other has noticed: then that one is told "disconnected" and "connected" in one go.
-3. Where a direction is blocked, messages wait (TCP sends them again) until it is open again, or the receiver gives the
+2. The greater address calls; the lesser one, too, when it has missed a call for long (as `raft/pairs`). Both sides hold
+   the other's identity against what they know, the called one first. Who is no member there is told `farewell`, and
+   heard only on who the members are; an identity that is refused ends the connection without a word.
+3. A connection that is cut loses a suffix of what was under way in each direction; each end learns of it when it does,
+   and until then sends into the void. An end may have a new connection before the other has noticed: then that one is
+   told "disconnected" and "connected" in one go.
+4. Where a direction is blocked, messages wait (TCP sends them again) until it is open again, or the receiver gives the
    connection up because it heard nothing.
-4. Messages are real bytes: encoded when sent, decoded when received.
+5. Messages are real bytes: encoded when sent, decoded when received.
 """
 
 from __future__ import annotations
@@ -16,17 +19,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
-from pysyncobj.node import Node
-from pysyncobj.transport import Transport
-from typing_extensions import override
+from replidict.raft.messages import Message, encode
+from replidict.raft.pairs import MISSED_CALL
+from tests.simulator.loop import Loop, Timer, Trace
 
-from replidict.raft.messages import Message, decode, encode
-from tests.simulator.loop import Loop, Trace
-
-SILENCE_TIMEOUT = 2.0
-"""Seconds of hearing nothing after which the real transport gives a connection up."""
+SILENCE_TIMEOUT = HANDSHAKE_TIMEOUT = 2.0
+"""Seconds of hearing nothing, or of waiting to be accepted, after which the real transport gives a connection up."""
 
 
 class Channel:
@@ -34,25 +34,27 @@ class Channel:
 
     __slots__ = ("bytes", "delivered", "last_arrival", "lost_after", "sent", "stalled")
 
-    def __init__(self, opens_at: float) -> None:
-        self.last_arrival = opens_at
+    def __init__(self) -> None:
+        self.last_arrival = 0.0
         self.sent = self.delivered = 0
         self.bytes = 0
         self.lost_after: int | None = None  # messages with greater numbers never arrive
-        self.stalled: list[tuple[int, bytes]] = []
+        self.stalled: list[tuple[int, Kind, bytes]] = []
 
 
 class Connection:
     """One connection between two nodes. `ends` are their addresses, the caller first."""
 
-    __slots__ = ("channels", "cut", "ends", "noticed", "number")
+    __slots__ = ("accepted_by", "channels", "cut", "ends", "noticed", "number", "opened")
 
-    def __init__(self, number: int, ends: tuple[str, str], opens_at: dict[str, float]) -> None:
+    def __init__(self, number: int, ends: tuple[str, str]) -> None:
         self.number = number
         self.ends = ends
+        self.accepted_by = ""  # the identity of the called side, once it has heard the call
+        self.opened = False  # both sides have accepted each other
         self.cut = False
         self.noticed: set[str] = set()
-        self.channels = {address: Channel(opens_at[address]) for address in ends}  # by receiver
+        self.channels = {address: Channel() for address in ends}  # by receiver
 
     def other(self, address: str) -> str:
         return self.ends[1] if address == self.ends[0] else self.ends[0]
@@ -81,8 +83,21 @@ class End(Protocol):
         ...
 
 
-Event = tuple[str, Connection, bytes]
-"""("open" | "message" | "lost", the connection, the message's bytes)"""
+class Caller(Protocol):
+    """What the network needs to know of a node's transport."""
+
+    address: str
+    node_id: str
+
+    @property
+    def wanted(self) -> Iterable[str]:
+        """The addresses of those it is to be connected with."""
+        ...
+
+
+Kind = Literal["call", "answer", "farewell", "open", "message", "lost"]
+Event = tuple[Kind, Connection, bytes]
+"""What happens to a connection, and the bytes that say more: a message, or the other side's identity."""
 
 
 class Network:
@@ -99,57 +114,93 @@ class Network:
         self.blocked: dict[tuple[str, str], int] = {}  # (sender, receiver) -> by how many faults
         self.slow: dict[tuple[str, str], float] = {}
         self.filter: Callable[[str, str, Message], bool] | None = None  # for tests by hand: False loses the message
-        self._connections: dict[tuple[str, str], Connection] = {}
+        self._transports: dict[str, Caller] = {}  # those whose nodes run
+        self._connections: dict[frozenset[str], Connection] = {}
+        self._calls: dict[tuple[str, str], Timer] = {}  # by caller and called: the next attempt
         self._numbers = 0
         self.messages = 0
         self.cuts = 0
+        self.farewells = 0
+        self.refused = 0
 
     def add(self, address: str, end: End) -> None:
         self.ends[address] = end
 
-    # -- connections ------------------------------------------------------------------------------------------------
+    # -- calling ----------------------------------------------------------------------------------------------------
 
-    def started(self, address: str) -> None:
+    def started(self, transport: Caller) -> None:
         """A node runs (again): it calls those whom it is to call, and the others call it when they notice."""
-        for other in self.ends:
-            if other != address:
-                pair = (max(address, other), min(address, other))
-                if address == pair[0] or pair not in self._connections:
-                    self.loop.after(self.rng.uniform(0.001, 0.1), partial(self._call, pair))
+        self._transports[transport.address] = transport
+        for other in transport.wanted:
+            self.call(transport.address, other, self.rng.uniform(0.001, 0.1))
+
+    def call(self, caller: str, called: str, delay: float) -> None:
+        """Have one node call another after a while, if that runs and still wants to by then."""
+        if caller not in self._transports:
+            return
+        if caller < called:
+            delay += MISSED_CALL
+        pending = self._calls.get((caller, called))
+        if pending is not None:
+            pending.cancel()
+        self._calls[caller, called] = self.loop.after(delay, partial(self._call, caller, called))
+
+    def _call(self, caller: str, called: str) -> None:
+        transport = self._transports.get(caller)
+        if transport is None or called not in transport.wanted:
+            return
+        pair = frozenset((caller, called))
+        present = self._connections.get(pair)
+        if present is not None and caller not in present.noticed:
+            if not present.opened:
+                self._call_again(caller, called)  # the other one's call may come to nothing
+            return
+        reachable = called in self.ends and self.ends[called].reachable and self.ends[caller].reachable
+        if not reachable or self.blocked.get((caller, called)) or self.blocked.get((called, caller)):
+            self._call_again(caller, called)
+            return
+        self._numbers += 1
+        connection = self._connections[pair] = Connection(self._numbers, (caller, called))
+        self.post(connection, called, "call", transport.node_id.encode())
+        self.loop.after(HANDSHAKE_TIMEOUT, partial(self._too_late, connection))
+
+    def _call_again(self, caller: str, called: str) -> None:
+        delay = self.rng.uniform(0.2, 0.5)
+        self._calls[caller, called] = self.loop.after(delay, partial(self._call, caller, called))
+
+    def _too_late(self, connection: Connection) -> None:
+        if not connection.opened:
+            self.cut(connection)
+
+    def refuse(self, connection: Connection, why: str) -> None:
+        """One side does not accept the other."""
+        self.refused += 1
+        self.trace.note("network", "refused", f"{connection.number} {connection.ends}: {why}")
+        self.cut(connection)
+
+    def bid_farewell(self, connection: Connection, data: bytes) -> None:
+        """The called side does not know the caller as a member: last words for it."""
+        self.farewells += 1
+        self.trace.note("network", "farewell", f"{connection.number} {connection.ends}")
+        self.post(connection, connection.ends[0], "farewell", data)
+        self.loop.after(HANDSHAKE_TIMEOUT, partial(self.cut, connection))
+
+    # -- connections ------------------------------------------------------------------------------------------------
 
     def died(self, address: str, *, silently: bool) -> None:
         """A node's process is gone; its system says so to the peers, unless that is gone, too."""
-        for pair, connection in list(self._connections.items()):
-            if address in pair:
+        self._transports.pop(address, None)
+        for connection in list(self._connections.values()):
+            if address in connection.ends:
                 connection.noticed.add(address)
                 self.cut(connection, slowly=silently)
-
-    def _call(self, pair: tuple[str, str]) -> None:
-        caller, called = self.ends[pair[0]], self.ends[pair[1]]
-        present = self._connections.get(pair)
-        if not caller.alive or (present is not None and pair[0] not in present.noticed):
-            return
-        if not (caller.reachable and called.reachable) or self.blocked.get(pair) or self.blocked.get(pair[::-1]):
-            self.loop.after(self.rng.uniform(0.2, 0.5), partial(self._call, pair))
-            return
-        self._numbers += 1
-        now = self.loop.now
-        opens_at = {address: now + self._delay(pair[1], pair[0]) for address in pair}
-        connection = self._connections[pair] = Connection(self._numbers, pair, opens_at)
-        for address in pair:
-            self.loop.at(opens_at[address], partial(self._open, connection, address))
-
-    def _open(self, connection: Connection, address: str) -> None:
-        end = self.ends[address]
-        if end.alive and address not in connection.noticed:
-            end.receive(("open", connection, b""))
 
     def cut(self, connection: Connection, *, slowly: bool = False) -> None:
         """End a connection; each end learns of it sooner or later."""
         if connection.cut:
             return
         connection.cut = True
-        self.cuts += 1
+        self.cuts += connection.opened
         self.trace.note("network", "cut", f"{connection.number} {connection.ends}")
         now = self.loop.now
         for address in connection.ends:
@@ -164,12 +215,6 @@ class Network:
             delay = self.rng.uniform(0.1, SILENCE_TIMEOUT) if slowly else self.rng.uniform(0.0, 0.02)
             at = max(now + delay, channel.last_arrival if arrives else now)
             self.loop.at(at, partial(self._notice, connection, address))
-        if connection.ends[0] in connection.noticed:  # it died: it calls again when it is back
-            self._forget(connection)
-
-    def _forget(self, connection: Connection) -> None:
-        if self._connections.get(connection.ends) is connection:
-            del self._connections[connection.ends]
 
     def _notice(self, connection: Connection, address: str) -> None:
         if address in connection.noticed:
@@ -178,9 +223,10 @@ class Network:
         end = self.ends[address]
         if end.alive:
             end.receive(("lost", connection, b""))
-        if address == connection.ends[0]:
-            self._forget(connection)
-            self.loop.after(self.rng.choice((0.0, 0.2, 0.5)) * self.rng.random(), partial(self._call, connection.ends))
+        pause = (
+            self.rng.choice((0.0, 0.2, 0.5)) * self.rng.random() if connection.opened else self.rng.uniform(0.2, 0.5)
+        )
+        self.call(address, connection.other(address), pause)
 
     def cut_some(self) -> bool:
         """Cut one connection. False if there is none."""
@@ -195,8 +241,7 @@ class Network:
         """Nothing goes from the first to the second of each any more; the receiver gives up, if it is to."""
         for direction in directions:
             self.blocked[direction] = self.blocked.get(direction, 0) + 1
-            pair = (max(direction), min(direction))
-            connection = self._connections.get(pair)
+            connection = self._connections.get(frozenset(direction))
             if give_up and connection is not None and not connection.cut:
                 wait = self.rng.uniform(0.5, 1.25) * SILENCE_TIMEOUT
                 self.loop.after(wait, partial(self._give_up, connection, direction))
@@ -213,7 +258,7 @@ class Network:
                 self.blocked[direction] = left
                 continue
             self.blocked.pop(direction, None)
-            connection = self._connections.get((max(direction), min(direction)))
+            connection = self._connections.get(frozenset(direction))
             if connection is not None and connection.channels[direction[1]].stalled:
                 self.loop.after(self.rng.uniform(0.0, 0.3), partial(self._flow, connection, direction))
 
@@ -221,8 +266,8 @@ class Network:
         channel = connection.channels[direction[1]]
         if not self.blocked.get(direction) and not connection.cut:
             stalled, channel.stalled = channel.stalled, []
-            for number, data in stalled:
-                self._arrive(connection, direction[1], number, data)
+            for number, kind, data in stalled:
+                self._arrive(connection, direction[1], number, kind, data)
 
     def heal(self) -> None:
         """No faults any more."""
@@ -247,103 +292,36 @@ class Network:
     def send(self, connection: Connection, sender: str, message: Message) -> bool:
         """Send into a connection that the sender believes to be whole."""
         receiver = connection.other(sender)
-        channel = connection.channels[receiver]
-        if channel.bytes > self.capacity:
+        if connection.channels[receiver].bytes > self.capacity:
             return False
         data = encode(message)
         self.messages += 1
         self.trace.message(f"{sender}>{receiver}", "send", data, message)
-        if connection.cut or (self.filter is not None and not self.filter(sender, receiver, message)):
-            return True
+        if not connection.cut and (self.filter is None or self.filter(sender, receiver, message)):
+            self.post(connection, receiver, "message", data)
+        return True
+
+    def post(self, connection: Connection, receiver: str, kind: Kind, data: bytes = b"") -> None:
+        """Have something arrive at one end of a connection, after all that was sent there before."""
+        if connection.cut:
+            return
+        sender, channel = connection.other(receiver), connection.channels[receiver]
         channel.sent += 1
         channel.bytes += len(data)
         now = self.loop.now + self.ends[sender].lag
         channel.last_arrival = at = max(channel.last_arrival, now + self._delay(sender, receiver))
-        self.loop.at(at, partial(self._arrive, connection, receiver, channel.sent, data))
-        return True
+        self.loop.at(at, partial(self._arrive, connection, receiver, channel.sent, kind, data))
 
-    def _arrive(self, connection: Connection, receiver: str, number: int, data: bytes) -> None:
+    def _arrive(self, connection: Connection, receiver: str, number: int, kind: Kind, data: bytes) -> None:
         channel = connection.channels[receiver]
         if channel.lost_after is not None and number > channel.lost_after:
             return
         if channel.stalled or self.blocked.get((connection.other(receiver), receiver)):
             if not connection.cut:
-                channel.stalled.append((number, data))
+                channel.stalled.append((number, kind, data))
             return
         channel.delivered += 1
         channel.bytes -= len(data)
         end = self.ends[receiver]
         if end.alive and receiver not in connection.noticed:
-            end.receive(("message", connection, data))
-
-
-class SimulatedTransport(Transport):
-    """PySyncObj's `Transport` of one node, over the simulated network."""
-
-    def __init__(
-        self, network: Network, address: str, on_send: Callable[[str, Message], None], sync_obj: Any, self_node: Node,
-        other_nodes: Iterable[Node],
-    ) -> None:  # fmt: skip
-        super().__init__(sync_obj, self_node, other_nodes)
-        self._network = network
-        self._address = address
-        self._on_send = on_send
-        self._nodes: dict[str, Node] = {}
-        self._live: dict[str, Connection] = {}
-        self._destroyed = False
-
-    @override
-    def addNode(self, node: Node) -> None:
-        self._nodes[node.id] = node
-
-    @override
-    def dropNode(self, node: Node) -> None:
-        self._nodes.pop(node.id, None)
-        connection = self._live.pop(node.id, None)
-        if connection is not None:
-            self._network.cut(connection)
-            self._onNodeDisconnected(node)
-
-    @override
-    def send(self, node: Node, message: Message) -> bool:
-        connection = self._live.get(node.id)
-        if connection is None:
-            return False
-        self._on_send(node.id, message)
-        return self._network.send(connection, self._address, message)
-
-    def tick(self, now: float) -> None:
-        """Nothing is ever due: the network keeps its own time."""
-
-    def next_deadline(self) -> float:
-        """Never."""
-        return float("inf")
-
-    @override
-    def destroy(self) -> None:
-        if not self._destroyed:
-            self._destroyed = True
-            self.setOnMessageReceivedCallback(None)
-            self.setOnNodeConnectedCallback(None)
-            self.setOnNodeDisconnectedCallback(None)
-            self._live.clear()
-
-    def handle(self, event: Event) -> None:
-        """What a poll does: tell the engine what arrived."""
-        kind, connection, data = event
-        address = connection.other(self._address)
-        node = self._nodes.get(address)
-        if node is None:
-            return
-        live = self._live.get(address)
-        if kind == "message":
-            if live is connection:
-                self._onMessageReceived(node, decode(data))
-        elif kind == "open":
-            if live is not None:
-                self._onNodeDisconnected(node)
-            self._live[address] = connection
-            self._onNodeConnected(node)
-        elif live is connection:
-            del self._live[address]
-            self._onNodeDisconnected(node)
+            end.receive((kind, connection, data))

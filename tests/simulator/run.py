@@ -14,22 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from replidict import commands as cmd
-from replidict.codec import DEFAULT_CODEC, encode, encode_key
 from replidict.options import Options
-from replidict.state_machine import StateMachine
 from replidict.storage import tables
-from replidict.storage.store import Store
 from tests.linearizability import check
 from tests.simulator import guards, limits
-from tests.simulator.clients import Call, Client, History, Workload, complete_history
-from tests.simulator.cluster import Cluster, name_of
+from tests.simulator.clients import Client, History, Workload, complete_history
+from tests.simulator.cluster import Cluster
 from tests.simulator.disk import lay_out
 from tests.simulator.faults import Nemesis
-from tests.simulator.invariants import Violation, state_digest
-
-HEALING = 20.0
-"""Simulated seconds within which, after the last fault, every node must take a write, and all be equal."""
+from tests.simulator.healing import compare, heal
+from tests.simulator.machine import Machine
+from tests.simulator.operators import Operator
+from tests.simulator.violation import Violation
 
 
 @dataclass
@@ -38,6 +34,7 @@ class Result:
 
     seed: int
     nodes: int
+    changing: bool
     seconds: float
     violation: Violation | None = None
     digest: str = ""
@@ -116,18 +113,22 @@ def simulate(
     seed: int,
     *,
     nodes: int | None = None,
+    changing: bool | None = None,
     seconds: float = 60.0,
     kinds: list[str] | None = None,
     keep_trace: int | None = 400,
     without: str | None = None,
 ) -> Result:
-    """Run one seed. A violation is returned, not raised; so is everything that went wrong unexpectedly."""
+    """Run one seed, `changing` the members or not. A violation is returned, not raised; so is everything that went
+    wrong unexpectedly."""
     began = time.process_time()
     rng = random.Random(f"seed {seed}")
-    drawn = rng.choice((3, 3, 5))
-    nodes = nodes or drawn
+    drawn = rng.random() < 0.5
+    changing = drawn if changing is None else changing
+    drawn_nodes = rng.choice((3, 3, 4, 5, 6, 7) if changing else (3, 3, 5))
+    nodes = nodes or drawn_nodes
     options, workload, constants = _draw_options(rng), _draw_workload(rng, nodes), limits.draw(rng, nodes)
-    result = Result(seed, nodes, seconds)
+    result = Result(seed, nodes, changing, seconds)
     with (
         limits.in_force(constants),
         guards.without(without),
@@ -135,12 +136,16 @@ def simulate(
     ):
         _draw_world(cluster, rng)
         drift = 0.045 if options.lease_reads else 0.08
-        nemesis = Nemesis(cluster, random.Random(f"seed {seed} faults"), drift=drift, kinds=kinds)
+        operator = Operator(cluster, random.Random(f"seed {seed} operator"))
+        nemesis = Nemesis(
+            cluster, random.Random(f"seed {seed} faults"), drift=drift, kinds=kinds,
+            operator=operator if changing else None,
+        )  # fmt: skip
         cluster.trace.note("seed", str(seed), f"{options} {workload} {nemesis.kinds} every {nemesis.interval}")
         cluster.trace.note("seed", "limits", {name: value for _, name, value in constants})
         history = History()
         try:
-            _run(cluster, nemesis, workload, history, seconds)
+            _run(cluster, nemesis, operator, workload, history, seconds)
         except Violation as violation:
             result.violation = violation
         result.digest = cluster.trace.digest()
@@ -151,8 +156,10 @@ def simulate(
         result.counts = Counter(
             **cluster.counters, messages=cluster.network.messages, cuts=cluster.network.cuts, writes=told.done,
             not_committed=told.not_committed, unknown=told.unknown, reads=told.reads, reads_failed=told.reads_failed,
-            entries=cluster.checker.highest_commit, leaders=cluster.checker.leaders_seen,
+            entries=cluster.checker.logs.highest_commit, leaders=cluster.checker.elections.leaders_seen,
             snapshots=cluster.checker.snapshots_installed, events=cluster.loop.events,
+            changes=cluster.checker.members.changes, farewells=cluster.network.farewells,
+            refused=cluster.network.refused, stranded=operator.stranded,
         )  # fmt: skip
     result.cpu = time.process_time() - began
     return result
@@ -166,96 +173,36 @@ def _draw_world(cluster: Cluster, rng: random.Random) -> None:
     cluster.fsync_time = rng.choice((0.0003, 0.002, 0.02))
 
 
-def _run(cluster: Cluster, nemesis: Nemesis, workload: Workload, history: History, seconds: float) -> None:
-    names = [(f"{name_of(address)}.{number}", machine) for address, machine in cluster.machines.items()
-             for number in range(workload.clients)]  # fmt: skip
-    clients = [
-        Client(name, machine, workload, history, random.Random(f"{cluster.seed} {name}")) for name, machine in names
-    ]
+def _run(
+    cluster: Cluster, nemesis: Nemesis, operator: Operator, workload: Workload, history: History, seconds: float
+) -> None:
+    clients: list[Client] = []
+
+    def populate(machine: Machine) -> None:
+        names = [f"{machine.name}.{number}" for number in range(workload.clients)]
+        rngs = [random.Random(f"{cluster.seed} {name}") for name in names]
+        clients.extend(Client(name, machine, workload, history, rng) for name, rng in zip(names, rngs, strict=True))
+
+    for machine in cluster.machines.values():
+        populate(machine)
+    cluster.on_machine.append(populate)
     cluster.start()
     nemesis.start()
     nemesis.revive()
     cluster.loop.run_until(seconds)
     for client in clients:
         client.stop()
+    cluster.on_machine.clear()
     cluster.trace.note("nemesis", "stop")
     nemesis.stop()
-    _heal(cluster, history)
-    _compare(cluster)
+    heal(cluster, history, operator)
+    compare(cluster)
     _judge(cluster, history)
-
-
-def _heal(cluster: Cluster, history: History) -> None:
-    """Progress and equality within a bounded time."""
-    calls: dict[str, Call] = {}
-    clients = {
-        address: Client(
-            f"last {address}", machine, Workload(timeout=(2 * HEALING, 2 * HEALING)), history, random.Random(0)
-        )
-        for address, machine in cluster.machines.items()
-    }
-    for client in clients.values():
-        client.stop()
-
-    def ask() -> None:
-        for number, (address, client) in enumerate(clients.items()):
-            call = calls.get(address)
-            # A session may have ended meanwhile: then nobody knows what became of the write, and another is due.
-            if call is None or call.given_up:
-                key, marker = f"last {address}", f"last-{address}-{len(history.operations)}-{number}"
-                calls[address] = client.write("set", key, marker, cmd.Put(encode_key(key), encode(marker)))
-        cluster.loop.after(1.0, ask)
-
-    ask()
-
-    def waits() -> bool:
-        """Whether the outcome of some write is still open: its caller may be gone, but not for ever unknown."""
-        return any(m.node is not None and m.node.proposals._in_flight for m in cluster.machines.values())
-
-    def equal() -> bool:
-        nodes = [machine.node for machine in cluster.machines.values()]
-        applied = {node.engine.last_applied for node in nodes if node is not None}
-        ends = {node.engine.log.last_index for node in nodes if node is not None}
-        return all(call.answered for call in calls.values()) and len(applied) == 1 and applied == ends and not waits()
-
-    cluster.loop.run_until(cluster.loop.now + HEALING, equal)
-    if not equal():
-        open_calls = [call.client for call in calls.values() if not call.answered]
-        states = [
-            f"{address}: {node.engine.role.name} of term {node.engine.term}, log {node.engine.log.start.index}.."
-            f"{node.engine.log.last_index}, commit {node.engine.commit_index}, applied {node.engine.last_applied}"
-            for address, machine in cluster.machines.items()
-            if (node := machine.node) is not None
-        ]
-        raise Violation(
-            "progress",
-            f"{HEALING} s after the last fault: {open_calls} wait; outcomes open: {waits()}; {'; '.join(states)}",
-        )
-
-
-def _compare(cluster: Cluster) -> None:
-    """All nodes equal, in memory and on disk."""
-    digests = {address: state_digest(m.node.machine) for address, m in cluster.machines.items() if m.node is not None}
-    if len(set(digests.values())) != 1:
-        raise Violation("equality", f"{digests}")
-    for address, machine in cluster.machines.items():
-        machine.close()
-        difference = machine.disk.differences()
-        if difference is not None:
-            raise Violation("disk", f"{address}: {difference}")
-        store = Store(machine.disk.connect(), machine.disk.uri, log_retain=1)
-        again = StateMachine(DEFAULT_CODEC)
-        store.load_into(again)
-        for entry in store.log.entries_from(again.applied_index + 1, 1 << 30):
-            again.apply(entry.index, entry.command)
-        store._db.close()
-        if state_digest(again) != digests[address]:
-            raise Violation("equality", f"what {address} has on disk does not replay to what it had in memory")
 
 
 def _judge(cluster: Cluster, history: History) -> None:
     """What clients were told is true."""
-    effects = cluster.checker.effects
+    effects = cluster.checker.states.effects
     for marker in history.refused:
         if marker in effects:
             raise Violation("not committed", f"{marker} was refused, and applied by entry {effects[marker].index}")

@@ -18,8 +18,9 @@ from replidict.raft.role import Role
 from replidict.reads import Read
 from replidict.storage import snapshot, store
 from tests.simulator import limits
-from tests.simulator.cluster import Cluster, Machine
-from tests.simulator.invariants import Violation
+from tests.simulator.cluster import Cluster
+from tests.simulator.machine import Machine
+from tests.simulator.violation import Violation
 
 Scenario = Callable[[Cluster], None]
 

@@ -1,0 +1,245 @@
+"""Guards of elections, and of the reads that rely on them."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+from replidict import reads
+from replidict.raft import elections, engine, peer, read_index, replication, transfer
+from replidict.raft.messages import AppendEntries, ConfirmLeader, VoteReply
+from replidict.raft.role import Role
+from replidict.storage import log
+from tests.simulator import scenarios
+from tests.simulator.guards.guard import Replacements, guard, handled
+
+
+@guard("5.4.1", 25)
+def vote_for_complete_logs_only() -> Replacements:
+    """A node leads that lacks committed entries."""
+
+    def may_vote(self: elections.Elections, candidate: peer.Peer, message: Any, asked: int) -> bool:
+        e = self._engine
+        return asked > e.term if message.pre else asked == e.term and e.voted_for in (None, candidate.address)
+
+    yield elections.Elections, "_may_vote", may_vote
+
+
+@guard("5.2", 25)
+def one_vote_a_term() -> Replacements:
+    """A node votes twice in a term: two lead it."""
+
+    def may_vote(self: elections.Elections, candidate: peer.Peer, message: Any, asked: int) -> bool:
+        held = self._engine.log
+        if (message.last_term, message.last_index) < (held.last_term, held.last_index):
+            return False
+        return asked > self._engine.term if message.pre else asked == self._engine.term
+
+    yield elections.Elections, "_may_vote", may_vote
+
+
+@guard("E12", 25)
+def votes_of_this_election_only() -> Replacements:
+    """A vote for another term, or a mere promise to vote, counts as a vote."""
+
+    def on_reply(self: elections.Elections, sender: peer.Peer, message: VoteReply) -> None:
+        self.see_term(message.term)
+        if message.granted and self._engine.role is not Role.LEADER:
+            self._votes.add(sender.address)
+            self._count()
+
+    yield from handled(VoteReply, on_reply)
+
+
+@guard("E12", scenario=scenarios.a_voter_counts_once, nodes=5)
+def count_voters() -> Replacements:
+    """A vote that is heard twice counts twice."""
+
+    def on_reply(self: elections.Elections, sender: peer.Peer, message: VoteReply) -> None:
+        e = self._engine
+        if message.granted and e.role is Role.CANDIDATE and message.asked == e.term and not message.pre:
+            heard = getattr(self, "_heard", 1) + 1
+            self._heard = heard  # type: ignore[attr-defined]
+            if heard * 2 > len(e.members.voters):
+                self._lead()
+
+    yield from handled(VoteReply, on_reply)
+
+
+@guard("E12, thesis 9.6", scenario=scenarios.a_node_that_returns_disturbs_nobody)
+def ask_before_standing() -> Replacements:
+    """A node that was cut off raises its term all the time, and deposes the leader when it is back."""
+
+    def ask(self: elections.Elections, *, pre: bool, transfer: bool = False) -> None:
+        if pre:
+            self._stand(transfer=False)
+        else:
+            original(self, pre=pre, transfer=transfer)
+
+    original = elections.Elections._ask
+    yield elections.Elections, "_ask", ask
+
+
+@guard("E9, thesis 6.2", scenario=scenarios.a_leader_without_a_majority_steps_down)
+def step_down_without_a_majority() -> Replacements:
+    """A deposed leader believes for long that it leads."""
+
+    def tick(self: elections.Elections) -> None:
+        if not self._engine.is_leader:
+            original(self)
+
+    original = elections.Elections.tick
+    yield elections.Elections, "tick", tick
+
+
+@guard("E12, thesis 6.4.1", scenario=scenarios.a_voter_is_true_to_its_leader)
+def silence_towards_candidates() -> Replacements:
+    """Voters elect another leader while the present one holds a lease."""
+
+    def leader_is_alive(self: elections.Elections) -> bool:
+        return False
+
+    yield elections.Elections, "_leader_is_alive", leader_is_alive
+
+
+@guard("thesis 6.4.1", scenario=scenarios.a_voter_is_true_after_a_restart)
+def silence_after_a_restart() -> Replacements:
+    """A node forgets, by restarting, that it promised a leader its silence."""
+
+    def init(self: elections.Elections, e: engine.Engine) -> None:
+        original(self, e)
+        self._heard_leader_at = float("-inf")
+
+    original = elections.Elections.__init__
+    yield elections.Elections, "__init__", init
+
+
+@guard("fig. 2, all servers", 25)
+def follow_higher_terms() -> Replacements:
+    """A node does not take over a higher term: it can't vote, and a deposed leader goes on."""
+
+    def see_term(self: elections.Elections, term: int) -> None:
+        pass
+
+    yield elections.Elections, "see_term", see_term
+
+
+@guard("thesis 6.4, step 3", scenario=scenarios.a_deposed_leader_serves_no_read)
+def a_round_for_each_read() -> Replacements:
+    """A deposed leader that does not know it yet answers a linearizable read."""
+
+    def begin_round(self: read_index.ReadIndex, answers: list[read_index.Answer]) -> None:
+        e = self._engine
+        known = e.is_leader and e.log.term_at(e.commit_index) == e.term
+        for answer in answers:
+            answer(e.commit_index if known else None)
+
+    yield read_index.ReadIndex, "_begin_round", begin_round
+
+
+@guard("thesis 6.4, step 1", 40)
+def read_after_an_entry_of_the_own_term() -> Replacements:
+    """A new leader, which does not know yet what is committed, answers a linearizable read."""
+
+    def begin_round(self: read_index.ReadIndex, answers: list[read_index.Answer]) -> None:
+        e = self._engine
+        if not e.is_leader or e.log.term_at(e.commit_index) == e.term:
+            original(self, answers)
+            return
+        if e.term != self._term:
+            self._term = e.term
+            self._began.clear()
+            self._acked.clear()
+        self._round += 1
+        self._began[self._round] = e.clock()
+        self._waiting += [(self._round, e.commit_index, answer) for answer in answers]
+        for other in e.peers.values():
+            e.send(other, ConfirmLeader(e.term, self._round))
+
+    original = read_index.ReadIndex._begin_round
+    yield read_index.ReadIndex, "_begin_round", begin_round
+
+
+@guard("thesis 6.4, step 4", 25)
+def wait_for_the_read_index() -> Replacements:
+    """A read is served before this node has applied what it must see."""
+
+    def release(self: reads.Reads) -> None:
+        while self._waiting:
+            for read in self._waiting.pop(0)[2]:
+                read.done()
+
+    yield reads.Reads, "release", release
+
+
+@guard("thesis 6.4.1", 200)
+def a_lease_shorter_than_the_silence() -> Replacements:
+    """A lease outlives the time for which voters keep silent."""
+    yield read_index, "CLOCK_DRIFT", -1.0
+
+
+@guard("thesis 6.4.1", scenario=scenarios.a_lease_ends_with_a_transfer)
+def no_lease_after_a_transfer() -> Replacements:
+    """A leader that asked another one to stand still reads under its lease."""
+
+    def tick(self: transfer.Transfer) -> None:
+        until = self._engine.read_index.lease_until
+        original(self)
+        self.lease_ended_in = 0
+        self._engine.read_index.lease_until = until
+
+    original = transfer.Transfer.tick
+    yield transfer.Transfer, "tick", tick
+
+
+@guard("section 7", 25)
+def fresh_by_own_term_only() -> Replacements:
+    """A new leader tells followers that they are up to date, before it knows what is committed (found: S1)."""
+
+    def send(self: replication.Replication, receiver: peer.Peer, *arguments: Any) -> bool:
+        term = self._engine.term
+
+        def term_at(held: log.Log, index: int) -> int:
+            return term
+
+        with mock.patch.object(log.Log, "term_at", term_at):
+            return original(self, receiver, *arguments)
+
+    original = replication.Replication._send
+    yield replication.Replication, "_send", send
+
+
+@guard("section 7", 50)
+def forget_the_clock_of_a_last_life() -> Replacements:
+    """A node whose clock began anew with its machine believes itself fresh, by what is said of its old clock."""
+
+    def reconnected(self: peer.Peer) -> None:
+        stamp = getattr(self, "stamp", 0.0)
+        original(self)
+        self.stamp = stamp
+
+    def heard_leader(self: read_index.ReadIndex, message: AppendEntries) -> None:
+        since = message.echo - message.age * (1 + read_index.CLOCK_DRIFT)
+        if message.echo > 0 and since > self._fresh[1]:
+            self._fresh = (message.commit_index, since)
+
+    original = peer.Peer.reconnected
+    yield peer.Peer, "reconnected", reconnected
+    yield read_index.ReadIndex, "heard_leader", heard_leader
+
+
+@guard("section 7", 25)
+def fresh_when_applied() -> Replacements:
+    """A node believes itself fresh though it has not applied yet what it knows to be committed (found: S2)."""
+
+    def note_time(self: read_index.ReadIndex) -> None:
+        e = self._engine
+        applied = e._SyncObj__raftLastApplied
+        e._SyncObj__raftLastApplied = 1 << 60
+        try:
+            original(self)
+        finally:
+            e._SyncObj__raftLastApplied = applied
+
+    original = read_index.ReadIndex._note_time
+    yield read_index.ReadIndex, "_note_time", note_time

@@ -1,0 +1,201 @@
+"""Guards of membership (thesis, chapter 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from replidict.raft import changes, engine, membership, read_index, replication
+from replidict.raft.membership import Members
+from replidict.raft.messages import AddMember, RemoveMember, Verdict
+from replidict.storage import schema
+from tests.simulator import member_scenarios
+from tests.simulator.guards.guard import Replacements, guard
+from tests.simulator.transport import SimulatedTransport
+
+
+@guard("E8, thesis 4.1", 25)
+def one_change_at_a_time() -> Replacements:
+    """A change is made while the last one is not committed: majorities that do not overlap are in force at once."""
+
+    def not_now(self: changes.Changes) -> str | None:
+        why = original(self)
+        return None if why == "another change of the members is under way" else why
+
+    original = changes.Changes._not_now
+    yield changes.Changes, "_not_now", not_now
+
+
+@guard("thesis 4.1, 2015", 100)
+def change_in_a_term_of_ones_own() -> Replacements:
+    """A new leader makes a change before it has committed an entry of its own term, beside one it does not know of."""
+
+    def not_now(self: changes.Changes) -> str | None:
+        why = original(self)
+        return None if why == "the leader has only just been elected" else why
+
+    original = changes.Changes._not_now
+    yield changes.Changes, "_not_now", not_now
+
+
+@guard("thesis 4.1", 25)
+def in_force_when_appended() -> Replacements:
+    """A configuration is in force only once it is committed: nodes count by different ones."""
+
+    def current(self: membership.Membership) -> Members:
+        return self._known[0]
+
+    yield membership.Membership, "current", property(current)
+
+
+@guard("thesis 4.1", 50)
+def taken_back_with_its_entry() -> Replacements:
+    """A configuration stays in force although its entry was cut off the log."""
+
+    def cut(self: membership.Membership, index: int) -> bool:
+        return False
+
+    yield membership.Membership, "cut", cut
+
+
+@guard("E8", 50)
+def in_force_after_a_restart() -> Replacements:
+    """A node that restarts goes by the last committed configuration, and forgets the one in its log."""
+
+    def note(self: engine.Engine, entries: list[Any]) -> bool:
+        return original(self, entries) if hasattr(self, "changes") else False
+
+    original = engine.Engine._note_configurations
+    yield engine.Engine, "_note_configurations", note
+
+
+@guard("thesis 4.2.1", 25)
+def learners_do_not_count() -> Replacements:
+    """A learner's vote and its acknowledgements count as a voter's."""
+
+    def is_majority(self: Members, addresses: Any) -> bool:
+        return len(self.all.intersection(addresses)) * 2 > len(self.voters)
+
+    def advance(self: replication.Replication) -> None:
+        e = self._engine
+        if not e.is_leader:
+            return
+        stored = sorted(
+            (e.log.durable_index if a == e.address else e.peers[a].match_index for a in e.members.all), reverse=True
+        )
+        index = stored[len(e.members.voters) // 2]
+        if index > e.commit_index and e.log.term_at(index) == e.term:
+            e.commit_index = index
+
+    yield Members, "is_majority", is_majority
+    yield replication.Replication, "advance_commit_index", advance
+
+
+@guard("thesis 4.2.1", 25)
+def learners_first() -> Replacements:
+    """A node is a voter from the start, with an empty log: for long, a majority may have to wait for it."""
+
+    def added(self: changes.Changes, change: AddMember) -> Members | tuple[Verdict, str]:
+        wanted = original(self, change)
+        if not isinstance(wanted, Members) or not change.voter:
+            return wanted
+        return replace(wanted, voters=wanted.voters | {change.address}, learners=wanted.learners - {change.address})
+
+    original = changes.Changes._added
+    yield changes.Changes, "_added", added
+
+
+@guard("thesis 4.2.2", 50)
+def hand_over_before_leaving() -> Replacements:
+    """A leader removes itself, and manages a cluster that it is no part of."""
+
+    def removed(self: changes.Changes, change: RemoveMember) -> Members | tuple[Verdict, str]:
+        members, address = self._engine.members, change.address
+        if address != self._engine.address or members.voters == {address}:
+            return original(self, change)
+        return replace(members, voters=members.voters - {address})
+
+    original = changes.Changes._removed
+    yield changes.Changes, "_removed", removed
+
+
+@guard("thesis 4.2.2, fig. 4.6", scenario=member_scenarios.a_voter_that_is_let_go_is_needed, nodes=4)
+def stand_until_it_is_committed() -> Replacements:
+    """A voter that an uncommitted change lets go does not stand, although only its log is complete (found: S3)."""
+
+    def members(self: engine.Engine) -> Members:
+        return self._membership.current
+
+    yield engine.Engine, "committed_members", property(members)
+
+
+@guard("section 9", 50)
+def only_the_disk_that_is_known() -> Replacements:
+    """A new disk under an old address counts as the old one: it has forgotten votes and entries."""
+
+    def admit(self: engine.Engine, address: str, node_id: str) -> str | None:
+        return None
+
+    yield engine.Engine, "admit", admit
+
+
+@guard("thesis 4.2.3", 50)
+def tell_who_the_members_are() -> Replacements:
+    """Who was away while the members changed goes on with those it knew: it is never told that it was removed."""
+
+    def hear(self: engine.Engine, message: Any) -> None:
+        pass
+
+    yield engine.Engine, "hear_of_members", hear
+
+
+@guard("thesis 4.1", scenario=member_scenarios.all_it_knew_are_gone)
+def hear_strangers_on_the_members() -> Replacements:
+    """A member that was away while all others were replaced listens to none of them (found: S4)."""
+
+    def parted(self: SimulatedTransport, connection: Any, *what: Any) -> None:
+        self._network.cut(connection)
+
+    yield SimulatedTransport, "_parted", parted
+
+
+@guard("thesis 4.1", 50)
+def never_go_back_to_older_members() -> Replacements:
+    """What others say of the members is believed, also if it is older than what is known here."""
+
+    def adopt(self: membership.Membership, committed: Members, commit_index: int) -> bool:
+        if committed == self._known[0]:
+            return False
+        self._known = [committed, *(members for members in self._known if members.index > committed.index)]
+        return True
+
+    def set_members(self: Any, members: schema.Members) -> None:
+        self._members = members
+        self._dirty = True
+
+    yield membership.Membership, "adopt", adopt
+
+
+@guard("issue 7", scenario=member_scenarios.a_new_leader_knows_nobody_yet)
+def count_who_has_answered() -> Replacements:
+    """A new leader takes a voter for alive that has not answered it yet, and removes one that is needed (found: S5)."""
+
+    def missing(self: changes.Changes, voters: frozenset[str]) -> list[str]:
+        for other in self._engine.peers.values():
+            other.round_acked = max(other.round_acked, 1)
+        return original(self, voters)
+
+    original = changes.Changes._missing
+    yield changes.Changes, "_missing", missing
+
+
+@guard("thesis 6.4", scenario=member_scenarios.a_read_while_the_cluster_shrinks)
+def count_again_when_members_leave() -> Replacements:
+    """A read whose round waits for a member that leaves waits for ever (found: S6)."""
+
+    def answer(self: read_index.ReadIndex) -> None:
+        if self._engine.members.voters != {self._engine.address}:  # of whom nobody answers
+            original(self)
+
+    original = read_index.ReadIndex._answer_confirmed
+    yield read_index.ReadIndex, "_answer_confirmed", answer

@@ -1,0 +1,140 @@
+"""A node's transport over the simulated network: what `raft/transport` and `raft/wire` decide, without the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+from typing_extensions import override
+
+from replidict.raft.messages import MembersAre, Message, decode, encode
+from tests.simulator.network import Connection, Event, Kind, Network
+
+
+class Member(Protocol):
+    """What the transport needs to know of an engine."""
+
+    def admit(self, address: str, node_id: str) -> str | None:
+        """Why the node with this identity may not be the one at this address; None if it may."""
+        ...
+
+    def members_are(self) -> MembersAre:
+        """Words for a caller who is no member."""
+        ...
+
+    def hear_of_members(self, message: MembersAre) -> None:
+        """Words of such a caller."""
+        ...
+
+
+class SimulatedTransport(Transport):
+    """PySyncObj's `Transport` of one node, over the simulated network."""
+
+    def __init__(
+        self, network: Network, address: str, node_id: str, on_send: Callable[[str, Message], None], engine: Any,
+        self_node: Node, other_nodes: Iterable[Node],
+    ) -> None:  # fmt: skip
+        super().__init__(engine, self_node, other_nodes)
+        self.address = address
+        self.node_id = node_id
+        self.wanted: dict[str, Node] = {}
+        """Those it is to be connected with, by address."""
+        self._network = network
+        self._engine: Member = engine
+        self._on_send = on_send
+        self._live: dict[str, Connection] = {}
+        self._parting: set[Connection] = set()  # called by who is no member
+        self._destroyed = False
+
+    @override
+    def addNode(self, node: Node) -> None:
+        self.wanted[node.id] = node
+        self._network.call(self.address, node.id, self._network.rng.uniform(0.001, 0.1))
+
+    @override
+    def dropNode(self, node: Node) -> None:
+        self.wanted.pop(node.id, None)
+        connection = self._live.pop(node.id, None)
+        if connection is not None:
+            self._network.cut(connection)
+            self._onNodeDisconnected(node)
+
+    @override
+    def send(self, node: Node, message: Message) -> bool:
+        connection = self._live.get(node.id)
+        if connection is None:
+            return False
+        self._on_send(node.id, message)
+        return self._network.send(connection, self.address, message)
+
+    def tick(self, now: float) -> None:
+        """Nothing is ever due: the network keeps its own time."""
+
+    def next_deadline(self) -> float:
+        """Never."""
+        return float("inf")
+
+    @override
+    def destroy(self) -> None:
+        if not self._destroyed:
+            self._destroyed = True
+            self.setOnMessageReceivedCallback(None)
+            self.setOnNodeConnectedCallback(None)
+            self.setOnNodeDisconnectedCallback(None)
+            self._live.clear()
+
+    def handle(self, event: Event) -> None:
+        """What a poll does: tell the engine what arrived."""
+        kind, connection, data = event
+        address = connection.other(self.address)
+        node, live = self.wanted.get(address), self._live.get(address)
+        if kind == "call":
+            self._called(connection, node, data.decode())
+        elif connection in self._parting:
+            self._parted(connection, kind, data)
+        elif node is None:
+            self._network.cut(connection)
+        elif kind == "message":
+            if live is connection:
+                self._onMessageReceived(node, decode(data))
+        elif kind == "lost":
+            if live is connection:
+                del self._live[address]
+                self._onNodeDisconnected(node)
+        elif kind == "open":
+            self._open(connection, node)
+        elif (refused := self._engine.admit(address, connection.accepted_by)) is not None:
+            self._network.refuse(connection, refused)
+        elif kind == "answer":
+            self._network.post(connection, address, "open")
+            self._open(connection, node)
+        else:
+            self._open(connection, node)
+            self._onMessageReceived(node, decode(data))
+
+    def _called(self, connection: Connection, node: Node | None, node_id: str) -> None:
+        """Somebody calls this node."""
+        connection.accepted_by = self.node_id
+        if node is None:
+            self._parting.add(connection)
+            self._network.bid_farewell(connection, encode(self._engine.members_are()))
+        elif (refused := self._engine.admit(node.id, node_id)) is not None:
+            self._network.refuse(connection, refused)
+        else:
+            self._network.post(connection, node.id, "answer")
+
+    def _parted(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """The end of a connection with who is no member; its first words are heard."""
+        self._parting.discard(connection)
+        self._network.cut(connection)
+        if kind == "message" and isinstance(message := decode(data), MembersAre):
+            self._engine.hear_of_members(message)
+
+    def _open(self, connection: Connection, node: Node) -> None:
+        connection.opened = True
+        if node.id in self._live:
+            self._onNodeDisconnected(node)
+        self._live[node.id] = connection
+        self._onNodeConnected(node)
