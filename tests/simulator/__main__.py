@@ -84,7 +84,7 @@ def find(guard: Guard) -> tuple[str, int | None]:
                 return f"story: {guard.scenario.__name__.replace('_', ' ')} ({violation.invariant})", 0
         return "nothing", None
     for seed in range(guard.within):
-        result = simulate(seed, without=guard.name)
+        result = simulate(seed, changing=guard.changing, without=guard.name)
         if result.violation is not None:
             if BROKEN.search(result.violation.what):
                 raise RuntimeError(

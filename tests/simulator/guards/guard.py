@@ -26,6 +26,7 @@ class Guard:
     remove: Callable[[], Replacements]
     scenario: Scenario | None = None
     nodes: int = 3  # in the scenario
+    changing: bool = False  # the members, in the seeds
 
 
 GUARDS: dict[str, Guard] = {}
@@ -33,14 +34,14 @@ STORY_OPTIONS = Options(lease_reads=True)
 
 
 def guard(
-    row: str, within: int = 0, scenario: Scenario | None = None, nodes: int = 3
+    row: str, within: int = 0, scenario: Scenario | None = None, nodes: int = 3, *, changing: bool = False
 ) -> Callable[[Callable[[], Replacements]], Callable[[], Replacements]]:
     """Register a guard under the name of the function; with a scenario, that is what finds it."""
 
     def register(remove: Callable[[], Replacements]) -> Callable[[], Replacements]:
         name = remove.__name__.replace("_", "-")
         assert remove.__doc__ is not None
-        GUARDS[name] = Guard(name, row, " ".join(remove.__doc__.split()), within, remove, scenario, nodes)
+        GUARDS[name] = Guard(name, row, " ".join(remove.__doc__.split()), within, remove, scenario, nodes, changing)
         return remove
 
     return register

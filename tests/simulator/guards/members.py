@@ -14,7 +14,7 @@ from tests.simulator.guards.guard import Replacements, guard
 from tests.simulator.transport import SimulatedTransport
 
 
-@guard("E8, thesis 4.1", 25)
+@guard("E8, thesis 4.1", 25, changing=True)
 def one_change_at_a_time() -> Replacements:
     """A change is made while the last one is not committed: majorities that do not overlap are in force at once."""
 
@@ -26,7 +26,7 @@ def one_change_at_a_time() -> Replacements:
     yield changes.Changes, "_not_now", not_now
 
 
-@guard("thesis 4.1, 2015", 100)
+@guard("thesis 4.1, 2015", 100, changing=True)
 def change_in_a_term_of_ones_own() -> Replacements:
     """A new leader makes a change before it has committed an entry of its own term, beside one it does not know of."""
 
@@ -38,7 +38,7 @@ def change_in_a_term_of_ones_own() -> Replacements:
     yield changes.Changes, "_not_now", not_now
 
 
-@guard("thesis 4.1", 25)
+@guard("thesis 4.1", 25, changing=True)
 def in_force_when_appended() -> Replacements:
     """A configuration is in force only once it is committed: nodes count by different ones."""
 
@@ -48,7 +48,7 @@ def in_force_when_appended() -> Replacements:
     yield membership.Membership, "current", property(current)
 
 
-@guard("thesis 4.1", 50)
+@guard("thesis 4.1", 50, changing=True)
 def taken_back_with_its_entry() -> Replacements:
     """A configuration stays in force although its entry was cut off the log."""
 
@@ -58,7 +58,7 @@ def taken_back_with_its_entry() -> Replacements:
     yield membership.Membership, "cut", cut
 
 
-@guard("E8", 50)
+@guard("E8", 50, changing=True)
 def in_force_after_a_restart() -> Replacements:
     """A node that restarts goes by the last committed configuration, and forgets the one in its log."""
 
@@ -69,7 +69,7 @@ def in_force_after_a_restart() -> Replacements:
     yield engine.Engine, "_note_configurations", note
 
 
-@guard("thesis 4.2.1", 25)
+@guard("thesis 4.2.1", 25, changing=True)
 def learners_do_not_count() -> Replacements:
     """A learner's vote and its acknowledgements count as a voter's."""
 
@@ -91,7 +91,7 @@ def learners_do_not_count() -> Replacements:
     yield replication.Replication, "advance_commit_index", advance
 
 
-@guard("thesis 4.2.1", 25)
+@guard("thesis 4.2.1", 25, changing=True)
 def learners_first() -> Replacements:
     """A node is a voter from the start, with an empty log: for long, a majority may have to wait for it."""
 
@@ -105,7 +105,7 @@ def learners_first() -> Replacements:
     yield changes.Changes, "_added", added
 
 
-@guard("thesis 4.2.2", 50)
+@guard("thesis 4.2.2", 50, changing=True)
 def hand_over_before_leaving() -> Replacements:
     """A leader removes itself, and manages a cluster that it is no part of."""
 
@@ -129,7 +129,7 @@ def stand_until_it_is_committed() -> Replacements:
     yield engine.Engine, "committed_members", property(members)
 
 
-@guard("section 9", 50)
+@guard("section 9", 50, changing=True)
 def only_the_disk_that_is_known() -> Replacements:
     """A new disk under an old address counts as the old one: it has forgotten votes and entries."""
 
@@ -139,7 +139,7 @@ def only_the_disk_that_is_known() -> Replacements:
     yield engine.Engine, "admit", admit
 
 
-@guard("thesis 4.2.3", 50)
+@guard("thesis 4.2.3", 50, changing=True)
 def tell_who_the_members_are() -> Replacements:
     """Who was away while the members changed goes on with those it knew: it is never told that it was removed."""
 
@@ -159,7 +159,7 @@ def hear_strangers_on_the_members() -> Replacements:
     yield SimulatedTransport, "_parted", parted
 
 
-@guard("thesis 4.1", 50)
+@guard("thesis 4.1", 50, changing=True)
 def never_go_back_to_older_members() -> Replacements:
     """What others say of the members is believed, also if it is older than what is known here."""
 
