@@ -26,6 +26,7 @@ from replidict.raft.asks import Answer, Ask, Failed, Keys, Piece
 from replidict.raft.framing import WireError, frame
 from replidict.raft.messages import encode
 from replidict.raft.routes import Lookup, Target, numeric, reason
+from replidict.raft.sockets import connected
 from replidict.raft.wire import OPENED, Identity, Session
 from replidict.security import Security, is_loopback, split_address
 
@@ -74,9 +75,11 @@ class Client:
         self._heard: deque[Answer] = deque()
         deadline = time.monotonic() + timeout
         failed: ReplidictError = UnreachableError(f"no connection to {address} within {timeout:g} s")
-        for target in _targets(address, host, port, deadline):
+        targets = _targets(address, host, port, deadline)
+        for others, target in zip(range(len(targets))[::-1], targets, strict=True):
+            now = time.monotonic()
             try:
-                self._connect(target, deadline)
+                self._connect(target, now + (deadline - now) / (1 + others))  # so that one which hangs leaves time
                 return
             except ReplidictError as error:
                 failed = error
@@ -90,6 +93,7 @@ class Client:
         try:
             self._socket.settimeout(_left(deadline))
             self._socket.connect(target[1])
+            connected(self._socket)  # to somebody else, see there
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._session = Session(
                 Identity("", "", ""),

@@ -394,6 +394,37 @@ def test_any_address_of_a_name(tmp_path: Path) -> None:
             exercise(client, node, "key")
 
 
+def test_an_address_that_hangs(tmp_path: Path) -> None:
+    """An address of a name at which nobody says anything leaves time for the others."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            port = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with (
+        ReplicatedDict[Any, Any](tmp_path, address=f"[::1]:{port}") as node,
+        socket.create_server(("127.0.0.1", port)),
+        Client(f"localhost:{port}", security=security_for("localhost:1", None, None, False), timeout=6) as client,
+    ):
+        exercise(client, node, "key")
+
+
+class CallsItself(socket.socket):
+    """As it may happen to a socket whose own port, which the system chose, is the one that it calls."""
+
+    def connect(self, address: Any) -> None:
+        self.bind(address)
+        super().connect(address)
+
+
+def test_a_port_that_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client never takes itself for a node, which TCP allows where nobody listens."""
+    (address,) = free_addresses(1)
+    monkeypatch.setattr(socket, "socket", CallsItself)
+    with pytest.raises(UnreachableError, match="Connection refused"):
+        Client(address, security=security_for(address, None, None, False))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_wrong_credentials(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
     """A client in another mode, or with another secret, is refused, and told what must be the same."""
