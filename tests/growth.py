@@ -140,10 +140,9 @@ class Life:
             time.sleep(self._rng.uniform(0.2, 1.2))
             node.kill()
             self.kills["joining"] += 1
-        with self.load.excuse() if len(self.members) == 1 else _nothing():
-            node.start()
-            self.members.append(node)
-            wait_until(lambda: str(node.address) in self._voters(), f"{node.path.name} is a voter", CHANGE_WITHIN)
+        node.start()
+        self.members.append(node)
+        wait_until(lambda: str(node.address) in self._voters(), f"{node.path.name} is a voter", CHANGE_WITHIN)
         self._tell(f"{node.path.name} is in after {time.monotonic() - began:.2f} s")
 
     def _voters(self) -> list[str]:
