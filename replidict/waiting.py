@@ -32,7 +32,7 @@ def make_current(node: Node, seconds: float) -> None:
     if not done.acquire(timeout=seconds):
         read.abandoned = True
         raise ReadTimeout(
-            f"no majority of the cluster confirmed within {seconds:g} s that this node is up to date: check that "
+            f"no majority of the cluster confirmed within {seconds:.3g} s that this node is up to date: check that "
             "a majority of the peers is running and reachable, or read this node's own copy"
         )
     if read.error is not None:

@@ -46,8 +46,7 @@ _VOLATILE = [
     (r"\b\d+( entries)", r"N\1"),
     (r"(?<=voter )(leader )?\d+", "N"),
     (r"(?<=learner )\d+", "N"),
-    (r"\bpid \d+", "PID"),
-    (r"-{3,}", "---"),
+    (r" /\S+/(?=node)", " DIRECTORY/"),
     (r" +", " "),
 ]
 

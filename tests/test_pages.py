@@ -17,7 +17,7 @@ from replidict.http.server import KEEP_ALIVE_SECONDS
 from tests.console import check, form, steps_of
 from tests.serving import ROOT
 
-PAGES = ["command.md", "http.md"]
+PAGES = ["command.md", "http.md", "operations.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -60,4 +60,4 @@ def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TLS | None:
         return None
     if cert is None or key is None or ca is None:
         raise click.UsageError("--cert, --cert-key and --ca go together")
-    return TLS(cert=cert, key=key, ca=ca)
+    return TLS(cert=str(cert), key=str(key), ca=str(ca))
