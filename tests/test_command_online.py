@@ -8,7 +8,9 @@ import os
 import pty
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,39 @@ def test_backup_and_restore(nodes: list[Dict], tmp_path: Path) -> None:
     assert run("", "restore", tmp_path / "b", tmp_path / "r").exit_code == 5
     assert sorted(each.name for each in tmp_path.iterdir()) == ["b", "b2", "nodes", "r"]
     del nodes[0][f"{KEY}/big"]
+
+
+def test_a_node_that_falls_silent(nodes: list[Dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup whose node says nothing any more is given up, as no answer in time, and nothing is left of it."""
+    monkeypatch.setattr("replidict.client.SILENCE", 1.0)
+    nodes[0][KEY] = os.urandom(2_000_000)
+    with through_proxy(str(nodes[0].status().address), 1_000_000) as address:
+        done = run(address, "backup", tmp_path / "b")
+    assert done.exit_code == 6 and "no answer" in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["nodes"]
+
+
+@contextmanager
+def through_proxy(address: str, most: int) -> Iterator[str]:
+    """Another address of a node, by which it says only so many bytes, and then nothing."""
+    host, _, port = address.rpartition(":")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def forward(source: socket.socket, target: socket.socket, left: int) -> None:
+            while left > 0 and (data := source.recv(65536)):
+                target.sendall(data)
+                left -= len(data)
+
+        def serve() -> None:
+            guest, _ = listening.accept()
+            with guest, socket.create_connection((host, int(port))) as node:
+                threading.Thread(target=forward, args=(node, guest, most), daemon=True).start()
+                forward(guest, node, 1 << 60)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(30)
 
 
 def test_progress_on_a_terminal_only(nodes: list[Dict], tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The command `replidict`. docs/command.md tells it to users; no other module imports it."""
+"""The command `replidict`. docs/command.md tells it to users; nothing but `__main__` imports it."""

@@ -12,6 +12,7 @@ from replidict.client import Client
 from replidict.command.asking import as_json_option, asking
 from replidict.command.failures import Failure
 from replidict.command.output import print_json, size
+from replidict.errors import ReplidictError
 from replidict.raft import asks
 from replidict.storage.files import sync
 from replidict.storage.new_file import new_file
@@ -31,7 +32,7 @@ def backup(client: Client, file: Path, as_json: bool) -> None:
     try:
         with new_file(file) as (temporary, _):
             made = _receive(client, temporary)
-    except FileExistsError:
+    except (ReplidictError, FileExistsError):
         raise
     except OSError as error:
         raise Failure(f"{file}: no backup was made: {error}") from error
@@ -44,7 +45,6 @@ def backup(client: Client, file: Path, as_json: bool) -> None:
 
 def _receive(client: Client, temporary: Path) -> Snapshot:
     """Write the pieces under a temporary name, and see to it that they are whole and on disk."""
-    received, total = 0, 0
     quiet = not sys.stderr.isatty()
     with (
         open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened,
@@ -53,10 +53,7 @@ def _receive(client: Client, temporary: Path) -> Snapshot:
         for piece in client.stream(asks.Backup):
             assert isinstance(piece, asks.Piece)
             opened.write(piece.data)
-            received += len(piece.data)
-            bar.length = total = piece.total_bytes
+            bar.length = piece.total_bytes
             bar.update(len(piece.data))
-    if received != total or not total:
-        raise Failure(f"{received} bytes came instead of {total}: no backup was made; try again")
     sync(temporary)
     return check(temporary)
