@@ -215,6 +215,11 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
     """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
     check_outside(file, durability)
     with _refusing(file), ExitStack() as unless_whole:
+        if Path(f"{file}-wal").exists():
+            # A newer release may have been killed when it had just raised the number: that stands in the log alone.
+            # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
+                _check_version(file, reader.execute("PRAGMA user_version").fetchone()[0])
         db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
                              check_same_thread=False)  # fmt: skip
         unless_whole.callback(db.close)
@@ -253,11 +258,15 @@ def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
         version, _, application_id = struct.unpack_from(">3I", header.ljust(100, b"\0"), 60)
         if application_id != schema.APPLICATION_ID:
             raise _refusal(file, "it is a SQLite file of another program")
-        if version > schema.USER_VERSION:
-            newer = f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})"
-            raise _refusal(file, newer)
-        if version < 1:
-            raise _refusal(file, f"its format number is {version}, which no release wrote")
+        _check_version(file, version)
+
+
+def _check_version(file: Path, version: int) -> None:
+    if version > schema.USER_VERSION:
+        newer = f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})"
+        raise _refusal(file, newer)
+    if version < 1:
+        raise _refusal(file, f"its format number is {version}, which no release wrote")
 
 
 def check_inside(db: sqlite3.Connection, file: Path) -> None:
