@@ -168,6 +168,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
             bound = seconds_of(max_staleness, "max_staleness")
             if not clock() - self._host.node.engine.read_index.fresh_as_of <= bound:
                 self._make_current(timeout)
+        if timeout is not None:
+            seconds_of(timeout, "timeout")  # whether it was needed or not
         if self._machine.applying:
             self._let_it_finish()
         item = self._host.items.get(key)
@@ -180,6 +182,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         """
         if linearizable:
             self._make_current(timeout)
+        elif timeout is not None:
+            seconds_of(timeout, "timeout")
         if self._machine.applying:
             self._let_it_finish()
         item = self._host.items.get(key)

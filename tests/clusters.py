@@ -1,19 +1,39 @@
-"""Clusters for tests: several nodes in this process, on loopback ports that nobody uses."""
+"""Clusters for tests: several nodes in this process, on loopback ports that nobody uses.
+
+`REPLIDICT_TEST_MODE=secret` (or `tls`) has all clusters of a run protected so, but those that choose a mode themselves.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from tests.wire_support import SECRET, Certificates
 
 Dict = ReplicatedDict[Any, Any]
+
+
+@lru_cache(1)
+def credentials() -> dict[str, Any]:
+    """What the nodes of a cluster are given that chooses no mode itself."""
+    mode = os.environ.get("REPLIDICT_TEST_MODE", "plain")
+    if mode == "tls":
+        folder = TemporaryDirectory()
+        atexit.register(folder.cleanup)
+        return {"tls": Certificates(Path(folder.name)).good}
+    assert mode in ("plain", "secret"), f"REPLIDICT_TEST_MODE={mode}"
+    return {"secret": SECRET} if mode == "secret" else {}
 
 
 def free_addresses(count: int) -> list[str]:
@@ -35,6 +55,8 @@ def open_member(root: Path, addresses: list[str], number: int, **arguments: Any)
     """Open the node of that number in a cluster founded by all addresses."""
     address = addresses[number]
     peers = [each for each in addresses if each != address]
+    if not {"secret", "tls", "insecure"} & arguments.keys():
+        arguments |= credentials()
     return ReplicatedDict(root / f"n{number}", address=address, peers=peers, **arguments)
 
 

@@ -85,7 +85,7 @@ class Target:
         if self.mode == "tls":
             pem = self.folder / "good.pem"
             return {"tls": TLS(cert=pem, key=pem, ca=self.folder / "ca.pem")}
-        return {"secret": SECRET} if self.mode == "secret" else {}
+        return {"secret": SECRET} if self.mode == "secret" else {"insecure": False}
 
     def security(self) -> Security:
         """What the rogue is given."""

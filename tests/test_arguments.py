@@ -150,6 +150,19 @@ def test_options_are_frozen_and_named() -> None:
     assert Options(heartbeat=1, election_timeout=3).heartbeat == 1
 
 
+@pytest.mark.parametrize("timeout", [-5, math.nan, math.inf, "1", True])
+def test_wrong_timeouts_of_reads(tmp_path: Path, timeout: Any) -> None:
+    """A timeout that is none is refused by every read, also by one that need not wait."""
+    with ReplicatedDict[Any, Any](tmp_path / "d") as d:
+        for read in (d.get, d.versioned):
+            for how in ({}, {"linearizable": True}):
+                with pytest.raises(ValueError, match="timeout="):
+                    read("k", timeout=timeout, **how)
+        with pytest.raises(ValueError, match="timeout="):
+            d.get("k", max_staleness=1000, timeout=timeout)
+        assert d.get("k", 1, timeout=5) == 1
+
+
 # -- the directory --------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def credentials(certificates: Certificates) -> Callable[[Mode], dict[str, Any]]:
-    given: dict[Mode, dict[str, Any]] = {"plain": {}, "secret": {"secret": SECRET}, "tls": {"tls": certificates.good}}
+    given: dict[Mode, dict[str, Any]] = {
+        "plain": {"insecure": False},
+        "secret": {"secret": SECRET},
+        "tls": {"tls": certificates.good},
+    }
     return lambda mode: given[mode]
 
 
