@@ -214,6 +214,11 @@ def sync(path: Path) -> None:
 def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Connection:
     """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
     check_outside(file, durability)
+    with _refusing(file):
+        if Path(f"{file}-wal").exists():  # a newer release may have been killed before the version was in the file
+            # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
+                _check_version(file, *reader.execute("PRAGMA user_version").fetchone())
     with _refusing(file), ExitStack() as unless_whole:
         if Path(f"{file}-wal").exists():
             # A newer release may have been killed when it had just raised the number: that stands in the log alone.
