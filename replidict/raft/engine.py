@@ -43,7 +43,7 @@ from replidict.raft.changes import Changes
 from replidict.raft.complaints import Complaints
 from replidict.raft.elections import Elections
 from replidict.raft.membership import Members, Membership, removed
-from replidict.raft.messages import AppendReply, Entry, MembersAre, Message
+from replidict.raft.messages import AppendReply, Entry, MembersAre, Message, SnapshotReply
 from replidict.raft.peer import Peer
 from replidict.raft.read_index import ReadIndex
 from replidict.raft.replication import Replication
@@ -226,7 +226,10 @@ class Engine(SyncObj):
         if self._held:
             held, self._held = self._held, []
             for peer, message in held:
-                self.send(peer, message)
+                if type(message) is SnapshotReply:
+                    self.answer(peer, peer.connections, message)
+                else:
+                    self.send(peer, message)  # if it is lost, the next one will do
 
     def apply(self) -> None:
         """Figure 2, rules for all servers: apply what is committed, or the first part of it."""

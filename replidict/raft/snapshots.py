@@ -166,8 +166,8 @@ class Snapshots:
             peer.next_index = peer.match_index + 1
             peer.probing = True
             return
-        if message.offset <= peer.snapshot_acked:
-            peer.snapshot_offset = message.offset  # it lost what came after, or begins anew
+        if message.offset < peer.snapshot_acked or not message.offset:
+            peer.snapshot_offset = message.offset  # it begins anew (what it has already, it answers without a gain)
         peer.snapshot_acked = message.offset
         self._send_pieces(peer)
 

@@ -68,7 +68,7 @@ def refuse_what_does_not_follow() -> Replacements:
     yield replication.Replication, "_match", match
 
 
-@guard("E1", 25)
+@guard("E1", 150)
 def acknowledge_what_was_verified() -> Replacements:
     """A follower acknowledges the end of its log, of which the message said nothing."""
 
