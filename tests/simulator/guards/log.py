@@ -234,7 +234,7 @@ def commit_by_counting_own_term_only() -> Replacements:
     yield replication.Replication, "advance_commit_index", advance
 
 
-@guard("fig. 2, rule 5", 25)
+@guard("fig. 2, rule 5", 150)
 def commit_only_what_was_verified() -> Replacements:
     """A follower takes entries as committed that the leader never said it shares."""
 
