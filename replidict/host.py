@@ -155,6 +155,7 @@ class Host:
                 max_frame_bytes=options.max_frame_bytes,
                 admit=sync_obj.admit,
                 farewell=sync_obj.members_are,
+                hear_of_members=sync_obj.hear_of_members,
             )
             cleanup.callback(made.destroy)
             return made

@@ -344,6 +344,21 @@ def test_who_was_removed_is_told(net: Net, mode: Mode, rank: int, caplog: pytest
     net.run(lambda: all(len(host.wire._connections) == 1 for host in mesh), seconds=3.0)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_who_is_no_member_says_who_is(net: Net, mode: Mode) -> None:
+    """The first words of a caller that is no member are heard if they are about the members: it may be the called node
+    that was away while all that it knew were replaced. Nothing else of it is heard."""
+    low, high = addresses(2)
+    security = net.certificates.security(mode)
+    called = net.host(low, [], security, farewell=lambda: FAREWELL)
+    caller = net.host(high, [low], security)
+    caller.on_connected = lambda node: [caller.send(low, word) for word in (FAREWELL, Propose(1, b"no"), FAREWELL)]
+    net.run(lambda: bool(called.members) and bool(caller.heard))
+    net.pass_time(0.1)
+    assert called.members == [FAREWELL]
+    assert called.heard == [] and called.events == []
+
+
 @pytest.mark.parametrize("what", ["secret", "another cluster"])
 def test_farewell_is_for_the_proven(net: Net, what: str, caplog: pytest.LogCaptureFixture) -> None:
     """Who has another secret, or is of another cluster, is told nothing of the members."""

@@ -21,7 +21,7 @@ from pysyncobj.poller import Poller, PollPoller
 
 from replidict.raft import sockets
 from replidict.raft.framing import frame
-from replidict.raft.messages import Message, TimeoutNow
+from replidict.raft.messages import MembersAre, Message, TimeoutNow
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import OPENED, Identity, Session
 from replidict.security import Mode, Security
@@ -120,12 +120,14 @@ class Host:
         self.address, self.poller = address, poller()
         self.events: list[Event] = []
         self.heard: list[tuple[str, Message]] = []
+        self.members: list[MembersAre] = []  # from callers that are none
         self.on_connected: Callable[[Node], object] = lambda node: None
         self.on_message: Callable[[Node, Message], None] = lambda node, message: None
         self.wire = TcpTransport(
             None, Node(address), [Node(peer) for peer in peers], poller=self.poller,
             identity=Identity(cluster, node_id or f"id of {address}", address), security=security,
             clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit, farewell=farewell,
+            hear_of_members=self.members.append,
         )  # fmt: skip
         self.wire.setOnMessageReceivedCallback(self._hear)
         self.wire.setOnNodeConnectedCallback(lambda node: self._event("+", node))

@@ -123,13 +123,13 @@ class Traffic:
         if not count:
             self.fail(connection, "lost", "the other side closed it")
             return
-        if connection.parting:
+        if _is_deaf(connection):
             return
         connection.heard_at = self._clock()
         try:
             for event in connection.session.receive(self._scratch[:count]):
                 self._heard(connection, event)
-                if connection.dead or connection.parting:
+                if connection.dead or _is_deaf(connection):
                     return
         except WireError as error:
             self.say(connection)
@@ -149,3 +149,8 @@ class Traffic:
 
     def _subscribe(self, connection: Connection) -> None:
         self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))
+
+
+def _is_deaf(connection: Connection) -> bool:
+    """Nothing is heard of who is about to go, but for the first words of one who has proved itself (see `wire`)."""
+    return connection.parting and connection.session.farewell is None

@@ -8,7 +8,7 @@ Rules this module keeps:
 3. One connection per pair (see `pairs`). A new one replaces the old one.
 4. Whatever a stranger does (see `strangers`) costs bounded memory, bounded work per poll, and one line in the log per
    host and minute; whatever a peer does, few lines a minute.
-5. A guest (see `guests`) and a caller that is no member never reach the engine.
+5. A guest (see `guests`) and a caller that is no member never reach the engine, but for what that says of the members.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from replidict.raft.asks import Answer, Ask
 from replidict.raft.complaints import Complaints
 from replidict.raft.framing import TAG_BYTES, frame
 from replidict.raft.guests import Guests
-from replidict.raft.messages import Message, encode
+from replidict.raft.messages import MembersAre, Message, encode
 from replidict.raft.pairs import Pair
 from replidict.raft.routes import Lookup, reason
 from replidict.raft.sockets import Connection, Listener, dial
@@ -64,11 +64,13 @@ class TcpTransport(Transport):
         max_frame_bytes: int,
         admit: Callable[[str, str], str | None],
         farewell: Callable[[], Message | None],
+        hear_of_members: Callable[[MembersAre], None],
     ) -> None:
-        """`admit` and `farewell` as in `Session`, but `admit` gives the text alone."""
+        """`admit` and `farewell` as in `Session`, but `admit` gives the text alone. `hear_of_members` gets what a
+        proven caller that is no member says of them: all that this node knew may have been replaced meanwhile."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
-        self._farewell = farewell
+        self._farewell, self._hear_of_members = farewell, hear_of_members
         self._max_frame_bytes = max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
         self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
@@ -194,6 +196,10 @@ class TcpTransport(Transport):
         """A session yielded something."""
         if event is OPENED:
             self._open(connection)
+        elif connection.session.farewell is not None:
+            connection.session.farewell = None  # these were its first words
+            if isinstance(event, MembersAre):
+                self._hear_of_members(event)
         elif connection.guest is None:
             self._onMessageReceived(connection.node, event)
         else:

@@ -13,7 +13,8 @@ Rules this module keeps:
 6. A guest (see `asks`) is a caller without an address and a node id. It proves itself as every caller does, but is no
    member: its certificate may be for any name, it need not know the cluster id, and what it says is an `Ask` or
    nothing. Who is let in as a guest can read, write and administer the dict.
-7. A proven caller that is no member (any more) is heard no further, and told `farewell`, so that it learns why.
+7. A proven caller that is no member (any more) is told `farewell`, so that it learns why, and heard no further than its
+   first words, which may say that this side is the one who does not know the members any more.
 
 The handshake, the same in all modes (a proof is empty in plain mode, and in TLS mode, where the certificates prove):
 
@@ -55,6 +56,7 @@ from replidict.security import Security, split_address
 MAGIC = "replidict"
 VERSION = 1
 HANDSHAKE_MAX_BYTES = 4096
+FIRST_WORDS_MAX_BYTES = 64 * 1024
 NONCE_BYTES = 32
 PING, CLOSE = b"\x00", b"\x01"  # one byte can't be a message: those are msgpack arrays
 
@@ -276,7 +278,7 @@ class Session:
             if body != PING:
                 self._read(body)
                 raise WireError("protocol", "the handshake did not end in a ping")
-        self._reader.max_bytes = self._max_frame_bytes
+        self._reader.max_bytes = self._max_frame_bytes if self.farewell is None else FIRST_WORDS_MAX_BYTES
         self.state = State.OPEN
         return True
 
