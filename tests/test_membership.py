@@ -122,11 +122,11 @@ def test_no_majority_would_be_left(tmp_path: Path) -> None:
         down.close()
         wait_until(lambda: missing not in leader.status().connected, "it is known to be gone")
         with pytest.raises(NotCommitted, match=f"no majority: {missing} can't be reached"):
-            leader.remove_peer(str(up.status().address), timeout=1)
+            leader.remove_peer(str(up.status().address), timeout=5)
         assert len(leader.members()) == 3
         leader["key"] = "still here"
         with pytest.raises(OutcomeUnknown):
-            leader.remove_peer(str(up.status().address), force=True, timeout=1)
+            leader.remove_peer(str(up.status().address), force=True, timeout=5)
 
 
 def test_changes_without_a_majority(tmp_path: Path) -> None:
