@@ -220,11 +220,6 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
             with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
                 _check_version(file, *reader.execute("PRAGMA user_version").fetchone())
     with _refusing(file), ExitStack() as unless_whole:
-        if Path(f"{file}-wal").exists():
-            # A newer release may have been killed when it had just raised the number: that stands in the log alone.
-            # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
-            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
-                _check_version(file, reader.execute("PRAGMA user_version").fetchone()[0])
         db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
                              check_same_thread=False)  # fmt: skip
         unless_whole.callback(db.close)
