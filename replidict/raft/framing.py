@@ -110,7 +110,8 @@ class TlsPipe:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLCertVerificationError as error:
-            raise WireError("certificate", f"the peer's certificate is refused: {error.verify_message}") from error
+            why = f"the peer's certificate is refused: {error.verify_message}: check its cert=, and ca= on both sides"
+            raise WireError("certificate", why) from error
         except ssl.SSLError as error:
             raise WireError("tls", f"TLS failed: {error.reason or error}: check cert=, key= and ca=") from error
         return b"".join(parts)
