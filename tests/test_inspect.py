@@ -20,6 +20,7 @@ from replidict import commands as cmd
 from replidict.codec import encode, encode_key
 from replidict.command.entries import described
 from replidict.command.main import main
+from replidict.errors import StorageError
 from replidict.storage.files import FILE_NAME
 from tests.storage_support import WAL, Rig, flip, image, put, written
 
@@ -152,6 +153,17 @@ def test_it_agrees_with_the_node(killed: Path, tmp_path: Path, name: str) -> Non
         assert done.exit_code in (0, 5), done.exception
         if done.exit_code == 0:
             Rig(copy, founders=FOUNDERS).close()
+
+
+def test_a_newer_format_in_the_log_alone(killed: Path) -> None:
+    """A newer release that was killed when it had just raised the format's number: refused, as a node refuses it."""
+    with closing(sqlite3.connect(killed / FILE_NAME, isolation_level=None)) as db:
+        db.execute("PRAGMA user_version = 99")
+        raised = image(killed, killed.parent / "raised")
+    done = inspect(raised)
+    assert done.exit_code == 5 and "a newer release of replidict wrote it" in done.output
+    with pytest.raises(StorageError, match="a newer release"):
+        Rig(raised, founders=FOUNDERS)
 
 
 def test_a_file_cut_short(killed: Path) -> None:

@@ -218,7 +218,7 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         if Path(f"{file}-wal").exists():  # a newer release may have been killed before the version was in the file
             # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
             with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
-                _check_version(file, *reader.execute("PRAGMA user_version").fetchone())
+                check_version(reader, file)
     with _refusing(file), ExitStack() as unless_whole:
         db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
                              check_same_thread=False)  # fmt: skip
@@ -258,10 +258,16 @@ def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
         version, _, application_id = struct.unpack_from(">3I", header.ljust(100, b"\0"), 60)
         if application_id != schema.APPLICATION_ID:
             raise _refusal(file, "it is a SQLite file of another program")
-        _check_version(file, version)
+        _check_number(version, file)
 
 
-def _check_version(file: Path, version: int) -> None:
+def check_version(db: sqlite3.Connection, file: Path) -> None:
+    """What SQLite, which reads the write-ahead log, says of the format. Raises `StorageError`."""
+    with _refusing(file):
+        _check_number(db.execute("PRAGMA user_version").fetchone()[0], file)
+
+
+def _check_number(version: int, file: Path) -> None:
     if version > schema.USER_VERSION:
         newer = f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})"
         raise _refusal(file, newer)

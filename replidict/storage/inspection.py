@@ -28,7 +28,7 @@ from replidict.codec import DEFAULT_CODEC
 from replidict.errors import StorageError
 from replidict.state_machine import StateMachine
 from replidict.storage import schema
-from replidict.storage.files import FILE_NAME, check_inside, check_outside, in_use, read_note
+from replidict.storage.files import FILE_NAME, check_inside, check_outside, check_version, in_use, read_note
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 
@@ -197,6 +197,7 @@ def _in_force(db: sqlite3.Connection, members: schema.Members) -> schema.Members
 
 def _damage(db: sqlite3.Connection, file: Path, mark: Mark | None) -> str | None:
     try:
+        check_version(db, file)
         check_inside(db, file)
         store = Store(db, file.absolute().as_uri(), log_retain=0, mark=mark)
         store.load_into(StateMachine(DEFAULT_CODEC))
