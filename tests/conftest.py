@@ -27,7 +27,7 @@ def no_leaks() -> Iterator[None]:
     threads = set(threading.enumerate())
     descriptors = open_descriptors()
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         gc.collect()
         left = set(threading.enumerate()) - threads, open_descriptors() - descriptors

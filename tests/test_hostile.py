@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
-from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError
+from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, workers
 from replidict import commands as cmd
 from replidict.raft import complaints, messages, sockets, traffic, transport
 from replidict.raft.framing import WireError, frame
@@ -77,6 +77,7 @@ def nothing_is_late() -> Iterator[None]:
             patch.setattr(transport, name, 10 * IN_TIME)
         patch.setattr(traffic, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
         patch.setattr(complaints, "INTERVAL", float("inf"))
+        patch.setattr(workers, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
         yield
 
 
