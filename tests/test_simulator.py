@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_no_seed_breaks_a_promise() -> None:
-    """Under crashes, failing disks, partitions, pauses and drifting clocks all invariants hold (sections 2 and 11)."""
+    """Under crashes, failing disks, partitions, pauses, drifting clocks and changes of the members all invariants hold
+    (sections 2 and 11; thesis, chapter 4)."""
     began, seed, results = time.monotonic(), 0, list[Result]()
     while time.monotonic() - began < SECONDS:
         result = simulate(seed)
@@ -28,7 +29,7 @@ def test_no_seed_breaks_a_promise() -> None:
         results.append(result)
         seed += 1
     print(summary(results, time.monotonic() - began))
-    assert results
+    assert len(results) < 20 or {result.changing for result in results} == {False, True}
 
 
 @pytest.mark.parametrize("nodes", [3, 5])
@@ -54,6 +55,16 @@ def test_a_seed_gives_the_same_run_to_the_byte() -> None:
         for seed in ("1", "2", "77")
     }  # fmt: skip
     assert len(runs) == 1
+
+
+def test_members_change_while_writes_go_on() -> None:
+    """Members come, go and come back with new disks, and those that are there take all writes (issue 7)."""
+    kinds = ["add a voter", "remove a follower", "remove the leader", "remove and join again"]
+    result = simulate(5, nodes=5, changing=True, kinds=kinds)
+    assert result.violation is None, show(result, 100)
+    assert result.counts["changes"] > 20
+    assert result.counts["removed"] > 5
+    assert result.counts["writes"] > 100
 
 
 def test_another_seed_gives_another_run() -> None:

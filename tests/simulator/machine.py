@@ -172,6 +172,7 @@ class Machine:
             self.crash()
             return
         finally:
+            self._busy_until += self.lag  # its clock never goes back
             self.lag = 0.0
         assert self.transport is not None
         cluster.network.started(self.transport)

@@ -63,6 +63,40 @@ def a_voter_that_is_let_go_is_needed(cluster: Cluster) -> None:
         raise Violation("scenario", f"the members are {cluster.checker.members.latest}")
 
 
+def who_is_let_go_takes_it_back(cluster: Cluster) -> None:
+    """Of five, one is to be removed; the leader crashes when only one more has that in its log, and the one that was to
+    go is elected by the others: those two must follow it, though they go by members it does not belong to."""
+    cluster.start()
+    first = a_leader(cluster)
+    goes, knows, *rest = (machine for machine in cluster.machines.values() if machine is not first)
+    names = [machine.address for machine in (goes, *rest)]
+    cluster.network.filter = lambda sender, receiver, message: (
+        not (receiver in names and isinstance(message, AppendEntries) and message.entries)
+    )
+    change(first, RemoveMember(goes.address))
+    assert knows.node is not None and goes.node is not None
+    held, elected = knows.node.engine, goes.node.engine
+    until(cluster, lambda: goes.address not in held.members.voters, "one more has the entry")
+    cluster.loop.run_until(cluster.loop.now + 0.1)
+    first.crash()
+    knows.pause()
+    cluster.network.filter = None
+    for _ in range(20):
+        if elected.is_leader:
+            break
+        until(cluster, lambda: leader(cluster) is not None, "a leader of the other three")
+        now = leader(cluster)
+        if now is not None and now.node is not None and now is not goes:
+            now.node.engine.transfer.begin(goes.address)
+            now.wake()
+        cluster.loop.run_until(cluster.loop.now + 0.5)
+    until(cluster, lambda: elected.is_leader, "the one that was to go leads")
+    knows.resume()
+    first.start()
+    until(cluster, lambda: goes.address in held.members.voters, "it takes the change back")
+    a_leader(cluster)
+
+
 def all_it_knew_are_gone(cluster: Cluster) -> None:
     """A member is away while all that it knows are replaced, by others elsewhere: they tell it when it is back."""
     operator = Operator(cluster, random.Random(0))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pysyncobj.node import Node
+
 from replidict import commands as cmd
 from replidict import proposals
 from replidict.codec import decode, encode, encode_key
 from replidict.proposals import Write
 from replidict.raft import engine, replication
-from replidict.raft.messages import AppendEntries, Message, SnapshotPiece, VoteReply
+from replidict.raft.messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply
 from replidict.raft.role import Role
 from replidict.reads import Read
 from replidict.storage import snapshot, store
@@ -185,6 +187,27 @@ def a_deposed_leader_serves_no_read(cluster: Cluster) -> None:
     cluster.loop.run_until(cluster.loop.now + 0.3)
     if served and served != ["value 2"]:
         raise Violation("linearizability", f"{first.address} reads {served} after 'value 2' was acknowledged elsewhere")
+
+
+def an_answer_meets_a_full_queue(cluster: Cluster) -> None:
+    """The leader can't send the answer to a follower's read at once: the connection's queue is full, and stays open."""
+    cluster.start()
+    first = a_leader(cluster)
+    follower = next(machine for machine in cluster.machines.values() if machine is not first)
+    assert first.transport is not None and follower.node is not None
+    send, refused = first.transport.send, list[Message]()
+
+    def full_at_first(node: Node, message: Message) -> bool:
+        if isinstance(message, ReadIndexReply) and len(refused) < 2:
+            refused.append(message)
+            return False
+        return send(node, message)
+
+    first.transport.send = full_at_first  # type: ignore[method-assign]
+    answered: list[bool] = []
+    follower.node.reads.submit(Read(lambda: answered.append(True)))
+    until(cluster, lambda: bool(answered), "the read is answered")
+    assert len(refused) == 2
 
 
 def a_snapshot_of_what_is_known(cluster: Cluster) -> None:

@@ -192,6 +192,17 @@ def no_lease_after_a_transfer() -> Replacements:
     yield transfer.Transfer, "tick", tick
 
 
+@guard("promise 3", scenario=scenarios.an_answer_meets_a_full_queue)
+def answers_wait_for_their_queue() -> Replacements:
+    """The answer to a follower's read is dropped where much else is under way: the read waits for ever (found: S7)."""
+
+    def answer(self: engine.Engine, receiver: peer.Peer, connection: int, message: Any) -> None:
+        if receiver.connections == connection:
+            self.send(receiver, message)
+
+    yield engine.Engine, "answer", answer
+
+
 @guard("section 7", 25)
 def fresh_by_own_term_only() -> Replacements:
     """A new leader tells followers that they are up to date, before it knows what is committed (found: S1)."""

@@ -119,6 +119,16 @@ def hand_over_before_leaving() -> Replacements:
     yield changes.Changes, "_removed", removed
 
 
+@guard("thesis 4.1", scenario=member_scenarios.who_is_let_go_takes_it_back, nodes=5)
+def listen_until_it_is_committed() -> Replacements:
+    """Whom an uncommitted change lets go is not listened to: if it is elected, it can't take the change back."""
+
+    def heard(self: membership.Membership) -> frozenset[str]:
+        return self.current.all
+
+    yield membership.Membership, "heard", property(heard)
+
+
 @guard("thesis 4.2.2, fig. 4.6", scenario=member_scenarios.a_voter_that_is_let_go_is_needed, nodes=4)
 def stand_until_it_is_committed() -> Replacements:
     """A voter that an uncommitted change lets go does not stand, although only its log is complete (found: S3)."""
