@@ -68,7 +68,7 @@ def test_a_flipped_bit_is_never_data_lost(victim: tuple[Path, tuple[Any, ...]], 
         flip(copy / name, offset, rng.randrange(8))
         verdicts.append(verdict(copy, victim[1]))
     refused = [each for each in verdicts if each != "whole"]
-    assert len(refused) > len(offsets) // 3, "most bits matter"
+    assert len(refused) > len(offsets) // 4, "much of it is in use"
 
 
 def test_damage_is_seen_without_the_mark(victim: tuple[Path, tuple[Any, ...]], tmp_path: Path) -> None:

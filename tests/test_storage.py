@@ -17,7 +17,7 @@ from replidict.errors import StorageError
 from replidict.raft.messages import Entry
 from replidict.state_machine import StateMachine
 from replidict.storage import log as log_module
-from replidict.storage import snapshot
+from replidict.storage import schema, snapshot
 from replidict.storage.store import COMPACT_STEP, FLUSH_ENTRIES
 from tests.storage_support import Failing, Rig, put, rig
 
@@ -144,6 +144,53 @@ def test_who_a_peer_is_stays_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_the_state_never_gets_ahead_of_the_members(tmp_path: Path) -> None:
+    """Bringing the state table up to date, as a backup does, first writes a configuration among what it covers: after a
+    crash nobody would look for it below the applied index (thesis 4.1)."""
+    one = Rig(tmp_path, founders=["local", "other"])
+    one.put("k", 1)
+    index = one.log.last_index + 1
+    entry = Entry(index, 1, cmd.encode(cmd.Configuration(["local"], [])))
+    one.log.append([entry])
+    one.store.commit()
+    one.machine.apply(index, entry.command)
+    one.store.record(1, one.machine.take_changes(), schema.Members(index, ["local"], []))
+    one.store.flush()
+    one.crash()
+    with rig(tmp_path) as again:
+        assert again.store.applied.index == again.store.members.index == index
+
+
+def test_a_snapshot_forgets_who_was_removed(tmp_path: Path) -> None:
+    """A node that hears by a snapshot that a member is gone forgets its identity, too: another disk may come under that
+    address (thesis 4.1)."""
+    with rig(tmp_path / "source") as source:
+        source.put("k", 1)
+        made = snapshot.create(source.store.uri, tmp_path / "snapshot")
+    one = Rig(tmp_path / "n", founders=["local", "other"])
+    assert one.store.pin("other", "a disk") is None
+    one.store.install(f"{made.path.as_uri()}?mode=ro")
+    assert dict(one.store.pins) == {}
+    one.crash()
+    with rig(tmp_path / "n") as again:
+        assert again.store.members.voters == ["local"]
+        assert again.store.pin("other", "another disk") is None
+
+
+@pytest.mark.parametrize("column", ["idx", "term", "committed"])
+def test_every_bit_of_a_row_counts(column: str) -> None:
+    """The checksums see any bit that flips in a row's numbers (section 5)."""
+    row = {"idx": 70_001, "term": 3, "committed": 70_000}
+
+    def crc(numbers: dict[str, int]) -> int:
+        return schema.log_crc(numbers["idx"], numbers["term"], b"command", numbers["committed"])
+
+    assert len({crc(row), *(crc({**row, column: row[column] ^ 1 << bit}) for bit in range(62))}) == 63
+    place = (70_001, b"key", b"value", 3)
+    flipped = {schema.state_crc(place[0] ^ 1 << bit, *place[1:]) for bit in range(62)}
+    assert schema.state_crc(*place) not in flipped and len(flipped) == 62
+
+
 def test_close_writes_what_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Closing in the middle of things leaves a file that opens, and complains of nothing."""
     one = Rig(tmp_path)

@@ -20,6 +20,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from replidict import commands as cmd
+from replidict.errors import StorageError
 from replidict.raft.messages import RequestVote, TimeoutNow, VoteReply
 from replidict.raft.role import Role
 
@@ -52,6 +53,21 @@ class Elections:
     def _put_off(self) -> None:
         timeout = self._engine.options.election_timeout
         self._deadline = self._engine.clock() + timeout * (1 + self._engine.rng.random())
+
+    def follow(self, peer: Peer, term: int) -> None:
+        """Entries or a snapshot came from the leader of a term, at least the present one (figure 2, candidates).
+
+        Raises `StorageError` where that can't be.
+        """
+        engine = self._engine
+        if engine.is_leader and term == engine.term:
+            raise StorageError(
+                f"{engine.store.name}: {peer.address} leads term {term}, and so does this node: one of the two has "
+                "lost its vote; this node stops"
+            )
+        if engine.term != term or engine.leader != peer.address or engine.role is not Role.FOLLOWER:
+            self.step_down(term, peer.address)
+        self.heard_leader()
 
     def heard_leader(self) -> None:
         """A message of the current term's leader came in."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from replidict.errors import StorageError
 from replidict.raft.messages import AppendEntries, AppendReply, CommitTo, Entry
-from replidict.raft.role import Role
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
@@ -192,6 +191,7 @@ class Replication:
                 )
             peer.acknowledged(message.match_index)
             peer.probing = False
+            engine.snapshots.heard(peer)
         else:
             # The peer lacks what came before: feel the way back, one message at a time.
             peer.probing = True
@@ -232,14 +232,7 @@ class Replication:
         if message.term < engine.term:
             engine.hold(peer, AppendReply(engine.term, False, 0, message.round))
             return
-        if engine.is_leader and message.term == engine.term:
-            raise StorageError(
-                f"{engine.store.name}: {peer.address} leads term {message.term}, and so does this node: one of the "
-                "two has lost its vote; this node stops"
-            )
-        if engine.term != message.term or engine.leader != peer.address or engine.role is not Role.FOLLOWER:
-            engine.elections.step_down(message.term, peer.address)
-        engine.elections.heard_leader()
+        engine.elections.follow(peer, message.term)
         engine.read_index.heard_leader(message)
         match_index = self._match(message)
         if match_index is None:

@@ -130,6 +130,11 @@ class Snapshots:
             peer.snapshot_offset = peer.snapshot_acked
             self._send_pieces(peer)
 
+    def heard(self, peer: Peer) -> None:
+        """The peer is there: go on if nothing is under way, because its queue was full."""
+        if peer.snapshot_sending is not None and peer.snapshot_offset == peer.snapshot_acked:
+            self._send_pieces(peer)
+
     def _send_pieces(self, peer: Peer) -> None:
         current, file, engine = self._current, self._file, self._engine
         if current is None or file is None or peer.snapshot_sending != _name(current):
@@ -178,9 +183,7 @@ class Snapshots:
         if message.term < engine.term:
             engine.hold(peer, SnapshotReply(engine.term, message.snapshot_id, 0, False, 0))
             return
-        if message.term > engine.term or engine.leader != peer.address:
-            engine.elections.step_down(message.term, peer.address)
-        engine.elections.heard_leader()
+        engine.elections.follow(peer, message.term)
         if self._is_no_news(message.last_index, message.last_term):
             self._answer(peer, message, installed=True)
             return

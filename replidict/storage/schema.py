@@ -6,6 +6,7 @@ Every row carries a CRC-32 over all its columns: SQLite's own checks see a broke
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 
 import msgspec
@@ -103,22 +104,22 @@ def another_node(address: str, known: str, node_id: str) -> str:
     )
 
 
-_MASK = 0xFFFFFFFF
+_NUMBER, _THREE_NUMBERS = struct.Struct("<q").pack, struct.Struct("<3q").pack
 
 
 def log_crc(index: int, term: int, command: bytes, committed: int) -> int:
     """Checksum of a row of `log`. `committed` is the commit index that was known when the entry was written."""
-    return zlib.crc32(command, (index * 0x9E3779B1 ^ term ^ committed << 16) & _MASK)
+    return zlib.crc32(command, zlib.crc32(_THREE_NUMBERS(index, term, committed)))
 
 
 def state_crc(position: int, key: bytes, value: bytes, revision: int) -> int:
     """Checksum of a row of `state`."""
-    return zlib.crc32(value, zlib.crc32(key, (position * 0x9E3779B1 ^ revision ^ len(key) << 16) & _MASK))
+    return zlib.crc32(value, zlib.crc32(key, zlib.crc32(_THREE_NUMBERS(position, revision, len(key)))))
 
 
 def session_crc(number: int, data: bytes) -> int:
     """Checksum of a row of `session`."""
-    return zlib.crc32(data, number & _MASK)
+    return zlib.crc32(data, zlib.crc32(_NUMBER(number)))
 
 
 def fact_crc(name: str, data: bytes) -> int:

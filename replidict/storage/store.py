@@ -279,6 +279,7 @@ class Store:
 
     def flush(self) -> None:
         """Bring the state table up to date with all that is applied. Raises `StorageError`."""
+        self.commit()  # the members first: a restart looks for those that it does not know above the applied index only
         while self._unflushed:
             self._transaction(self._flush)
 
@@ -394,9 +395,8 @@ class Store:
             finally:
                 if not self._db.in_transaction:
                     self._db.execute("DETACH snapshot")
-            facts = self._read_facts()
-            self.applied = applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
-            self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
+            applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=schema.Applied)
+        self.applied = applied
         self._unflushed.clear()
         self._unflushed_rows = 0
         self._dirty = False
@@ -411,9 +411,13 @@ class Store:
             db.execute(f"INSERT INTO {table} SELECT * FROM snapshot.{table}")
         applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
         db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
-        members = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
-        if msgspec.msgpack.decode(members, type=schema.Members).index < self._members.index:
+        data = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
+        members = msgspec.msgpack.decode(data, type=schema.Members)
+        if members.index < self._members.index:
             self._put_fact("members", self._members)  # this node knows of a later one already
+        else:
+            self.set_members(members)
+        self._put_fact("pins", schema.Pins(self._pins))
         at = msgspec.msgpack.decode(applied, type=schema.Applied)
         self._put_fact("log_start", schema.LogStart(at.index, at.term))
         self._put_fact("vote", self._vote)

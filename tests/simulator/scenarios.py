@@ -60,9 +60,9 @@ def a_leader(cluster: Cluster) -> Machine:
     return machine
 
 
-def put(machine: Machine, number: int) -> Write:
+def put(machine: Machine, number: int, filler: str = "") -> Write:
     """Write something on a machine."""
-    write = Write(cmd.Put(encode_key("key"), encode(f"value {number}")), 100, lambda: None)
+    write = Write(cmd.Put(encode_key("key"), encode(f"value {number}{filler}")), 100, lambda: None)
     assert machine.node is not None
     machine.node.proposals.submit(write)
     return write
@@ -243,6 +243,33 @@ def a_snapshot_of_what_is_known(cluster: Cluster) -> None:
         cluster.network.filter = None
         cluster.loop.run_until(cluster.loop.now + 1)
         a_leader(cluster)
+
+
+def a_snapshot_that_does_not_fit_at_first(cluster: Cluster) -> None:
+    """A follower's queue is full when it is found to need a snapshot; no connection is lost."""
+    short = [(store, "FLUSH_ENTRIES", 2), (replication, "WINDOW_BYTES", 60_000), (replication, "MESSAGE_BYTES", 4000)]
+    with limits.in_force(short):
+        cluster.network.capacity = 30_000
+        cluster.start()
+        first = a_leader(cluster)
+        follower = next(machine for machine in cluster.machines.values() if machine is not first)
+        assert first.node is not None and follower.node is not None
+        first.node.store.log_retain = 3
+        way = [(first.address, follower.address)]
+        cluster.network.block(way, give_up=False)
+        for number in range(40):
+            put(first, number, "x" * 3000)
+            cluster.loop.run_until(cluster.loop.now + 0.02)
+        raft, behind = first.node.engine, follower.node.engine
+        peer, connections = raft.peers[follower.address], behind.peers[first.address].connections
+        if peer.snapshot_sending is None or peer.snapshot_offset:
+            raise Violation("scenario", f"{peer.snapshot_offset} bytes of {peer.snapshot_sending} went out")
+        cluster.network.unblock(way)
+        cluster.loop.run_until(cluster.loop.now + 20, lambda: behind.last_applied == raft.last_applied)
+        if behind.peers[first.address].connections != connections:
+            raise Violation("scenario", "the connection was lost")
+        if behind.last_applied != raft.last_applied:
+            raise Violation("progress", f"{follower.address} is at {behind.last_applied}, not {raft.last_applied}")
 
 
 def a_batch_that_overtakes(cluster: Cluster) -> None:

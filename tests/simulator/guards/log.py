@@ -259,6 +259,12 @@ def acknowledge_a_snapshot_when_installed() -> Replacements:
     yield from handled(SnapshotPiece, on_piece)
 
 
+@guard("section 5", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
+def go_on_when_there_is_room() -> Replacements:
+    """A snapshot whose first piece meets a full queue is never sent, and the log is kept for it for ever."""
+    yield snapshots.Snapshots, "heard", lambda self, sender: None
+
+
 @guard("E5", 100)
 def check_a_snapshot() -> Replacements:
     """A snapshot that was damaged on its way is installed."""
