@@ -367,6 +367,21 @@ def test_pipelined_requests(opened: tuple[Dict, int]) -> None:
             assert client.answer()[1] == b"%d" % number
 
 
+def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
+    """An answer goes out whole at once (TCP_NODELAY): its second part never waits until the client has the first."""
+    with (
+        ReplicatedDict[Any, Any](tmp_path / "d", options=OPTIONS) as d,
+        serving(d) as (port, served),
+        Client(port) as client,
+    ):
+        client.send(GET)
+        assert client.problem() == "key-absent"
+        [accepted] = served._server.server_state.connections
+        assert isinstance(accepted, connection.Connection)
+        taken = accepted.transport.get_extra_info("socket")
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_more_requests_than_threads(tmp_path: Path) -> None:
     """Without a quorum, writes fill their lane: what is above is told so at once, and probes and reads go on."""
     with open_member(tmp_path, free_addresses(2), 0) as d, serving(d) as (port, _), ExitStack() as stack:

@@ -43,7 +43,7 @@ def listening(address: str) -> socket.socket:
     except OSError as error:
         raise ReplidictError(f"can't listen on {address}: {error}") from error
     family, _, _, _, target = min(found, key=lambda each: each[0] != socket.AF_INET)  # localhost is 127.0.0.1 first
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only if it is said
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(target)
