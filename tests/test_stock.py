@@ -218,11 +218,15 @@ def test_e4_a_crash_between_dump_and_truncation(tmp_path: Path) -> None:
         until(cluster, lambda: write.result is not None, "it is written")
         assert leader.node is not None
         leader.node.store.flush()  # the state table is up to date, the log not yet cut
+        after = put(leader, 2)
+        until(cluster, lambda: after.result is not None, "what comes after is written")
         before = leader.node.machine.items["key"]
+        held = leader.node.engine.log.last_index
         leader.crash()
         leader.start()
         assert leader.node is not None
-        assert leader.node.machine.items["key"] == before
+        assert leader.node.engine.log.last_index == held
+        until(cluster, lambda: leader.node is not None and leader.node.machine.items["key"] == before, "all is there")
 
 
 def test_e5_a_snapshot_that_fails_is_acknowledged(tmp_path: Path) -> None:
@@ -341,8 +345,9 @@ def test_e12_a_live_leader_is_deposed() -> None:
     stock.hear(OTHER, **append(1, [2]))
     (vote,) = stock.hear(THIRD, type="request_vote", term=9, last_log_index=9, last_log_term=9)
     assert vote["type"] == "response_vote" and stock.raftCurrentTerm == 9
-    with ours() as (_, _, engine, peer):
+    with ours() as (cluster, _, engine, peer):
         other = list(engine.peers.values())[1]
+        cluster.loop.run_until(2 * engine.options.election_timeout)  # it has long been silent for having started
         heard(engine, peer, AppendEntries(1, 0, 0, 0, entries(1, 1)))
         (answer,) = heard(engine, other, RequestVote(9, 9, 9))
         assert isinstance(answer, VoteReply) and not answer.granted and engine.term == 1

@@ -59,10 +59,6 @@ class Cluster:
             hook(machine)
         return machine
 
-    def disk_trouble(self, machine: Machine) -> bool:
-        """Whether a node had reason to stop."""
-        return machine.disk.hits > 0
-
     def start(self) -> None:
         """Start all nodes."""
         for machine in self.machines.values():

@@ -54,6 +54,7 @@ class Nemesis:
             "connection lost": self._cut,
             "slow link": self._slow_link,
             "damaged snapshot": self._damage,
+            "backups": self._back_up,
         }
         if kinds is None:
             share = rng.choice((0.15, 0.3, 0.5))
@@ -79,6 +80,7 @@ class Nemesis:
             machine.disk.full = False
             machine.disk.fault = None
             machine.damage_next_snapshot = False
+            machine.backs_up = False
             machine.slowness = 1.0
             machine.resume()
             self._start(machine)
@@ -209,6 +211,12 @@ class Nemesis:
         for machine in self._cluster.machines.values():
             machine.disk.full = True
             self._later(partial(self._free, machine))
+        return True
+
+    def _back_up(self) -> bool:
+        machine = self._machine()
+        machine.backs_up, machine.crashes_in_backups = True, self._rng.random() < 0.5
+        self._later(partial(setattr, machine, "backs_up", False))
         return True
 
     def _damage(self) -> bool:

@@ -29,7 +29,7 @@ from replidict.storage import schema, snapshot
 from replidict.storage.files import Beginning
 from replidict.storage.store import Store
 from tests.simulator.background import SimulatedExecutor
-from tests.simulator.disk import Crash, Disk
+from tests.simulator.disk import Crash, Disk, Fault
 from tests.simulator.loop import Timer
 from tests.simulator.network import Event
 from tests.simulator.transport import SimulatedTransport
@@ -67,12 +67,17 @@ class Machine:
         self.lag = 0.0
         self.slowness = 1.0
         self.damage_next_snapshot = False
+        self.backs_up = False
+        """Does a backup begin before each step? It has the state table brought up to date..."""
+        self.crashes_in_backups = False
+        """... and the node dies at once when that is done, the first time when more than that waits to be written."""
         self.on_start: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._inbox: list[Event] = []
         self._timer: Timer | None = None
         self._busy_until = 0.0
         self._stepping = False
+        self._hits = 0  # of its disk when it was started
         self._idle_steps = 0
         self._store: Store | None = None
         self._clock = [(0.0, self.rng.uniform(10.0, 10_000.0), 1.0)]  # (since, then showed, rate), newest last
@@ -137,6 +142,7 @@ class Machine:
         assert self.node is None and not self.diskless
         self.incarnation += 1
         self.paused = False
+        self._hits = self.disk.hits
         cluster.trace.note(self.address, "start", f"incarnation {self.incarnation}")
         difference = self.disk.differences()
         if difference is not None:
@@ -241,7 +247,7 @@ class Machine:
             self._abandon(node)
         finally:
             self.node = None
-        if not self.cluster.disk_trouble(self) and isinstance(failure, StorageError):
+        if self.disk.hits == self._hits and isinstance(failure, StorageError):
             raise Violation("fail-stop", f"{self.address} stopped although its disk is well: {failure}")
         if isinstance(failure, RemovedError):
             self.removed = True
@@ -336,6 +342,10 @@ class Machine:
         try:
             for event in inbox:
                 transport.handle(event)
+            if self.backs_up:
+                if self.crashes_in_backups and node.store.term_pending:
+                    self.disk.fault, self.crashes_in_backups = Fault("committed", 0, True), False
+                node.call(node.store.flush)
             node.step()
             cluster.checker.stepped(self)
         except Crash:

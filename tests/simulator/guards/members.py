@@ -8,7 +8,7 @@ from typing import Any
 from replidict.raft import changes, engine, membership, read_index, replication
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, RemoveMember, Verdict
-from replidict.storage import schema
+from replidict.storage import schema, store
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard
 from tests.simulator.transport import SimulatedTransport
@@ -46,6 +46,17 @@ def in_force_when_appended() -> Replacements:
         return self._known[0]
 
     yield membership.Membership, "current", property(current)
+
+
+@guard("thesis 4.1", 100, changing=True)
+def members_before_the_state() -> Replacements:
+    """A backup brings the state table up to date, but not the members: a crash forgets one that it covers."""
+
+    def flush(self: store.Store) -> None:
+        while self._unflushed:
+            self._transaction(self._flush)
+
+    yield store.Store, "flush", flush
 
 
 @guard("thesis 4.1", 50, changing=True)
