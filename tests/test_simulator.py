@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,17 +75,18 @@ def test_another_seed_gives_another_run() -> None:
 
 def test_a_failing_seed_replays_exactly() -> None:
     """A violation comes again at the same step of the same seed, with the same trace to show."""
-    first, second = (simulate(0, without="one-vote-a-term") for _ in range(2))
-    assert first.violation is not None
+    runs = (simulate(seed, without="one-vote-a-term") for seed in range(25))
+    first = next(run for run in runs if run.violation is not None)
+    second = simulate(first.seed, without="one-vote-a-term")
     assert str(first.violation) == str(second.violation)
     assert (first.digest, first.trace) == (second.digest, second.trace)
 
 
 def test_a_failure_is_shown_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
     """`python -m tests.simulator` names the seed, the invariant and the last steps, and its status is 1 (issue 3)."""
-    assert main(["--seeds", "3", "--jobs", "2", "--without", "vote-after-the-disk"]) == 1
+    assert main(["--seeds", "5", "--jobs", "2", "--without", "vote-after-the-disk"]) == 1
     shown = capsys.readouterr().out
-    assert "seed 0 on" in shown
+    assert re.search(r"seed \d on \d nodes", shown)
     assert "durability: " in shown
     assert "RequestVote(" in shown
     assert main(["--seeds", "1", "--jobs", "1", "--seconds", "5"]) == 0
