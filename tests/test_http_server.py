@@ -421,14 +421,43 @@ def test_what_is_under_way_is_finished(tmp_path: Path) -> None:
         assert d["k"] == "v"
 
 
-def test_the_end_waits_only_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A request that does not end in time is told that the node is being stopped."""
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [
+        (put("/kv/k?timeout=60", b"v"), "outcome-unknown"),
+        (put("/kv/k?timeout=60", b"v", "If-None-Match: *"), "outcome-unknown"),
+        (put("/kv/k?timeout=60", b"v", 'If-Match: "1"'), "outcome-unknown"),
+        (b"DELETE /kv/k?timeout=60 HTTP/1.1\r\nHost: localhost\r\n\r\n", "outcome-unknown"),
+        (put("/kv/k?timeout=60", b"v", length=2), "closed"),
+        (GET.replace(b"/k ", b"/k?consistency=linearizable&timeout=60 "), "closed"),
+    ],
+    ids=lambda sent: sent[:40],
+)
+def test_the_end_waits_only_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: bytes, problem: str) -> None:
+    """A request that does not end in time is told what is known: a write that was begun may be done, the rest is not."""
     monkeypatch.setattr(server, "GRACE_SECONDS", 1)
     with open_member(tmp_path, free_addresses(2), 0) as d, serving(d) as (port, served), Client(port) as client:
-        client.send(put("/kv/k?timeout=60", b"v"))
-        assert request(port, "GET", "/healthz")[0] == 200
+        client.send(sent)
+        wait_until(lambda: b"requests_under_way 2.0" in request(port, "GET", "/metrics")[1], "it is under way")
         served.stop()
-        assert client.problem() == "closed"
+        assert client.problem() == problem
+        served.wait()
+
+
+def test_what_waits_for_its_turn_is_not_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the writes that wait at the end, those for which no thread was free are told that they were not done."""
+    monkeypatch.setattr(server, "GRACE_SECONDS", 1)
+    with (
+        open_member(tmp_path, free_addresses(2), 0) as d,
+        serving(d) as (port, served),
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(Client(port)) for _ in range(70)]
+        for client in clients:
+            client.send(put("/kv/k?timeout=60", b"v"))
+        wait_until(lambda: b"requests_under_way 71.0" in request(port, "GET", "/metrics")[1], "all are under way")
+        served.stop()
+        assert sorted(client.problem() for client in clients) == ["closed"] * 6 + ["outcome-unknown"] * 64
         served.wait()
 
 

@@ -138,16 +138,16 @@ class Store:
         async with self._bodies.read(request) as body:
             value = value_of(body, request.headers.get("Content-Type", ""))
             if condition is None:
-                revision = await self._waiting.run(lambda left: d.set(key, value, timeout=left), timeout)
+                revision = await self._waiting.run(lambda left: d.set(key, value, timeout=left), timeout, writes=True)
                 return Response(status_code=204, headers={"ETag": f'"{revision}"'})
             if condition.negated:
                 if not condition.any:
                     raise Problem("any-revision", "a PUT takes If-None-Match: * (only if absent), or If-Match")
-                done = await self._waiting.run(lambda left: d.add(key, value, timeout=left), timeout)
+                done = await self._waiting.run(lambda left: d.add(key, value, timeout=left), timeout, writes=True)
             else:
                 known = condition.revision
                 done = known is not None and await self._waiting.run(
-                    lambda left: d.replace(key, value, revision=known, timeout=left), timeout
+                    lambda left: d.replace(key, value, revision=known, timeout=left), timeout, writes=True
                 )
         if not done:
             raise _unmet(key)
@@ -157,7 +157,7 @@ class Store:
         timeout = timeout_of(parameters_of(request, {"timeout"}))
         if condition_of(request) is not None:
             raise Problem("conditional-delete", "it can't be done in one step; PUT a value that says so, with If-Match")
-        gone = await self._waiting.run(lambda left: self._dict.pop(key, _ABSENT, timeout=left), timeout)
+        gone = await self._waiting.run(lambda left: self._dict.pop(key, _ABSENT, timeout=left), timeout, writes=True)
         if gone is _ABSENT:
             raise _absent(key)
         return Response(status_code=204)

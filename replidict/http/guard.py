@@ -48,10 +48,9 @@ class Guard:
 
         try:
             await self._app(scope, receive, noting)
-        except asyncio.CancelledError:  # the server ends, and its patience has
+        except asyncio.CancelledError:  # the server ends, and its patience has; writes that had begun say so themselves
             if not started:
-                problem = Problem("closed", "this node is being stopped; what was asked for may or may not be done")
-                await problem.response()(scope, receive, send)
+                await Problem("closed", "this node is being stopped; nothing was done").response()(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

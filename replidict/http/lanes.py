@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from replidict.errors import OutcomeUnknown
 from replidict.http.problems import Problem
 
 Returned = TypeVar("Returned")
@@ -24,10 +25,11 @@ class Lane:
         self._pool = ThreadPoolExecutor(threads, f"replidict http {name}")
         self._room = threads + waiting
 
-    async def run(self, call: Callable[[float], Returned], seconds: float) -> Returned:
+    async def run(self, call: Callable[[float], Returned], seconds: float, *, writes: bool = False) -> Returned:
         """What the call returns, which is told how many of these seconds are left when it begins.
 
-        Raises what it raises; `Problem` when there is no room, or a thread was free too late.
+        Raises what it raises; `Problem` when there is no room, or a thread was free too late; `OutcomeUnknown` when
+        it `writes` and is given up after it began.
         """
         if self._room == 0:
             raise Problem("busy", "too many requests are under way at this node")
@@ -41,7 +43,14 @@ class Lane:
 
         self._room -= 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, begin)
+            under_way = self._pool.submit(begin)
+            return await asyncio.wrap_future(under_way)
+        except asyncio.CancelledError:
+            if writes and not under_way.cancel():  # what can be cancelled had not begun
+                raise OutcomeUnknown(
+                    "this node is being stopped, and this write was under way: it may or may not be done"
+                ) from None
+            raise
         finally:
             self._room += 1
 
