@@ -434,7 +434,7 @@ def test_what_is_under_way_is_finished(tmp_path: Path) -> None:
     ids=lambda sent: sent[:40],
 )
 def test_the_end_waits_only_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: bytes, problem: str) -> None:
-    """A request that does not end in time is told what is known: a write that was begun may be done, the rest is not."""
+    """A request that does not end in time is told what is known: a write that began may be done, the rest is not."""
     monkeypatch.setattr(server, "GRACE_SECONDS", 1)
     with open_member(tmp_path, free_addresses(2), 0) as d, serving(d) as (port, served), Client(port) as client:
         client.send(sent)
