@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from replidict.command.entries import described
 from replidict.command.main import main
 from replidict.errors import StorageError
 from replidict.storage.files import FILE_NAME
+from tests.clusters import cluster, wait_until
 from tests.storage_support import WAL, Rig, flip, image, put, written
 
 FOUNDERS = ("10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000")
@@ -82,6 +84,7 @@ def test_it_tells_what_is_there(killed: Path) -> None:
         "voted_for": None, "first_index": 1, "last_index": 3, "last_term": 3, "committed_index": 0,
         "applied_index": 0, "revision": 0, "keys": 0, "file_bytes": (killed / FILE_NAME).stat().st_size,
         "wal_bytes": (killed / WAL).stat().st_size, "damage": None, "superseded": None,
+        "removed": False, "recovered": None,
         "entries": [
             {"index": 2, "term": 2, "entry": "set 'hello' = 'distributed'; set 'k' = 1"},
             {"index": 3, "term": 3, "entry": "set 'k' = 2"},
@@ -89,6 +92,9 @@ def test_it_tells_what_is_there(killed: Path) -> None:
     }  # fmt: skip
     text = inspect(killed, "-n", "2").output
     assert "log entries   1 to 3, the last of term 3" in text and "integrity     ok" in text
+    assert re.search(
+        r"state table   up to 0: 0 keys, revision 0\n +and 3 log entries that it has not taken in yet\n", text
+    )
     assert text.splitlines()[-1].split() == ["3", "3", "unknown", "set", "'k'", "=", "2"]
 
 
@@ -103,6 +109,19 @@ def test_a_changed_membership_is_told(tmp_path: Path) -> None:
     one.close()
     done = json.loads(inspect(tmp_path / "n", "--json").output)
     assert (done["voters"], done["learners"]) == (list(FOUNDERS[:2]), ["10.0.0.9:7000"])
+
+
+def test_a_removed_node_is_told(tmp_path: Path) -> None:
+    """The disk of a node that was removed: shown, and exit status 5, as it would refuse to start with it."""
+    with cluster(tmp_path, 2) as nodes:
+        removed = str(nodes[1].status().address)
+        nodes[0].remove_peer(removed)
+        wait_until(lambda: nodes[1].status().role == "removed", "it has stopped")
+    done = inspect(tmp_path / "n1")
+    assert done.exit_code == 5 and f"{removed} was removed from its cluster" in done.output
+    assert "integrity     ok" in done.output
+    assert json.loads(inspect(tmp_path / "n1", "--json").stdout)["removed"] is True
+    assert inspect(tmp_path / "n0").exit_code == 0
 
 
 def test_a_node_that_runs_is_refused(tmp_path: Path) -> None:

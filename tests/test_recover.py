@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -16,7 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from replidict import ReplicatedDict, StorageError
+from replidict import commands as cmd
 from replidict.command.main import main
+from replidict.raft.messages import Entry
 from replidict.storage import recovery, schema
 from replidict.storage.files import FILE_NAME, connect
 from tests.clusters import cluster, free_addresses, leader_of, wait_until
@@ -185,6 +188,91 @@ def test_it_says_what_may_be_lost(disks: list[Path], named: list[int], says: str
         says in done.output
         and len({"LOST", "none is lost"} & {w for w in ("LOST", "none is lost") if w in done.output}) == 1
     )
+
+
+def with_members(disk: Path, addresses: list[str], *said: cmd.Configuration) -> None:
+    """Have the log of this disk go on with these configurations, not known to be committed."""
+    one = Rig(disk, founders=addresses)
+    for configuration in said:
+        one.log.append([Entry(one.log.last_index + 1, one.log.last_term, cmd.encode(configuration))])
+    one.store.commit()
+    one.close()
+
+
+def told(*disks: Path) -> str:
+    """What it says may be lost."""
+    said = " ".join(recover(*disks, answer="n\n").output.split())
+    assert "Go on with" in said
+    for words in ("is on one of these disks: none is lost.", "None is lost, unless the members changed after", "LOST"):
+        if words in said:
+            return words
+    raise AssertionError(said)
+
+
+def test_members_may_have_changed_unheard(disks: list[Path], addresses: list[str]) -> None:
+    """Half of an even number of voters: the others may have gone on after a change that these disks never heard of, as
+    one who was removed while it was stopped; so nothing is promised, but on that condition."""
+    with_members(disks[1], [addresses[1], *addresses[::2]], cmd.Configuration(addresses[:2], []))
+    assert told(disks[1], disks[2]) == told(disks[1]).replace("LOST", "None is lost, unless the members changed after")
+    assert told(disks[1], disks[0]) == "is on one of these disks: none is lost."
+    done = recover(disks[1], disks[2], answer="n\n")
+    assert "changed after log entry 4," in done.output and f"1 of 2 voters, {addresses[0]}" in done.output
+
+
+def test_a_change_may_have_been_taken_back(disks: list[Path], addresses: list[str]) -> None:
+    """A majority of a configuration that nobody knows to be committed is not enough: also one of that before it."""
+    more = free_addresses(2)
+    with_members(
+        disks[1], [addresses[1], *addresses[::2]],
+        cmd.Configuration([*addresses, *more], []), cmd.Configuration(addresses, []),
+    )  # fmt: skip
+    assert told(disks[1], disks[2]) == "LOST"
+    assert told(disks[1], disks[2], disks[0]) == "is on one of these disks: none is lost."
+
+
+def test_who_came_after_it_counts(disks: list[Path], addresses: list[str]) -> None:
+    """A disk whose node was removed, and its address taken by another node, is not the disk of that voter."""
+    assert told(disks[1], disks[2]) == "is on one of these disks: none is lost."
+    others = {addresses[2]: "0" * 32, addresses[1]: identity(disks[1]).node_id}
+    with_members(disks[1], [addresses[1], *addresses[::2]], cmd.Configuration(addresses, [], others))
+    assert told(disks[1], disks[2]) == "LOST"
+    assert addresses[2] in recover(disks[1], disks[2], answer="n\n").output.partition("Missing here")[2]
+
+
+def test_a_copy_without_its_mark(disks: list[Path]) -> None:
+    """A file without the mark beside it may be an older one: it is said, and nothing is promised."""
+    (disks[2] / "mark").unlink()
+    assert told(disks[1], disks[2]) == "LOST"
+    assert f"{disks[2]} has no mark" in recover(disks[1], disks[2], answer="n\n").output
+
+
+def test_who_is_no_voter(disks: list[Path], addresses: list[str]) -> None:
+    """The disk of a learner, or of a node that was removed, can be gone on with; that it is one is said."""
+    with_members(disks[1], [addresses[1], *addresses[::2]], cmd.Configuration(addresses[::2], [addresses[1]]))
+    assert f"{disks[1]}: this node was no voter" in recover(disks[1], answer="n\n").output
+
+
+def test_nothing_to_go_on_with(tmp_path: Path, addresses: list[str]) -> None:
+    """A disk without one log entry, such as a copy of a new node's file without the write-ahead log, is refused."""
+    Rig(tmp_path / "n", founders=addresses).close()
+    done = recover(tmp_path / "n", "--yes")
+    assert done.exit_code == 1 and "nothing to go on with" in done.output
+
+
+@pytest.mark.parametrize(("others", "may"), [([], "may have been lost"), ([2], "nothing acknowledged was lost")])
+def test_that_it_was_recovered_is_kept(disks: list[Path], addresses: list[str], others: list[int], may: str) -> None:
+    """The founder knows that it was recovered and whether something may have been lost: `inspect` says it, and so does
+    the next `recover`, by which it is not forgotten; a node opens it."""
+    old = identity(disks[1]).cluster_id
+    assert recover(disks[1], *(disks[number] for number in others), "--yes").exit_code == 0
+    with ReplicatedDict[str, Any](disks[1], address=addresses[1]) as founder:
+        founder["k"] = 2
+    shown = CliRunner().invoke(main, ["inspect", str(disks[1])])
+    assert shown.exit_code == 0 and re.search(rf"recovered .* from the cluster {old}: .*{may}", shown.output)
+    again = recover(disks[1], "--yes")
+    assert re.search(rf"{disks[1]} was itself recovered on .* from the cluster {old}: .*{may}", again.output)
+    said = json.loads(CliRunner().invoke(main, ["inspect", str(disks[1]), "--json"]).output)["recovered"]
+    assert said["cluster_id"] != old and said["certain"] == bool(others)
 
 
 def test_the_furthest_must_be_named_first(disks: list[Path]) -> None:

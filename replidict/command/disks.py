@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 
 from replidict.arguments import member_of
 from replidict.command.entries import described
 from replidict.command.failures import STORAGE, Failure, told
 from replidict.command.output import age, print_facts, print_json, print_table, size
 from replidict.node import NO_NETWORK
+from replidict.raft.membership import removed
 from replidict.replicated_dict import ReplicatedDict
+from replidict.storage import schema
 from replidict.storage.inspection import Inspected, inspect, resting
 from replidict.storage.recovery import Survivors, survivors
 
@@ -42,13 +45,18 @@ def inspect_node(data: Path, entries: int, as_json: bool) -> None:
             print_table(["index", "term", "committed", "entry"], rows)
     if found.damage is not None or found.superseded is not None:
         raise Failure(found.damage or f"{data} must not be opened any more. {found.superseded}", STORAGE)
+    if found.removed:
+        raise Failure(str(removed(found.identity.address)), STORAGE)
 
 
 def _facts(found: Inspected) -> list[tuple[str, object]]:
+    behind = found.last_index - found.applied.index
     log = f"{found.first_index} to {found.last_index}, the last of term {found.last_term}"
+    told: list[tuple[str, object]] = [] if found.recovered is None else [("recovered", _recovered(found.recovered))]
     return [
         ("node", f"{found.identity.address} ({found.identity.node_id})"),
         ("cluster", found.identity.cluster_id),
+        *told,
         ("voters", " ".join(found.members.voters)),
         ("learners", " ".join(found.members.learners) or None),
         ("term", found.vote.term),
@@ -56,10 +64,16 @@ def _facts(found: Inspected) -> list[tuple[str, object]]:
         ("log entries", log if found.first_index <= found.last_index else f"none, up to {found.last_index}"),
         ("committed", f"at least {found.committed}"),
         ("state table", f"up to {found.applied.index}: {found.applied.rows} keys, revision {found.applied.revision}"),
+        *([("", f"and {behind} log entries that it has not taken in yet")] if behind else []),
         ("size", f"{size(found.file_bytes)}, write-ahead log {size(found.wal_bytes)}"),
         ("last written", f"{age(time.time() - found.written)} ago"),
         ("integrity", "ok" if found.damage is None else "DAMAGED"),
     ]
+
+
+def _recovered(recovered: schema.Recovered) -> str:
+    lost = "nothing acknowledged was lost" if recovered.certain else "acknowledged writes may have been lost"
+    return f"on {recovered.at} from the cluster {recovered.cluster_id}: {lost}"
 
 
 def _is_committed(found: Inspected, index: int) -> str:
@@ -88,6 +102,8 @@ def _as_dict(found: Inspected) -> dict[str, object]:
         "written": found.written,
         "damage": found.damage,
         "superseded": found.superseded,
+        "removed": found.removed,
+        "recovered": None if found.recovered is None else msgspec.structs.asdict(found.recovered),
         "entries": [
             {"index": kept.index, "term": kept.term, "entry": described(kept.command)} for kept in found.entries
         ],
@@ -155,20 +171,38 @@ def _print_survivors(found: Survivors) -> None:
     print_table(["data", "node", "last term", "last index", "written", "voters", ""], rows)
 
 
+def _print_doubts(node: Inspected) -> None:
+    """What is odd about a disk, if something is."""
+    if node.recovered is not None:
+        click.echo(f"{node.path} was itself recovered {_recovered(node.recovered)}.")
+    if node.removed:
+        click.echo(f"{node.path}: this node was removed from its cluster, and heard of nothing since.")
+    elif node.identity.address not in node.members.voters:
+        click.echo(f"{node.path}: this node was no voter, as far as it knew: it may have been behind.")
+    if not node.marked:
+        click.echo(f"{node.path} has no mark beside its file: it may be older than what the node had acknowledged.")
+
+
 def _print_consequences(found: Survivors) -> None:
     voters, missing = len(found.furthest.members.voters), found.missing
     click.echo()
     if missing:
         click.echo(f"Missing here: {len(missing)} of {voters} voters, {' '.join(missing)}")
-    if found.complete:
+    for node in found.nodes:
+        _print_doubts(node)
+    if found.certain:
         click.echo("Every write that was acknowledged is on one of these disks: none is lost.")
-    else:
+    elif found.likely:
         click.echo(
-            "Writes that only the missing ones had acknowledged are LOST: nobody can tell whether there are any."
+            f"None is lost, unless the members changed after log entry {found.chosen.last_index}, which these disks"
         )
+        click.echo("need not have heard of: what others acknowledged since is LOST then.")
+    else:
+        click.echo("Acknowledged writes that are on none of these disks are LOST: nobody can tell whether there")
+        click.echo("are any.")
     if found.unconfirmed:
         click.echo(f"Log entries not known to be committed, which will be: {found.unconfirmed}. Some may have been")
         click.echo("reported as of unknown outcome.")
     if missing:
-        click.echo("The missing ones must never be started again with what they hold: a majority of them would go")
-        click.echo("on as the old cluster, beside the new one.")
+        click.echo("The missing ones must never be started again with what they hold, by a supervisor either: a")
+        click.echo("majority of them would go on as the old cluster, beside the new one. Wipe them first.")

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from replidict.state_machine import StateMachine
 from replidict.storage import schema
 from replidict.storage.files import FILE_NAME, check_inside, check_outside, check_version, in_use, read_note
 from replidict.storage.mark import Mark
-from replidict.storage.store import Store
+from replidict.storage.store import RECOVERED, Store
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Inspected:
     members: schema.Members
     """The last configuration in the log, committed or not: the one in force."""
 
+    settled: schema.Members
+    """The last configuration that this node surely knew to be committed, and `between` those in the log after it."""
+
+    between: Sequence[schema.Members]
+
     first_index: int
     """Of the log; one more than `last_index` if it is empty."""
 
@@ -76,6 +81,17 @@ class Inspected:
 
     superseded: str | None
     """Why it may not be opened any more, if it may not."""
+
+    marked: bool
+    """Whether there is a mark beside the file: without one nobody can tell that the file is not an older one."""
+
+    recovered: schema.Recovered | None
+    """What it was founded from, if that was a lost quorum."""
+
+    @property
+    def removed(self) -> bool:
+        """Does this node know that it is no member any more?"""
+        return self.identity.address not in (*self.settled.voters, *self.settled.learners)
 
 
 @contextmanager
@@ -127,14 +143,15 @@ def inspect(path: Path, last: int = 0) -> Inspected:
             facts = _facts(db)
             first, last_index, last_term, committed, entries = _log(db, facts["log_start"], last)
             committed = max(committed, facts["applied"].index)
-            members = _in_force(db, facts["members"])
+            settled, between = _configurations(db, facts["members"], committed)
             damage = damage or _damage(db, file, mark)
     except (KeyError, *schema.FAILURES) as error:
         raise StorageError(damage or f"{file}: can't be read: {error}") from error
     return Inspected(
-        path, facts["identity"], facts["vote"], facts["applied"], members,
+        path, facts["identity"], facts["vote"], facts["applied"], (settled, *between)[-1], settled, between,
         first, last_index, last_term, committed, entries,
         written, sizes[0], sizes[1], damage, read_note(note) if note.exists() else None,
+        mark is not None, facts.get(RECOVERED),
     )  # fmt: skip
 
 
@@ -171,6 +188,7 @@ _KINDS: dict[str, Any] = {
     "applied": schema.Applied,
     "log_start": schema.LogStart,
     "members": schema.Members,
+    RECOVERED: schema.Recovered,
 }
 
 
@@ -188,11 +206,19 @@ def _log(db: sqlite3.Connection, start: schema.LogStart, last: int) -> tuple[int
     return first, last_index, last_term, committed, [Kept(*row) for row in reversed(rows)]
 
 
-def _in_force(db: sqlite3.Connection, members: schema.Members) -> schema.Members:
-    for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (members.index,)):
+def _configurations(
+    db: sqlite3.Connection, settled: schema.Members, committed: int
+) -> tuple[schema.Members, list[schema.Members]]:
+    """The last configuration that is known to be committed, and those after it."""
+    between: list[schema.Members] = []
+    for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (settled.index,)):
         if cmd.is_configuration(command) and isinstance(said := cmd.decode(command), cmd.Configuration):
             members = schema.Members(index, said.voters, said.learners, said.node_ids, said.readers)
-    return members
+            if index <= committed:
+                settled = members
+            else:
+                between.append(members)
+    return settled, between
 
 
 def _damage(db: sqlite3.Connection, file: Path, mark: Mark | None) -> str | None:

@@ -13,6 +13,12 @@ Rules kept here:
 4. First the other disks are noted as superseded, which a node refuses to open, then the chosen one is rewritten in one
    transaction. A crash leaves it the old node or the new one; in between, the same can be done again.
 5. The mark stays as it is: a later term and a longer log than it knows of do not contradict it.
+6. That nothing is lost is said only where it is sure. Members change one at a time, so a majority of one configuration
+   has a node in each majority of the next (thesis 4.1): if a majority of the voters is here, in each configuration that
+   may be the last committed one, then the furthest disk has every committed entry, and every later change of the
+   members. With fewer a change may have passed these disks by. A disk counts only as the voter that it is, by its
+   identity, and only with its mark: without that it may be an older copy.
+7. The founder keeps the fact that it was recovered, and whether something may have been lost then.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from replidict.errors import ReplidictError, StorageError
 from replidict.storage import schema
 from replidict.storage.files import Directory, connect, put_facts, remove, sync
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node
+from replidict.storage.store import RECOVERED
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,37 @@ class Survivors:
     @property
     def furthest(self) -> Inspected:
         """The one that must be chosen. Of several that are equally far, the chosen one."""
-        return max((self.chosen, *self.others), key=lambda each: (each.last_term, each.last_index))
+        return max(self.nodes, key=lambda each: (each.last_term, each.last_index))
 
     @property
     def missing(self) -> list[str]:
         """Voters whose disks are not here."""
-        here = {each.identity.address for each in (self.chosen, *self.others)}
-        return [address for address in self.furthest.members.voters if address not in here]
+        members = self.furthest.members
+        return [address for address in members.voters if address not in _voters(members, self.nodes)]
 
     @property
-    def complete(self) -> bool:
-        """Whether each majority has one of these disks in it, so that nothing acknowledged is lost."""
-        return len(self.missing) * 2 <= len(self.furthest.members.voters)
+    def nodes(self) -> Sequence[Inspected]:
+        """All of them; the chosen one first."""
+        return (self.chosen, *self.others)
+
+    @property
+    def certain(self) -> bool:
+        """Whether nothing that was acknowledged can be lost (rule 6)."""
+        return all(2 * here > voters for here, voters in self._here())
+
+    @property
+    def likely(self) -> bool:
+        """Whether nothing can be lost if the members have not changed since: each majority has one of these disks."""
+        return all(2 * here >= voters for here, voters in self._here())
+
+    def _here(self) -> list[tuple[int, int]]:
+        """For each configuration that may be the last committed one: how many voters are here, and how many there are.
+
+        One is committed before the next is in a log, so these are the last two at most.
+        """
+        known = [self.furthest.settled, *self.furthest.between][-2:]
+        marked = [node for node in self.nodes if node.marked]
+        return [(len(_voters(members, marked)), len(members.voters)) for members in known]
 
     @property
     def unconfirmed(self) -> int:
@@ -64,7 +90,7 @@ class Survivors:
 
     def refusal(self) -> ReplidictError | None:
         """Why this can't be done; None if it can."""
-        nodes = [self.chosen, *self.others]
+        nodes = self.nodes
         for node in nodes:
             if node.damage is not None:
                 return StorageError(node.damage)
@@ -79,6 +105,11 @@ class Survivors:
                 )
             if (same := seen.setdefault(node.identity.node_id, node)) is not node:
                 return ReplidictError(f"{same.path} and {node.path} are copies of one node: leave one of them out")
+        if not self.furthest.last_index:
+            return ReplidictError(
+                f"{self.furthest.path} holds nothing, not one log entry: there is nothing to go on with. If it is "
+                "a copy: all files of the directory belong to it"
+            )
         if self.furthest is not self.chosen:
             return ReplidictError(
                 f"{self.furthest.path} is further than {self.chosen.path}: name it first, to go on with that one"
@@ -92,7 +123,7 @@ class Survivors:
         """
         if (refusal := self.refusal()) is not None:
             raise refusal
-        old = self.chosen.identity
+        old, before = self.chosen.identity, self.chosen.recovered
         new = schema.Identity(uuid.uuid4().hex, uuid.uuid4().hex, address or old.address)
         today = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         for directory in self.directories[1:]:
@@ -102,10 +133,11 @@ class Survivors:
                 f"{new.address} from {self.chosen.path.absolute()} on {today}: to bring this node back, give it an "
                 "empty directory and have it join that one.\n",
             )
-        self._rewrite(new)
+        certain = self.certain and (before is None or before.certain)
+        self._rewrite(new, schema.Recovered(old.cluster_id, today, certain))
         return new
 
-    def _rewrite(self, new: schema.Identity) -> None:
+    def _rewrite(self, new: schema.Identity, recovered: schema.Recovered) -> None:
         chosen, directory = self.chosen, self.directories[0]
         index, term = chosen.last_index + 1, max(chosen.vote.term, chosen.last_term) + 1
         alone = cmd.Configuration([new.address], [], {new.address: new.node_id})
@@ -115,6 +147,7 @@ class Survivors:
             "vote": schema.Vote(term, None, chosen.vote.cuts),
             "members": schema.Members(index, alone.voters, [], alone.node_ids),
             "pins": schema.Pins({}),
+            RECOVERED: recovered,
         }
         with closing(connect(directory.file, "fsync")) as db:
             try:
@@ -128,6 +161,12 @@ class Survivors:
                     f"{directory.file}: could not be recovered, and is as it was: {error}. Make sure the disk has "
                     "space and is healthy, then do it again"
                 ) from error
+
+
+def _voters(members: schema.Members, nodes: Sequence[Inspected]) -> set[str]:
+    """Which of the voters are these nodes, not others that took their addresses before or after them."""
+    who = {node.identity.address: node.identity.node_id for node in nodes}
+    return {each for each in members.voters if each in who and members.node_ids.get(each, who[each]) == who[each]}
 
 
 @contextmanager

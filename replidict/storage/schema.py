@@ -96,6 +96,15 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     taken_at: str
 
 
+class Recovered(msgspec.Struct, frozen=True, array_like=True):
+    """Only where a cluster was founded from what a lost quorum left (see `recovery`): from which, and when (ISO 8601,
+    UTC). `certain` says that nothing acknowledged can have been lost, then or at an earlier such time."""
+
+    cluster_id: str
+    at: str
+    certain: bool
+
+
 def another_node(address: str, known: str, node_id: str) -> str:
     """What is wrong when another identity than the known one comes from an address."""
     return (

@@ -51,6 +51,9 @@ LOG_RETAIN_BYTES = 64 * 1024 * 1024
 """However few the retained log entries are, they take no more space than about this."""
 
 FACTS = {"identity", "vote", "applied", "log_start", "members", "pins"}
+RECOVERED = "recovered"
+"""One more, which most files do not have: see `recovery`."""
+
 _pack = msgspec.msgpack.encode
 
 
@@ -101,7 +104,7 @@ class Store:
             if crc != schema.fact_crc(name, data):
                 raise self._broken(f"the checksum of {name!r} is wrong")
             facts[name] = data
-        if facts.keys() != FACTS:
+        if facts.keys() - {RECOVERED} != FACTS:
             raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(FACTS)}")
         return facts
 
