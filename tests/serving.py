@@ -49,11 +49,22 @@ class Serve:
         """Whether there is a process that runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def end(self, number: signal.Signals) -> int:
         """Send it a signal; its exit status once it has ended."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Its exit status, once it has ended by itself."""
         process, self._process = self._process, None
         assert process is not None
-        process.send_signal(number)
         return process.wait(60)
 
     def run(self) -> tuple[int, str]:

@@ -61,7 +61,7 @@ def test_completion(shell: str) -> None:
         (FileExistsError, 1),
         (ValueError, 2),
         (NotCommitted, 3),
-        (RemovedError, 3),
+        (RemovedError, 8),
         (OutcomeUnknown, 4),
         (StorageError, 5),
         (ReadTimeout, 6),

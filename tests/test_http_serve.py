@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import json
 import re
+import resource
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ import trustme
 
 from replidict.http.server import listening
 from tests.clusters import free_addresses, wait_until
-from tests.serving import Serve, all_closed, code, curl, status
+from tests.serving import COMMAND, Serve, all_closed, code, curl, environment, status
 
 
 def ports(count: int) -> list[str]:
@@ -132,6 +134,37 @@ def test_one_node(tmp_path: Path) -> None:
         assert curl(f"http://localhost:{http}/kv") == '{"keys": ["0", "1", "2"], "next": null}\n'
     assert node.log.count("--bootstrap, --peer and --join are not looked at") == 3
     assert (tmp_path / "solo.replidict").is_dir()
+
+
+def test_a_node_that_is_removed_ends(tmp_path: Path) -> None:
+    """A member that is removed ends its process, says why, and has an exit status of its own, at each start again."""
+    with three(tmp_path) as (nodes, urls):
+        leader, address = (str(status(urls[(leader_of(urls) + n) % 3])["address"]) for n in range(2))
+        leaver = nodes[(leader_of(urls) + 1) % 3]
+        command = [COMMAND, "remove", address, "--node", leader]
+        assert subprocess.run(command, env=environment({}), timeout=60, check=False).returncode == 0
+        assert leaver.ended() == 8
+        assert f"Error: {address} was removed from its cluster" in leaver.log
+        exit_status, output = leaver.run()
+        assert exit_status == 8 and f"Error: {address} was removed from its cluster" in output
+        assert "Traceback" not in leaver.log + output
+
+
+def test_a_node_whose_disk_fails_ends(tmp_path: Path) -> None:
+    """A node that can't write any more ends its process with the exit status of a disk, and says what failed."""
+    [raft, http] = ports(2)
+    node = Serve(tmp_path, "solo", "--addr", f"localhost:{raft}", "--http", f":{http}", "--bootstrap")
+    with all_closed([node]):
+        node.start()
+        url = f"http://localhost:{http}"
+        assert code("-X", "PUT", "-d", "kept", f"{url}/kv/small") == 204
+        resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (500_000, 500_000))
+        (tmp_path / "large").write_bytes(bytes(1_000_000))
+        assert code("-X", "PUT", "--data-binary", f"@{tmp_path / 'large'}", f"{url}/kv/large") == 500
+        assert node.ended() == 5
+        assert re.search("^Error: .*solo.replidict", node.log, re.MULTILINE) and "Traceback" not in node.log
+        node.start()
+        assert curl(f"{url}/kv/small") == "kept"
 
 
 def test_secrets_and_tokens(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 5  the node's disk or file: damaged, full, or in use
 6  no answer in time: the node can't be reached, or a read could not be made sure
 7  not let in: the secret or the certificates do not fit, or there is no protection where some is needed
+8  not done, here and for ever: the node is no member of its cluster any more; do not start it again
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from replidict.errors import (
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
+    RemovedError,
     ReplidictError,
     SecurityError,
     StorageError,
@@ -32,6 +34,7 @@ STORAGE = 5
 NO_ANSWER = 6
 
 _STATUS: list[tuple[type[ReplidictError], int]] = [
+    (RemovedError, 8),  # a NotCommitted as well, but trying again is in vain
     (NotCommitted, 3),
     (OutcomeUnknown, 4),
     (StorageError, STORAGE),

@@ -1,6 +1,10 @@
 """One node with its HTTP, as a process.
 
-SIGTERM and SIGINT end it in order: no new requests, those under way finished, leadership handed over, all closed.
+Rules kept here:
+
+1. SIGTERM and SIGINT end it in order: no new requests, those under way finished, leadership handed over, all closed.
+2. When the node stops by itself (its disk failed, or it was removed), so does the process, in the same order and with
+   the node's own error: whoever looks after processes must see it.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from replidict.replicated_dict import ReplicatedDict
 logger = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 5.0
+LOOK_SECONDS = 0.25
+"""Between two looks at whether the node still runs."""
 
 
 def run(name: str, directory: Path, http: str, token_file: Path | None, node: Mapping[str, Any]) -> None:
     """Open the node in this directory, and serve it until a signal comes. `node` is what `ReplicatedDict` takes.
 
-    Raises what opening it raises, and `ReplidictError` when HTTP can't be served.
+    Raises what opening it raises, `ReplidictError` when HTTP can't be served, and what made the node stop by itself.
     """
     options = Options()
     with listening(http) as bound:
@@ -45,7 +51,12 @@ def _serve(name: str, d: ReplicatedDict[Any, Any], server: HttpServer, at: str) 
         signal.signal(number, stop)
     server.start()
     logger.info("%s: HTTP on http://%s, the other nodes on %s", name, at, d.status().address)
-    server.wait()
+    while not server.ended_within(LOOK_SECONDS):
+        if _has_stopped(d):
+            server.stop()
+            server.wait()
+    if _has_stopped(d):
+        d.barrier(timeout=0)  # raises why
     status = d.status()
     if status.is_leader and status.peers:
         try:
@@ -54,3 +65,7 @@ def _serve(name: str, d: ReplicatedDict[Any, Any], server: HttpServer, at: str) 
         except ReplidictError as error:
             logger.warning("%s: could not hand over leadership: %s", name, error)
     logger.info("%s: stopped", name)
+
+
+def _has_stopped(d: ReplicatedDict[Any, Any]) -> bool:
+    return d.status().role in ("stopped", "removed")

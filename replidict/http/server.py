@@ -121,6 +121,11 @@ class HttpServer:
             self._server.force_exit = True
         self._server.should_exit = True
 
+    def ended_within(self, seconds: float) -> bool:
+        """Wait so long for its end; whether it has come."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def wait(self) -> None:
         """Return when it has ended."""
         self._thread.join()
