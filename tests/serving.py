@@ -63,9 +63,10 @@ class Serve:
 
     def ended(self) -> int:
         """Its exit status, once it has ended by itself."""
-        process, self._process = self._process, None
-        assert process is not None
-        return process.wait(60)
+        assert self._process is not None
+        exit_status = self._process.wait(60)
+        self._process = None
+        return exit_status
 
     def run(self) -> tuple[int, str]:
         """Run it to its end, which comes at once; exit status and output."""
