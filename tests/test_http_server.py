@@ -304,6 +304,27 @@ def test_heads_that_are_too_large(opened: tuple[Dict, int]) -> None:
             assert client.problem() == "head-too-large"
 
 
+def test_the_bound_of_heads(opened: tuple[Dict, int]) -> None:
+    """Headers and query together may have 64 KiB, beside the longest key there can be; one byte more is 431."""
+    _, port = opened
+    longest = path_of("ä" * ((OPTIONS.max_key_bytes - 4) // 2) + "a").encode()
+    bound = 64 * 1024 - len(b"Host: localhost\r\nX: \r\n")
+    one = b"GET %s HTTP/1.1\r\nHost: localhost\r\nX: %s\r\n\r\n"
+    many = b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n" + b"X: %s\r\n" % (b"x" * 105) * 1500 + b"\r\n"
+    for head, problem in {
+        one % (longest, b"x" * bound): "key-absent",
+        one % (longest, b"x" * (bound + 1)): "head-too-large",
+        one % (b"/kv/k?" + b"x" * (bound - 99), b"x" * 99): "bad-argument",
+        one % (b"/kv/k?" + b"x" * (bound - 99), b"x" * 100): "head-too-large",
+        one % (b"/kv/k", b"x" * 70_000): "head-too-large",
+        one % (b"/kv/k", b"x" * 300_000): "head-too-large",
+        many: "head-too-large",
+    }.items():
+        with Client(port) as client:
+            client.send(head)
+            assert client.problem() == problem
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -314,6 +335,10 @@ def test_heads_that_are_too_large(opened: tuple[Dict, int]) -> None:
         put("/kv/k", b"", "Content-Length: 5"),
         put("/kv/k", b"", "Transfer-Encoding: gzip"),
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        put("/kv/k", b"0\r\n\r\n" + GET, "Transfer-Encoding: chunked"),
+        put("/kv/k", b"0\r\n\r\n", "Transfer-Encoding: chunked")
+        .replace(b"Content-Length: 5\r\n", b"")
+        .replace(b"1.1", b"1.0"),
     ],
     ids=lambda sent: sent[:30],
 )

@@ -24,6 +24,7 @@ import h11
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from replidict.http.heads import HEAD_BYTES, Heads
 from replidict.http.problems import MEDIA_TYPE, Problem
 
 HEAD_SECONDS = 10.0
@@ -43,6 +44,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.conn = Heads(h11.SERVER, self.config.h11_max_incomplete_event_size or HEAD_BYTES)
         self._refused = False
         self._since = 0.0  # when what is waited for began
         self._dropped = 0
@@ -86,7 +88,8 @@ class Connection(H11Protocol):
         error = sys.exc_info()[1]
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
             size = self.config.h11_max_incomplete_event_size
-            self._refuse(Problem("head-too-large", f"the request line and the headers may have {size} bytes"))
+            limit = f"headers and query may have {HEAD_BYTES} bytes, and with the path {size}"
+            self._refuse(Problem("head-too-large", limit))
         else:
             self._refuse(Problem("malformed-request", f"this is not HTTP/1.1: {error}"))
 

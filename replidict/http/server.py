@@ -19,14 +19,13 @@ from starlette.types import ASGIApp
 
 from replidict.errors import ReplidictError, SecurityError
 from replidict.http.connection import Connection
+from replidict.http.heads import HEAD_BYTES
 from replidict.options import Options
 from replidict.security import is_loopback
 
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 10
 TOKEN_MIN_BYTES = 8
-HEAD_BYTES = 64 * 1024
-"""For the headers, and what of a request line is no key. Each byte of a key may take three."""
 
 
 def listening(address: str) -> socket.socket:
@@ -104,7 +103,7 @@ class HttpServer:
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
-                h11_max_incomplete_event_size=3 * options.max_key_bytes + HEAD_BYTES,
+                h11_max_incomplete_event_size=3 * options.max_key_bytes + HEAD_BYTES,  # %XX for each byte of a key
             )
         )
         self._bound = bound

@@ -1,0 +1,39 @@
+"""The heads of requests, read by h11 and then held to what it lets pass.
+
+Rules kept here:
+
+1. Beside its path, a head holds only so much, whether it comes bit by bit or all at once: h11 measures what is not yet
+   complete, and no other.
+2. Where a body ends is said once, or the request is refused: a proxy in between may have believed the other statement,
+   and take the rest for a request of somebody else (RFC 9112, 6.1 and 6.3).
+"""
+
+from __future__ import annotations
+
+import h11
+from typing_extensions import override
+
+HEAD_BYTES = 64 * 1024
+"""For the headers and the query."""
+
+
+class Heads(h11.Connection):
+    """h11's side of one connection."""
+
+    @override
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            _check(event)
+        return event
+
+
+def _check(request: h11.Request) -> None:
+    """Raise `h11.RemoteProtocolError` if this head is none that is answered."""
+    query = request.target.partition(b"?")[2]
+    headers = sum(len(name) + len(value) + len(b": \r\n") for name, value in request.headers)
+    if len(query) + headers > HEAD_BYTES:
+        raise h11.RemoteProtocolError("the headers and the query are too long", error_status_hint=431)
+    named = {name for name, _ in request.headers}
+    if b"transfer-encoding" in named and (b"content-length" in named or request.http_version < b"1.1"):
+        raise h11.RemoteProtocolError("Transfer-Encoding goes with no Content-Length, and came with HTTP/1.1")
