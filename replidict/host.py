@@ -156,6 +156,7 @@ class Host:
                 admit=sync_obj.admit,
                 farewell=sync_obj.members_are,
                 hear_of_members=sync_obj.hear_of_members,
+                denied=sync_obj.hear_of_another,
             )
             cleanup.callback(made.destroy)
             return made

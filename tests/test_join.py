@@ -20,6 +20,7 @@ from replidict import (
     ReplicatedDict,
     ReplidictError,
     SecurityError,
+    StorageError,
 )
 from replidict.joining import enter
 from replidict.security import Mode
@@ -213,6 +214,61 @@ def test_a_lost_disk(tmp_path: Path) -> None:
         nodes[1].remove_peer(address, timeout=30)
         with joining(tmp_path, address, nodes[1]) as new:
             settled([*nodes, new])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_cluster_is_founded_once(tmp_path: Path, mode: Mode, rank: int, certificates: Certificates) -> None:
+    """A founder that lost its disk and is started as for the first time stops, and says how to come back; nobody
+    can join what it would have founded, and the others go on."""
+    how = given(mode, certificates)
+    addresses = sorted(free_addresses(4))
+    founder, newcomer = addresses.pop(rank), addresses.pop()
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ReplicatedDict[Any, Any](tmp_path / "first", address=founder, timeout=30, **how))]
+        for address in addresses:
+            nodes.append(stack.enter_context(joining(tmp_path, address, nodes[0], **how)))
+        settled(nodes)
+        nodes.pop(0).close()
+        nodes[0].set("key", "value", timeout=30)
+        for _ in range(2):  # to start it again changes nothing
+            with ReplicatedDict[Any, Any](tmp_path / "empty", address=founder, **how) as second:
+                wait_until(lambda: second.status().role == "stopped", "it has heard of the others")
+                with pytest.raises(StorageError, match=f"remove {founder} from the cluster, by way of .* and join="):
+                    second["key"] = "another"
+                with pytest.raises(NotCommitted, match="could not join"):
+                    joining(tmp_path, newcomer, second, timeout=1, **how)
+        nodes[0].remove_peer(founder, timeout=30)
+        nodes.append(stack.enter_context(joining(tmp_path, founder, nodes[1], **how)))
+        settled(nodes)
+        assert nodes[-1]["key"] == "value"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_was_away_stops_nobody(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
+    """A founder that lost its disk and was let in anew, and is now alone, goes on when somebody comes back who was
+    removed meanwhile, and knows only the node that was there before."""
+    how = given(mode, certificates)
+    founder, other, away = sorted(free_addresses(3))
+    with ExitStack() as stack:
+        first = stack.enter_context(ReplicatedDict[Any, Any](tmp_path / "first", address=founder, timeout=30, **how))
+        nodes = [first, *(stack.enter_context(joining(tmp_path, each, first, **how)) for each in (other, away))]
+        settled(nodes)
+        nodes[2].close()
+        nodes[0].remove_peer(away, timeout=30)
+        nodes[1].remove_peer(founder, timeout=30)
+        nodes[0].close()
+        anew = stack.enter_context(joining(tmp_path, founder, nodes[1], **how))
+        settled([nodes[1], anew])
+        anew.remove_peer(other, timeout=30)
+        wait_until(lambda: voters(anew) == [founder], "it is alone")
+        denied: list[str] = []
+        transport = anew._host.node.engine.transport
+        hear, transport._denied = transport._denied, denied.append
+        with joining(tmp_path, away, anew, **how):
+            wait_until(lambda: away in denied, "it has been told so")
+        hear(away)
+        anew.set("key", "goes on", timeout=30)
 
 
 def test_a_founder_does_not_join(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import trustme
 from pysyncobj.node import Node
 
 from replidict.raft import messages, strangers
-from replidict.raft.framing import frame
-from replidict.raft.messages import MembersAre, Propose
+from replidict.raft.framing import WireError, frame
+from replidict.raft.messages import MembersAre, Propose, encode
 from replidict.raft.strangers import STRANGERS_MAX
 from replidict.raft.transport import LINES_PER_PEER
-from replidict.raft.wire import PING
+from replidict.raft.wire import PING, Refused
 from replidict.security import Mode, security_for
 from tests.wire_nets import (
     Host,
@@ -33,6 +33,7 @@ from tests.wire_nets import (
     handshake_of,
     held_back,
     serves,
+    session_for,
     warnings,
     with_a_raw_peer,
 )
@@ -358,6 +359,39 @@ def test_farewell_is_for_the_proven(net: Net, what: str, caplog: pytest.LogCaptu
     stranger = net.host(peers[1], peers, other, cluster="c1" if what == "secret" else "c2")
     net.run(lambda: what in caplog.text)
     assert stranger.events == [] and asked == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("who", ["a stranger", "a guest", "a node"])
+def test_who_is_believed_to_know_another_node_here(
+    net: Net, mode: Mode, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That a node took another's place is heard from proven nodes of the cluster, of which it may know none."""
+    low, high = addresses(2)
+    host = net.host(low, [], net.certificates.security(mode), farewell=lambda: FAREWELL)
+    session = session_for(net, host, "" if who == "a guest" else high, mode)
+    lie = frame(encode(Refused("identity", "another was here")))
+    if who == "a stranger":
+        session._say_proof = lambda: session._output.append(lie)  # type: ignore[method-assign]
+    else:
+        session._check_proof = lambda proof: session._refuse("identity", "another was here")  # type: ignore[method-assign]
+    with Stranger(host) as stranger:
+        sock = stranger.call()
+        session.start()
+
+        def refused() -> bool:
+            for out in [*session.take_output(), b""]:
+                if encrypted := bytes(session.encrypt(out)):
+                    sock.send(encrypted)
+            try:
+                for _ in session.receive(sock.recv(65536)):
+                    raise AssertionError("it is not let in")
+            except (BlockingIOError, WireError):
+                pass
+            return "another was here" in caplog.text
+
+        net.run(refused)
+    assert host.denied == ([high] if who == "a node" else [])
 
 
 def test_last_words_are_not_waited_for_long(net: Net) -> None:

@@ -121,13 +121,14 @@ class Host:
         self.events: list[Event] = []
         self.heard: list[tuple[str, Message]] = []
         self.members: list[MembersAre] = []  # from callers that are none
+        self.denied: list[str] = []  # who knows another node here
         self.on_connected: Callable[[Node], object] = lambda node: None
         self.on_message: Callable[[Node, Message], None] = lambda node, message: None
         self.wire = TcpTransport(
             None, Node(address), [Node(peer) for peer in peers], poller=self.poller,
             identity=Identity(cluster, node_id or f"id of {address}", address), security=security,
             clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit, farewell=farewell,
-            hear_of_members=self.members.append,
+            hear_of_members=self.members.append, denied=self.denied.append,
         )  # fmt: skip
         self.wire.setOnMessageReceivedCallback(self._hear)
         self.wire.setOnNodeConnectedCallback(lambda node: self._event("+", node))

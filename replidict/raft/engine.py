@@ -357,6 +357,19 @@ class Engine(SyncObj):
             peer.node_id = node_id
         return refused
 
+    def hear_of_another(self, witness: str) -> None:
+        """Somebody who has proved to be of this cluster knows another node at this address. Who has founded its cluster
+        alone, and is still alone in it, has then founded it a second time, on an empty disk. Of anybody else it is the
+        others that decide: one of them may be mistaken, because it was away while this node was replaced in order."""
+        if self.members.index == 0 and self.members.voters == {self.address}:
+            raise StorageError(
+                f"{self.store.name}: {witness} belongs to the cluster that was founded at {self.address}, and knows it "
+                "as another node: the disk of that one was lost or replaced, and this node would be a second cluster "
+                "under the same name. It has stopped; what was written to it is in this directory alone. To come back, "
+                f"remove {self.address} from the cluster, by way of {witness}, then start this node with an empty "
+                "directory and join="
+            )
+
     # -- the log ----------------------------------------------------------------------------------------------------
 
     @property

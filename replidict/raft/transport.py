@@ -65,12 +65,14 @@ class TcpTransport(Transport):
         admit: Callable[[str, str], str | None],
         farewell: Callable[[], Message | None],
         hear_of_members: Callable[[MembersAre], None],
+        denied: Callable[[str], None],
     ) -> None:
         """`admit` and `farewell` as in `Session`, but `admit` gives the text alone. `hear_of_members` gets what a
-        proven caller that is no member says of them: all that this node knew may have been replaced meanwhile."""
+        proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
+        `denied` gets the address of a proven caller that knows another identity at this node's address."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
-        self._farewell, self._hear_of_members = farewell, hear_of_members
+        self._farewell, self._hear_of_members, self._denied = farewell, hear_of_members, denied
         self._max_frame_bytes = max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
         self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
@@ -281,6 +283,8 @@ class TcpTransport(Transport):
     def _ended(self, connection: Connection, code: str, text: str, by_peer: bool) -> None:
         """A connection failed: log why."""
         self._forget(connection)
+        if code == "identity" and by_peer and connection.session.proven and connection.session.peer is not None:
+            self._denied(connection.session.peer.address)
         address = connection.called if connection.node is None else connection.node.id
         peer = self._peers.get(address) if address is not None else None
         if peer is None:

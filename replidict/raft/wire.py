@@ -158,6 +158,8 @@ class Session:
         self.peer: Hello | None = None
         self.guest = not me.address
         """Is one of the two sides a guest?"""
+        self.proven = False
+        """Has the peer proved to be a node of this cluster?"""
         self.unwelcome: str | None = None
         """Why the caller may not call, who is told `farewell` once the session is open, and heard no more."""
         self.farewell: Message | None = None
@@ -356,6 +358,7 @@ class Session:
             self._refuse("secret", f"{one} and {other} were given different secrets: give every node the same secret=")
         if self.guest:
             return
+        self.proven = True
         if self.unwelcome is not None:
             self.farewell = self._bid_farewell()
             if self.farewell is None:
