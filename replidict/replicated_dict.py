@@ -406,8 +406,10 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
         """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
 
-        A leader that is removed hands over first. Unless forced, no voter is removed when a majority of those that are
-        left can't be reached.
+        A leader that is removed hands over first. No voter is removed when a majority of those that are left can't be
+        reached: remove the ones that are lost first. With `force`, for a member that must go at any price, it is; the
+        cluster then has no leader and takes no writes until enough of the missing are back, and this call raises
+        `OutcomeUnknown` meanwhile. It is no way out of a lost quorum: that is `replidict recover`.
 
         Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
         (there is no such member, or it is the only voter), `ValueError`, `ClosedError` or `StorageError`.

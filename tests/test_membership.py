@@ -114,19 +114,27 @@ def test_the_last_voter_stays(tmp_path: Path) -> None:
 
 
 def test_no_majority_would_be_left(tmp_path: Path) -> None:
-    """With one of three down, another is not removed: the error names the one that is missing; forced, it waits."""
-    with cluster(tmp_path) as nodes:
+    """With one of three down, another is not removed: the error names the one that is missing, and what force costs.
+    Forced, nothing can be written, until that one is back."""
+    with cluster(tmp_path) as nodes, ExitStack() as stack:
+        where = addresses(nodes)
         leader = leader_of(nodes)
         down, up = (node for node in nodes if node is not leader)
         missing = str(down.status().address)
         down.close()
         wait_until(lambda: missing not in leader.status().connected, "it is known to be gone")
-        with pytest.raises(NotCommitted, match=f"no majority: {missing} can't be reached"):
+        with pytest.raises(NotCommitted, match=f"no majority: {missing} can't be reached, .* until they are back"):
             leader.remove_peer(str(up.status().address), timeout=5)
         assert len(leader.members()) == 3
         leader["key"] = "still here"
         with pytest.raises(OutcomeUnknown):
             leader.remove_peer(str(up.status().address), force=True, timeout=5)
+        with pytest.raises(ReplidictError):
+            leader.set("key", "no majority", timeout=1)
+        back = stack.enter_context(open_member(tmp_path, where, where.index(missing)))
+        back.set("key", "goes on", timeout=60)
+        stays = {*addresses([leader, back])}
+        assert {member.address for member in back.members()} in (stays, stays | {str(up.status().address)})
 
 
 def test_changes_without_a_majority(tmp_path: Path) -> None:

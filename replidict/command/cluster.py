@@ -74,7 +74,7 @@ def add(client: Client, address: str, no_vote: bool) -> None:
 
 @click.command()
 @click.argument("address")
-@click.option("--force", is_flag=True, help="Even if no majority is left in reach.")
+@click.option("--force", is_flag=True, help="Even if that stops all writes, for want of a majority.")
 @asking
 def remove(client: Client, address: str, force: bool) -> None:
     """Let a member go for good.

@@ -7,7 +7,8 @@ Rules kept here:
    by one voter, and their majorities overlap.
 2. A node comes in as a learner, which counts for nothing; the leader makes it a voter when its log is level (4.2.1).
 3. The leader does not remove itself: it hands over, and its successor does (4.2.2).
-4. No change is made that would leave no majority within reach, unless it is forced.
+4. No change is made that would leave no majority within reach, unless it is forced: it is in force at once, so nothing
+   can be committed then until the missing are back.
 5. Every answer is one of: `done` (committed), `later` (surely not done: ask again), `lost` (may be done), `absent` (it
    is no member) or `never`. To ask again after `lost` is safe, because what is so already is `done`.
 """
@@ -207,7 +208,8 @@ class Changes:
         if not change.force and address in members.voters and (missing := self._missing(left)):
             return "later", (
                 f"without {address} there would be no majority: {', '.join(missing)} can't be reached, out of the "
-                f"{len(left)} voters that would be left; start them again, or force it"
+                f"{len(left)} voters that would be left; start them again, or remove those first that are lost "
+                "(forced, everything would stand still until they are back)"
             )
         node_ids = {other: node_id for other, node_id in members.node_ids.items() if other != address}
         return replace(

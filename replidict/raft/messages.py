@@ -197,7 +197,7 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Let a member go; `force` also if that leaves no majority connected."""
+    """Let a member go; `force` also if that leaves no majority connected, and nothing can be committed for a while."""
 
     address: Name
     force: bool = False
