@@ -226,6 +226,9 @@ class Engine(SyncObj):
         if self._held:
             held, self._held = self._held, []
             for peer, message in held:
+                if type(message) is AppendReply and message.term < self.term:
+                    # A later leader has spoken since, and may have cut off what this would acknowledge.
+                    message = AppendReply(self.term, False, 0, message.round)
                 if type(message) is SnapshotReply:
                     self.answer(peer, peer.connections, message)
                 else:

@@ -24,9 +24,13 @@ from typing import Literal, Protocol
 from replidict.raft.messages import Message, encode
 from replidict.raft.pairs import MISSED_CALL
 from tests.simulator.loop import Loop, Timer, Trace
+from tests.simulator.violation import Violation
 
 SILENCE_TIMEOUT = HANDSHAKE_TIMEOUT = 2.0
 """Seconds of hearing nothing, or of waiting to be accepted, after which the real transport gives a connection up."""
+
+MOST_MESSAGES = 300_000
+"""In one run: thirty times what is usual. More are a storm, which feeds on itself."""
 
 
 class Channel:
@@ -296,6 +300,8 @@ class Network:
             return False
         data = encode(message)
         self.messages += 1
+        if self.messages > MOST_MESSAGES:
+            raise Violation("storm", f"{self.messages:,} messages, the last one {type(message).__name__}")
         self.trace.message(f"{sender}>{receiver}", "send", data, message)
         if not connection.cut and (self.filter is None or self.filter(sender, receiver, message)):
             self.post(connection, receiver, "message", data)
