@@ -392,6 +392,44 @@ def test_pipelined_requests(opened: tuple[Dict, int]) -> None:
             assert client.answer()[1] == b"%d" % number
 
 
+def test_clients_that_close_their_half(opened: tuple[Dict, int]) -> None:
+    """A client that sends no more than its requests, and says so, gets all of its answers, and then the end."""
+    _, port = opened
+    with Client(port) as client:
+        client.send(put("/kv/k", b"v") + put("/kv/k", b"w") + GET.replace(b"/k ", b"/k?consistency=linearizable "))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.answer() for _ in range(3)] == [(204, b""), (204, b""), (200, b"w")]
+        client.ends()
+    for cut in (put("/kv/cut", b"v", length=2), GET[:-2], b"", put("/kv/k", b"w") + put("/kv/cut", b"v", length=2)):
+        with Client(port) as client:
+            client.send(cut)
+            client.socket.shutdown(socket.SHUT_WR)
+            client.ends()
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("http://localhost/kv/k", None),
+        ("HTTP://127.0.0.1:8001/kv/k?consistency=linearizable", None),
+        ("http://evil.example/kv/k", "not-loopback"),
+        ("http://evil@localhost/kv/k", "not-loopback"),
+        ("http:///kv/k", "not-loopback"),
+        ("http://localhost//kv/k", "about:blank"),
+        ("http://localhost?kv/k", "about:blank"),
+    ],
+)
+def test_targets_with_a_host(opened: tuple[Dict, int], target: str, problem: str | None) -> None:
+    """A target may name the host, which then counts, whatever the Host header says."""
+    d, port = opened
+    d["k"] = "v"
+    with Client(port) as client:
+        host = "localhost" if problem else "evil.example"
+        client.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        status, body = client.answer()
+        assert (status, body) == (200, b"v") if problem is None else json.loads(body)["type"].endswith(problem)
+
+
 def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
     """An answer goes out whole at once (TCP_NODELAY): its second part never waits until the client has the first."""
     with (

@@ -130,7 +130,7 @@ class Store:
     async def _put(self, request: Request, key: str) -> Response:
         timeout = timeout_of(parameters_of(request, {"timeout"}))
         condition = condition_of(request)
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if {coding.lower() for coding in request.headers.getlist("Content-Encoding")} - {"identity"}:
             raise Problem("content-encoding", "a body that is compressed would be kept, and given back, as it came")
         if "Content-Range" in request.headers:
             raise Problem("bad-argument", "Content-Range: a value is stored whole")

@@ -7,6 +7,7 @@ Rules kept here:
    sockets and files are never those that find none left.
 3. Whoever is refused is told so, and the rest of what it sends is dropped for a while: to hang up on unread bytes would
    reset the connection, and the answer with it.
+4. A client that closes its half of the connection after whole requests still gets their answers.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self.conn = Heads(h11.SERVER, self.config.h11_max_incomplete_event_size or HEAD_BYTES)
         self._refused = False
+        self._heard_all = False
         self._since = 0.0  # when what is waited for began
         self._dropped = 0
         self._check: asyncio.TimerHandle | None = None
@@ -79,9 +81,17 @@ class Connection(H11Protocol):
             super().data_received(data)
 
     @override
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to go on without what the client might have said."""
+        self._heard_all = True
+        return not self._refused and self.cycle is not None and not self._is_over
+
+    @override
     def on_response_complete(self) -> None:
         self._since, self._dropped = self.loop.time(), 0
-        super().on_response_complete()
+        super().on_response_complete()  # begins the next request, if it is there
+        if self._heard_all and self._is_over:
+            self.transport.close()
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -103,6 +113,11 @@ class Connection(H11Protocol):
     @property
     def _answered(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a client that says no more is owed no more."""
+        return self._answered or self.conn.their_state is h11.SEND_BODY
 
     def _look_again(self) -> None:
         self._check = self.loop.call_later(CHECK_SECONDS, self._look)

@@ -6,15 +6,20 @@ Rules kept here:
    complete, and no other.
 2. Where a body ends is said once, or the request is refused: a proxy in between may have believed the other statement,
    and take the rest for a request of somebody else (RFC 9112, 6.1 and 6.3).
+3. A target that names a host as well counts as its path, sent to that host (RFC 9112, 3.2.2): the Host header may say
+   something else, and the guard must look at the one that was meant.
 """
 
 from __future__ import annotations
+
+import re
 
 import h11
 from typing_extensions import override
 
 HEAD_BYTES = 64 * 1024
 """For the headers and the query."""
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)/?(.*)", re.IGNORECASE)
 
 
 class Heads(h11.Connection):
@@ -25,6 +30,7 @@ class Heads(h11.Connection):
         event = super().next_event()
         if isinstance(event, h11.Request):
             _check(event)
+            return _relative(event)
         return event
 
 
@@ -37,3 +43,18 @@ def _check(request: h11.Request) -> None:
     named = {name for name, _ in request.headers}
     if b"transfer-encoding" in named and (b"content-length" in named or request.http_version < b"1.1"):
         raise h11.RemoteProtocolError("Transfer-Encoding goes with no Content-Length, and came with HTTP/1.1")
+
+
+def _relative(request: h11.Request) -> h11.Request:
+    """Rule 3."""
+    found = _ABSOLUTE.fullmatch(request.target)
+    if found is None:
+        return request
+    host, path = found.groups()
+    others = [(name, value) for name, value in request.headers if name != b"host"]
+    return h11.Request(
+        method=request.method,
+        target=b"/" + path,
+        headers=[(b"host", host), *others],
+        http_version=request.http_version,
+    )
