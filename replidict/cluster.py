@@ -4,7 +4,8 @@ Rules kept here:
 
 1. A change is asked for again until it is made, is surely impossible, or the deadline has passed; what is so already is
    no error, so asking again is safe.
-2. `NotCommitted` says that it surely was not made; once an answer got lost, it is `OutcomeUnknown`.
+2. `NotCommitted` says that it surely was not made; once an answer got lost, it is `OutcomeUnknown`. So it is when this
+   node stops before it hears one, unless it stops because it is removed, and that was what it asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NoReturn, TypeVar
 
-from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
+from replidict.errors import ClosedError, NotCommitted, OutcomeUnknown, RemovedError, ReplidictError, SecurityError
 from replidict.node import Node
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
+from replidict.waiting import raise_anew
 
 RETRY_PAUSE = 0.02  # seconds
 REPORT_WITHIN = 2.0  # election timeouts in which a leader says how far everybody is, or there is none
@@ -64,17 +66,14 @@ class Cluster:
 
     def _repeat(self, change: Change, seconds: float, made: Callable[[Verdict, bool], bool]) -> None:
         """Ask until it is made; `made` is told the verdict, and whether an answer got lost."""
-        engine = self._node.engine
         deadline = time.monotonic() + seconds
         lost = False
         verdict: Verdict
         why = "no leader could be reached"
-
-        def ask(answer: Callable[[tuple[Verdict, str]], None]) -> None:
-            engine.changes.ask(change, lambda verdict, why: answer((verdict, why)))
-
+        if self._node.failure is not None:
+            raise_anew(self._node.failure)
         while True:
-            said = self._ask(ask, deadline)
+            said = self._ask_leader(change, deadline, lost)
             if said is not None:
                 verdict, why = said
             else:
@@ -89,6 +88,32 @@ class Cluster:
                 return
             if time.monotonic() >= deadline:
                 self._too_late(change, seconds, why, lost)
+
+    def _ask_leader(self, change: Change, deadline: float, lost: bool) -> tuple[Verdict, str] | None:
+        """Ask once: the verdict, or None when it does not come in time. Rule 2; `lost`: was an earlier one?"""
+        engine, begun = self._node.engine, False
+
+        def ask(answer: Callable[[tuple[Verdict, str]], None]) -> None:
+            nonlocal begun
+            begun = True
+            engine.changes.ask(change, lambda verdict, why: answer((verdict, why)))
+
+        try:
+            return self._ask(ask, deadline)
+        except ClosedError as error:
+            leaves = isinstance(change, RemoveMember) and change.address == engine.address
+            if leaves and isinstance(error, RemovedError):
+                return "done", ""
+            if not begun and not lost:
+                raise
+            raise OutcomeUnknown(
+                f"{_named(change)}: this node has stopped before it heard what became of that, so it may or may not be "
+                f"made: members() of another node tells ({error})"
+            ) from error
+        except NotCommitted:  # too busy
+            if not lost:
+                raise
+            return None
 
     def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
         if lost:
@@ -146,9 +171,11 @@ class Cluster:
         except TimeoutError:
             if begun.cancel():
                 raise NotCommitted(f"{self._node.engine.address} is too busy to ask in time") from None
+        if answer.done():
+            return answer.result()
         if self._node.failure is not None:
-            raise type(self._node.failure)(*self._node.failure.args)
-        return answer.result() if answer.done() else None
+            raise_anew(self._node.failure)
+        return None
 
 
 def _named(change: Change) -> str:

@@ -6,7 +6,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from replidict import (
     NotCommitted,
     Options,
+    OutcomeUnknown,
     RemovedError,
     ReplicatedDict,
     ReplidictError,
@@ -23,6 +25,7 @@ from replidict import (
     StorageError,
 )
 from replidict.joining import enter
+from replidict.raft.messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import store
 from replidict.storage.files import Directory
@@ -417,17 +420,51 @@ def test_removed_while_it_is_there(tmp_path: Path, mode: Mode, rank: int, certif
         settled(left)
 
 
-def test_who_removes_itself(tmp_path: Path) -> None:
-    """A node can ask for its own removal, the leader too: the call returns, and then the node stops."""
+def lose_what_is_done(node: Dict) -> None:
+    """From now on the node hears no answer that says that a change of the members is made."""
+    changes = node._host.node.engine.changes
+    ask = changes.ask
+
+    def ask_and_lose(change: Change, answer: Callable[[Verdict, str], None]) -> None:
+        ask(change, lambda verdict, why: None if verdict == "done" else answer(verdict, why))
+
+    changes.ask = ask_and_lose  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("leads", [True, False])
+@pytest.mark.parametrize("answered", [True, False])
+def test_who_removes_itself(tmp_path: Path, leads: bool, answered: bool) -> None:
+    """A node can ask for its own removal, the leader too: the call returns, whether it hears first that it is gone or
+    that this is done, and then the node stops."""
     with cluster(tmp_path) as nodes:
         leader = leader_of(nodes)
-        left = [node for node in nodes if node is not leader]
-        try:
-            leader.remove_peer(address_of(leader), timeout=30)
-        except RemovedError:
-            pass  # it heard that it is gone before it heard the answer
-        gone(leader)
+        leaver = leader if leads else next(node for node in nodes if node is not leader)
+        left = [node for node in nodes if node is not leaver]
+        if not answered:
+            lose_what_is_done(leaver)
+        leaver.remove_peer(address_of(leaver), timeout=60)
+        gone(leaver)
+        with pytest.raises(RemovedError):
+            leaver.remove_peer(address_of(leaver))
         settled(left)
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_stopped_while_it_changes_the_members(tmp_path: Path, removed: bool) -> None:
+    """A node that is removed, or closed, before it hears what became of a change, does not say that it was not made."""
+    (newcomer,) = free_addresses(1)
+    with cluster(tmp_path) as nodes, ThreadPoolExecutor() as threads:
+        leader = leader_of(nodes)
+        asked = next(node for node in nodes if node is not leader)
+        lose_what_is_done(asked)
+        change = threads.submit(asked.add_peer, newcomer, timeout=60)
+        wait_until(lambda: newcomer in [member.address for member in leader.members()], "it is made")
+        if removed:
+            leader.remove_peer(address_of(asked), timeout=30)
+        else:
+            asked.close()
+        with pytest.raises(OutcomeUnknown, match=f"adding {newcomer}: this node has stopped .* may or may not be made"):
+            change.result(60)
 
 
 @pytest.mark.parametrize("mode", MODES)
