@@ -31,7 +31,7 @@ def test_every_command_is_told() -> None:
     page = (ROOT / "docs" / "command.md").read_text()
     said = " ".join(step.command for step in steps_of(page))
     assert [name for name in main.commands if not re.search(rf"replidict {name}\b", said)] == []
-    assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(status) for status in range(8)]
+    assert re.findall(r"^\| (\d) \|", page, re.MULTILINE) == [str(status) for status in range(9)]
 
 
 def test_all_of_http_is_told() -> None:
