@@ -69,6 +69,8 @@ class Client:
             raise SecurityError(f"{address} is off loopback, where nobody is called without secret= or tls=")
         self.cluster_id = ""
         """Of the cluster that the node belongs to."""
+        self.wrote = False
+        """Was anything asked that leaves a trace (`asks.WRITES`)? From before the first byte of it is sent."""
         self._security = security
         self._closed: ReplidictError | None = None
         self._ids = 0
@@ -82,7 +84,8 @@ class Client:
                 self._connect(target, now + (deadline - now) / (1 + others))  # so that one which hangs leaves time
                 return
             except ReplidictError as error:
-                failed = error
+                if isinstance(failed, UnreachableError):  # somebody who answers tells more than nobody
+                    failed = error
         raise failed
 
     def _connect(self, target: Target, deadline: float) -> None:
@@ -171,6 +174,7 @@ class Client:
         ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), asks.TIMEOUT_MAX))
         self._look(ask)
         framed = self._session.encrypt(self._session.seal(frame(encode(ask), self._session.tag_bytes)))
+        self.wrote = self.wrote or isinstance(ask, asks.WRITES)
         try:
             self._socket.settimeout(ask.timeout + GRACE)
             self._socket.sendall(framed)

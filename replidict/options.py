@@ -54,13 +54,14 @@ class Options:
             expected = {"float": (int, float), "int": (int,), "bool": (bool,)}.get(str(field.type), (str,))
             if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
                 raise ValueError(f"Options({field.name}={value!r}): expected {field.type}")
+            wanted = "a positive" if field.name != "snapshot_retain" else "0 or a positive"
             may_be_zero = field.name == "snapshot_retain" and value == 0
             if (
                 isinstance(value, int | float)
                 and not isinstance(value, bool)
                 and not (0 < value < 2**40 or may_be_zero)
             ):
-                raise ValueError(f"Options({field.name}={value!r}): must be a positive, finite number")
+                raise ValueError(f"Options({field.name}={value!r}): must be {wanted}, finite number")
         if self.durability not in ("fsync", "process"):
             raise ValueError(f"Options(durability={self.durability!r}): must be 'fsync' or 'process'")
         if self.election_timeout < 3 * self.heartbeat:

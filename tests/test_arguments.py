@@ -140,6 +140,13 @@ def test_wrong_options(field: Field[Any]) -> None:
             Options(**{field.name: value})
 
 
+def test_what_may_be_zero_is_said() -> None:
+    """An option of which 0 is a value is not said to need a positive one."""
+    with pytest.raises(ValueError, match=r"snapshot_retain=-1.*must be 0 or a positive, finite number"):
+        Options(snapshot_retain=-1)
+    assert Options(snapshot_retain=0).snapshot_retain == 0
+
+
 def test_options_are_frozen_and_named() -> None:
     """Options can't be changed later, nor given by position, where one would be taken for another."""
     options = Options()

@@ -6,10 +6,11 @@ import datetime as dt
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from replidict import ReplicatedDict
+from replidict import Options, ReplicatedDict
 from replidict.command import bench
 from replidict.command.main import main
 from replidict.security import Mode
@@ -95,7 +96,10 @@ def test_what_has_no_literal_is_shown(nodes: list[Dict]) -> None:
     nodes[0][KEY] = {1: 2}
     assert out(nodes[0], "get", KEY) == "{1: 2}\n"
     done = run(nodes[0], "get", KEY, "--json")
-    assert done.exit_code == 2 and "JSON can't say" in done.stderr and done.stdout == ""
+    assert done.exit_code == 1 and "JSON can't say" in done.stderr and done.stdout == ""
+    nodes[0][KEY] = float("nan")
+    done = run(nodes[0], "get", KEY, "--json")
+    assert done.exit_code == 1 and "JSON can't say nan" in done.stderr and "Usage" not in done.stderr
     nodes[0][KEY] = "\ud800"
     assert out(nodes[0], "get", KEY) == "'\\ud800'\n"
 
@@ -120,6 +124,7 @@ def test_conditions(nodes: list[Dict]) -> None:
     out(nodes[0], "set", KEY, "third", "--if-revision", str(revision))
     assert out(nodes[0], "get", KEY) == "third\n"
     assert run(nodes[0], "set", KEY, "x", "--if-absent", "--if-revision", "1").exit_code == 2
+    assert run(nodes[0], "set", KEY, "x", "--if-revision", "9" * 23).exit_code == 2
     said = json.loads(out(nodes[0], "set", KEY, "last", "--json"))
     assert said == {"done": True, "revision": nodes[0].versioned(KEY).revision}  # type: ignore[union-attr]
 
@@ -156,6 +161,29 @@ def test_keys(nodes: list[Dict], monkeypatch: pytest.MonkeyPatch) -> None:
     del nodes[0][(1, "x")]
 
 
+ESCAPES = "\x1b[2J\x07"
+
+
+def test_control_characters_stay_off_the_terminal(nodes: list[Dict]) -> None:
+    """A key with control characters is printed as a literal, so that it does nothing to a terminal and is one line; so
+    is such a value, on a terminal, where tabs and line ends stay what they are."""
+    nodes[0][f"{KEY}{ESCAPES}\n"] = f"a{ESCAPES}"
+    nodes[0]["plain"] = "two\n\tlines"
+    assert out(nodes[0], "keys").splitlines() == [repr(f"{KEY}{ESCAPES}\n"), "plain"]
+    assert out(nodes[0], "get", f"{KEY}{ESCAPES}\n") == f"a{ESCAPES}\n"
+    assert run(nodes[0], "get", f"{KEY}{ESCAPES}\n", "--raw").stdout_bytes == f"a{ESCAPES}".encode()
+    ours, theirs = pty.openpty()
+    settings = environment({"REPLIDICT_NODE": str(nodes[0].status().address)})
+    for key in (f"{KEY}{ESCAPES}\n", "plain"):
+        subprocess.run([COMMAND, "get", key], stdout=theirs, env=settings, check=True)
+    os.close(theirs)
+    said = b""
+    while not said.endswith(b"lines\r\n"):
+        said += os.read(ours, 10_000)
+    os.close(ours)
+    assert said == repr(f"a{ESCAPES}").encode() + b"\r\ntwo\r\n\tlines\r\n"
+
+
 # -- the cluster ------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +212,8 @@ def test_the_life_of_a_cluster(tmp_path: Path) -> None:
     with cluster(tmp_path, timeout=30) as nodes:
         (new,) = free_addresses(1)
         first = str(nodes[0].status().address)
-        assert out(nodes[0], "add", new, "--no-vote") == f"{new} may come.\n"
+        said = out(nodes[0], "add", new, "--no-vote")
+        assert said == f"{new} may come: start it with --join, if it does not run yet.\n"
         with ReplicatedDict[str, Any](tmp_path / "new", address=new, join=first, voter=False, timeout=30) as joined:
             assert [m["voter"] for m in json.loads(out(new, "members", "--json"))["members"]].count(False) == 1
             out(new, "set", "k", "v")
@@ -201,6 +230,93 @@ def test_the_life_of_a_cluster(tmp_path: Path) -> None:
         assert done.exit_code == 1 and "no member" in done.stderr
         assert run(nodes[0], "transfer", new).exit_code == 1
         assert run(nodes[0], "add", "nonsense").exit_code == 2
+
+
+def test_a_node_removes_itself(tmp_path: Path) -> None:
+    """The node that is asked is the one to go, a follower or the leader: it may fall silent as it stops, and still the
+    command says that it is done, since another member does."""
+    with cluster(tmp_path, timeout=30) as nodes:
+        for node in (next(n for n in nodes if not n.status().is_leader), leader_of(nodes)):
+            gone = str(node.status().address)
+            assert out(gone, "remove", gone) == f"{gone} is no member any more.\n"
+        (left,) = (node for node in nodes if node.status().role != "removed")
+        wait_until(lambda: [each.address for each in left.members()] == [left.status().address], "one is left")
+
+
+def test_json_of_changes(nodes: list[Dict], tmp_path: Path) -> None:
+    """What changes the cluster says for scripts that it is done, and what became of it."""
+    (new,) = free_addresses(1)
+    assert json.loads(out(nodes[0], "add", new, "--json")) == {"done": True, "address": new}
+    assert json.loads(out(nodes[0], "remove", new, "--json")) == {"done": True, "address": new}
+    to = next(str(n.status().address) for n in nodes if not n.status().is_leader)
+    assert json.loads(out(nodes[0], "transfer", to, "--json")) == {"done": True, "leader": to}
+    out(nodes[0], "backup", tmp_path / "b")
+    restored = tmp_path / "r"
+    said = json.loads(out("", "restore", tmp_path / "b", restored, "--address", new, "--json"))
+    assert said == {"done": True, "path": str(restored), "address": new}
+    with ReplicatedDict[str, Any](restored, address=new, timeout=30) as opened:
+        opened.barrier()
+    said = json.loads(out("", "recover", restored, "--yes", "--json"))
+    who = json.loads(out("", "inspect", restored, "--json"))
+    assert said == {
+        "done": True, "path": str(restored), "certain": True, "address": new,
+        "cluster_id": who["cluster_id"], "node_id": who["node_id"],
+    }  # fmt: skip
+
+
+def interrupted(*arguments: str, when: Callable[[], object]) -> tuple[int, str]:
+    """How the command ends, and what it says, if Ctrl-C is pressed when this has returned."""
+    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=environment({})) as process:
+        try:
+            when()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, said
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    """Interrupted once a write was sent: it may be done, and that is exit status 4. Before, it is 130."""
+    patient = Options(election_timeout=20)  # it goes on leading without the other one
+    first, second = free_addresses(2)
+    with ReplicatedDict[str, Any](tmp_path / "1", address=first, options=patient, timeout=30) as leader:
+        with ReplicatedDict[str, Any](tmp_path / "2", address=second, join=first, options=patient, timeout=30):
+            wait_until(lambda: all(each.voter for each in leader.members()), "the other one votes")
+        before = leader.status().log_entries
+        status, said = interrupted(
+            "set", "k", "v", "--node", first,
+            when=lambda: wait_until(lambda: leader.status().log_entries > before, "it is in the log"),
+        )  # fmt: skip
+        assert (status, "may or may not be done" in said) == (4, True), said
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        kept: list[socket.socket] = []
+        status, said = interrupted("set", "k", "v", "--node", address, when=lambda: kept.append(silent.accept()[0]))
+        kept[0].close()
+    assert (status, said) == (130, "Error: interrupted\n")
+
+
+def test_the_most_telling_error(tmp_path: Path) -> None:
+    """A name of several addresses, one of which somebody else answers at: that is said, not that others refuse."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            while True:
+                try:
+                    guest, _ = other.accept()
+                except OSError:
+                    return
+                with guest:
+                    guest.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    guest.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = run(f"localhost:{other.getsockname()[1]}", "get", "k")
+        other.shutdown(socket.SHUT_RDWR)
+        thread.join(30)
+    assert done.exit_code == 1 and "speaks another protocol" in done.stderr
 
 
 def test_without_a_majority(tmp_path: Path) -> None:
@@ -225,7 +341,8 @@ def test_no_node_there() -> None:
     (nowhere,) = free_addresses(1)
     done = run(nowhere, "get", "k")
     assert done.exit_code == 6 and nowhere in done.stderr and "check the address" in done.stderr
-    assert run("nonsense", "get", "k").exit_code in (1, 2)
+    for nonsense in ("nonsense", "", "host:0x10", "host:99999"):
+        assert run("", "get", "k", "--node", nonsense).exit_code == 2
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -297,6 +414,9 @@ def test_backup_and_restore(nodes: list[Dict], tmp_path: Path) -> None:
     done = run(nodes[0], "backup", tmp_path / "b")
     assert done.exit_code == 1 and "never replaces" in done.stderr
     assert f"{len(nodes[0])} keys" in out(nodes[0], "backup", tmp_path / "b2")
+    for nowhere in ("", "/", tmp_path / ".."):
+        done = run(nodes[0], "backup", nowhere)
+        assert done.exit_code in (1, 2) and "PosixPath" not in done.stderr
     done = run(nodes[0], "backup", tmp_path / "missing" / "b")
     assert done.exit_code == 1 and "no backup was made" in done.stderr
     (address,) = free_addresses(1)

@@ -111,14 +111,20 @@ def test_a_changed_membership_is_told(tmp_path: Path) -> None:
     assert (done["voters"], done["learners"]) == (list(FOUNDERS[:2]), ["10.0.0.9:7000"])
 
 
+def test_more_entries_than_there_are(killed: Path) -> None:
+    """More entries asked for than SQLite can count to: all are shown, or the number is refused, without a traceback."""
+    assert inspect(killed, "-n", "1000000").exit_code == 0
+    assert inspect(killed, "-n", "9" * 23).exit_code == 2
+
+
 def test_a_removed_node_is_told(tmp_path: Path) -> None:
-    """The disk of a node that was removed: shown, and exit status 5, as it would refuse to start with it."""
+    """The disk of a node that was removed: shown, and exit status 8, as when it is started."""
     with cluster(tmp_path, 2) as nodes:
         removed = str(nodes[1].status().address)
         nodes[0].remove_peer(removed)
         wait_until(lambda: nodes[1].status().role == "removed", "it has stopped")
     done = inspect(tmp_path / "n1")
-    assert done.exit_code == 5 and f"{removed} was removed from its cluster" in done.output
+    assert done.exit_code == 8 and f"{removed} was removed from its cluster" in done.output
     assert "integrity     ok" in done.output
     assert json.loads(inspect(tmp_path / "n1", "--json").stdout)["removed"] is True
     assert inspect(tmp_path / "n0").exit_code == 0

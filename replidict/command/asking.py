@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from replidict.arguments import member_of
 from replidict.client import Client
 from replidict.command.failures import told
 from replidict.command.security import Protection, protected
+from replidict.errors import OutcomeUnknown
 from replidict.raft.asks import TIMEOUT_MAX
 from replidict.security import security_for
 
@@ -34,8 +37,9 @@ def reaching(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(node: str, timeout: float, protection: Protection, **rest: Any) -> None:
         with told():
+            member_of(node)
             security = security_for(node, protection.tls, protection.secret, protection.insecure)
-            command(connect=lambda: Client(node, security=security, timeout=timeout), **rest)
+            command(connect=lambda to=node: Client(to, security=security, timeout=timeout), **rest)
 
     return wrapped
 
@@ -46,7 +50,21 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
     @reaching
     @functools.wraps(command)
     def wrapped(connect: Callable[[], Client], **rest: Any) -> None:
-        with connect() as client:
+        with connect() as client, told_if_interrupted(client):
             command(client=client, **rest)
 
     return wrapped
+
+
+@contextmanager
+def told_if_interrupted(client: Client) -> Iterator[None]:
+    """Ctrl-C in here is told as what it means for what was asked of this client."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if client.wrote:
+            raise OutcomeUnknown(
+                f"interrupted, after {client.address} was asked: it may or may not be done, now or later. Look before "
+                "trying again"
+            ) from error
+        raise

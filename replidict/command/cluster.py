@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import click
 
 from replidict.client import Client
-from replidict.command.asking import as_json_option, asking
+from replidict.command.asking import as_json_option, asking, reaching, told_if_interrupted
 from replidict.command.output import print_facts, print_json, print_table, size
+from replidict.errors import NotCommitted, OutcomeUnknown, RemovedError, ReplidictError
 from replidict.raft import asks
 
 
@@ -61,38 +63,82 @@ def members(client: Client, as_json: bool) -> None:
 @click.command()
 @click.argument("address")
 @click.option("--no-vote", is_flag=True, help="It will never count towards a majority.")
+@as_json_option
 @asking
-def add(client: Client, address: str, no_vote: bool) -> None:
+def add(client: Client, address: str, no_vote: bool, as_json: bool) -> None:
     """Let a node in, before it is started.
 
     ADDRESS is where the others will reach it. It becomes a voter once it runs and
     has caught up. Start it with --join.
     """
     client.ask(lambda i, t: asks.AddPeer(i, t, address, not no_vote), asks.Done)
-    click.echo(f"{address} may come.")
+    if as_json:
+        print_json({"done": True, "address": address})
+    else:
+        click.echo(f"{address} may come: start it with --join, if it does not run yet.")
 
 
 @click.command()
 @click.argument("address")
 @click.option("--force", is_flag=True, help="Even if that stops all writes, for want of a majority.")
-@asking
-def remove(client: Client, address: str, force: bool) -> None:
+@as_json_option
+@reaching
+def remove(connect: Callable[..., Client], address: str, force: bool, as_json: bool) -> None:
     """Let a member go for good.
 
     The node at ADDRESS stops by itself; its directory is of no use any more.
     """
+    with connect() as client, told_if_interrupted(client):
+        asked = client.ask(asks.GetStatus, asks.StatusIs).status
+        try:
+            _remove(client, address, force)
+        except RemovedError:  # by now it is
+            if asked.address != address.lower():
+                raise
+        except OutcomeUnknown:
+            if asked.address != address.lower() or not any(_is_removed(connect, peer, address) for peer in asked.peers):
+                raise
+    if as_json:
+        print_json({"done": True, "address": address})
+    else:
+        click.echo(f"{address} is no member any more.")
+
+
+def _remove(client: Client, address: str, force: bool) -> None:
     client.ask(lambda i, t: asks.RemovePeer(i, t, address, force), asks.Done)
-    click.echo(f"{address} is no member any more.")
+
+
+def _is_removed(connect: Callable[..., Client], peer: str, address: str) -> bool:
+    """Whether a node that was asked to remove itself, and fell silent, is removed, as another one says for sure.
+
+    It is asked to do it again, which the leader refuses once the first time is committed.
+    """
+    try:
+        with connect(peer) as client:
+            try:
+                _remove(client, address, False)
+            except (NotCommitted, OutcomeUnknown):
+                return False
+            except ReplidictError:
+                found = client.ask(asks.GetMembers, asks.MembersAre).members
+                return address.lower() not in [member.address for member in found]
+            return True
+    except ReplidictError:
+        return False
 
 
 @click.command()
 @click.argument("address", required=False)
+@as_json_option
 @asking
-def transfer(client: Client, address: str | None) -> None:
+def transfer(client: Client, address: str | None, as_json: bool) -> None:
     """Have another voter lead.
 
     The one at ADDRESS, or else the one that is furthest.
     """
     client.ask(lambda i, t: asks.Transfer(i, t, address), asks.Done)
     found = client.ask(asks.GetStatus, asks.StatusIs).status
-    click.echo(f"{found.leader or address} leads now.")
+    if as_json:
+        print_json({"done": True, "leader": found.leader or address})
+    else:
+        click.echo(f"{found.leader or address} leads now.")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
 import msgspec
 
 from replidict.arguments import member_of
+from replidict.command.asking import as_json_option
 from replidict.command.entries import described
 from replidict.command.failures import STORAGE, Failure, told
 from replidict.command.output import age, print_facts, print_json, print_table, size
+from replidict.errors import OutcomeUnknown
 from replidict.node import NO_NETWORK
 from replidict.raft.membership import removed
+from replidict.raft.messages import NUMBER_MAX
 from replidict.replicated_dict import ReplicatedDict
 from replidict.storage import schema
 from replidict.storage.inspection import Inspected, inspect, resting
@@ -24,13 +29,15 @@ _DIRECTORY = click.Path(path_type=Path)
 
 @click.command("inspect")
 @click.argument("data", type=_DIRECTORY)
-@click.option("-n", "--entries", type=click.IntRange(0), default=0, help="Show so many of the last log entries.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@click.option(
+    "-n", "--entries", type=click.IntRange(0, NUMBER_MAX), default=0, help="Show so many of the last log entries."
+)
+@as_json_option
 def inspect_node(data: Path, entries: int, as_json: bool) -> None:
     """Show what is on the disk of a stopped node, and check it.
 
     DATA is the node's directory. Nothing in it is changed. The exit status is 5 if
-    the node would refuse to start with it.
+    the node would refuse to start with it, 8 if it was removed from its cluster.
     """
     with told(), resting(data):
         found = inspect(data, entries)
@@ -46,7 +53,8 @@ def inspect_node(data: Path, entries: int, as_json: bool) -> None:
     if found.damage is not None or found.superseded is not None:
         raise Failure(found.damage or f"{data} must not be opened any more. {found.superseded}", STORAGE)
     if found.removed:
-        raise Failure(str(removed(found.identity.address)), STORAGE)
+        with told():
+            raise removed(found.identity.address)
 
 
 def _facts(found: Inspected) -> list[tuple[str, object]]:
@@ -114,7 +122,8 @@ def _as_dict(found: Inspected) -> dict[str, object]:
 @click.argument("backup", type=_DIRECTORY)
 @click.argument("data", type=_DIRECTORY)
 @click.option("--address", metavar="HOST:PORT", help="Where the new node will listen; none: without a network.")
-def restore(backup: Path, data: Path, address: str | None) -> None:
+@as_json_option
+def restore(backup: Path, data: Path, address: str | None, as_json: bool) -> None:
     """Found a new cluster from a backup.
 
     BACKUP is a file that `replidict backup` or a node wrote, DATA the directory to
@@ -122,7 +131,10 @@ def restore(backup: Path, data: Path, address: str | None) -> None:
     """
     with told():
         ReplicatedDict.restore(backup, data, address=address)
-    click.echo(f"{data} is the first node of a new cluster.")
+    if as_json:
+        print_json({"done": True, "path": str(data), "address": address})
+    else:
+        click.echo(f"{data} is the first node of a new cluster.")
 
 
 @click.command()
@@ -130,24 +142,33 @@ def restore(backup: Path, data: Path, address: str | None) -> None:
 @click.argument("others", metavar="[OTHER_DATA]...", type=_DIRECTORY, nargs=-1)
 @click.option("--address", metavar="HOST:PORT", help="Where the node will listen.  [default: as before]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool) -> None:
+@as_json_option
+def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool, as_json: bool) -> None:
     """Found a new cluster from what a lost quorum left.
 
     For when a majority of the nodes is gone for good: what only they had is lost.
     DATA is the directory of the surviving node that is furthest, OTHER_DATA are
     those of all other survivors. All must be stopped. DATA becomes the only member
-    of a new cluster, and the others are never opened again.
+    of a new cluster, and the others are never opened again. What is not named can
+    still be started, as the old cluster: see to it that nobody does.
     """
     with told():
         at = None if address is None else member_of(address)
         with survivors(data, others) as found:
-            _print_survivors(found)
-            if (refusal := found.refusal()) is not None:
-                raise refusal
-            _print_consequences(found)
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():
+                _print_survivors(found)
+                if (refusal := found.refusal()) is not None:
+                    raise refusal
+                _print_consequences(found)
             if not yes:
                 click.confirm(f"Go on with {data}?", abort=True, err=True)
-            identity = found.recover(at)
+            try:
+                identity = found.recover(at)
+            except KeyboardInterrupt as error:
+                raise OutcomeUnknown(f"interrupted: look with replidict inspect {data}, or do it again") from error
+    if as_json:
+        print_json({"done": True, "path": str(data), "certain": found.certain} | msgspec.structs.asdict(identity))
+        return
     click.echo(
         f"{data} is the only member of the new cluster {identity.cluster_id}, at {identity.address}.\n"
         "Start it as before, and have the others join with empty directories."

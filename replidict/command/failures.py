@@ -9,6 +9,7 @@
 6  no answer in time: the node can't be reached, or a read could not be made sure
 7  not let in: the secret or the certificates do not fit, or there is no protection where some is needed
 8  not done, here and for ever: the node is no member of its cluster any more; do not start it again
+130  interrupted (Ctrl-C) before a node was asked to change something; afterwards it is 4
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from replidict.errors import (
 NOT_DONE = 1
 STORAGE = 5
 NO_ANSWER = 6
+INTERRUPTED = 130
 
 _STATUS: list[tuple[type[ReplidictError], int]] = [
     (RemovedError, 8),  # a NotCommitted as well, but trying again is in vain
@@ -62,5 +64,7 @@ def told() -> Iterator[None]:
         raise Failure(str(error), status) from error
     except FileExistsError as error:
         raise Failure(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+    except KeyboardInterrupt as error:
+        raise Failure("interrupted", INTERRUPTED) from error
     except ValueError as error:  # of an argument, as the library says it
         raise click.UsageError(str(error)) from error

@@ -12,8 +12,9 @@ from replidict.codec import decode, decode_key, encode, encode_key
 from replidict.command.asking import as_json_option, asking
 from replidict.command.failures import Failure
 from replidict.command.output import print_json
-from replidict.command.texts import for_scripts, from_input, literal_key_option, printed_option, read, shown
+from replidict.command.texts import for_scripts, from_input, is_odd, literal_key_option, printed_option, read, shown
 from replidict.raft import asks
+from replidict.raft.messages import NUMBER_MAX
 
 local_option = click.option("--local", is_flag=True, help="The node's own copy, which may be behind.")
 
@@ -43,9 +44,10 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
     elif raw:
         if not isinstance(value, str | bytes | bytearray):
             raise Failure(f"the value is a {type(value).__name__}, which has no raw form: leave out --raw")
-        click.echo(value, nl=False)
+        click.echo(value, nl=False, color=True)  # else click takes escape sequences away
     else:
-        click.echo(shown(value, literal))
+        odd = sys.stdout.isatty() and is_odd(value, but="\t\n")
+        click.echo(shown(value, literal or odd), color=True)
 
 
 @click.command("set")
@@ -54,7 +56,9 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
 @literal_key_option
 @click.option("-l", "--literal", is_flag=True, help="VALUE is JSON or a Python literal.")
 @click.option("--if-absent", is_flag=True, help="Only if there is no such key.")
-@click.option("--if-revision", type=click.IntRange(0), metavar="N", help="Only if it was last written by revision N.")
+@click.option(
+    "--if-revision", type=click.IntRange(0, NUMBER_MAX), metavar="N", help="Only if it was last written by revision N."
+)
 @as_json_option
 @asking
 def set_value(
@@ -140,7 +144,7 @@ def keys(
         print_json({"keys": [for_scripts(key) for key in found]})
     else:
         for key in found:
-            click.echo(shown(key, literal))
+            click.echo(shown(key, literal or is_odd(key)))
 
 
 def _pages(client: Client, prefix: str, after: bytes | None, limit: int | None, linearizable: bool) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. Without more, they are text. What is no text is printed as a Python literal, b'...' for instance.
+1. Without more, they are text. What is no text is printed as a Python literal, b'...' for instance. So is a key with
+   control characters, and a value with other ones than tabs and line ends where it goes to a terminal.
 2. With `--literal` a value is given as JSON or a Python literal, and everything is printed as a Python literal: so a
    text and what looks the same can be told apart. `--literal-key` says so of a key that is given.
 3. What comes from standard input is text if it is UTF-8, else bytes, as it is over HTTP.
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import ast
 import json
+import unicodedata
 from typing import Any
 
 import click
 
+from replidict.command.failures import Failure
 from replidict.plain import plain
 
 literal_key_option = click.option("-k", "--literal-key", is_flag=True, help="KEY is JSON or a Python literal.")
@@ -55,10 +58,15 @@ def shown(value: Any, literal: bool) -> str:
     return repr(value)
 
 
+def is_odd(value: Any, but: str = "") -> bool:
+    """Does a text have control characters in it, which would do things to a terminal, or to what reads lines?"""
+    return type(value) is str and any(unicodedata.category(each) == "Cc" and each not in but for each in value)
+
+
 def for_scripts(value: Any) -> Any:
-    """A key or value of types that JSON has. Raises `ValueError`."""
+    """A key or value of types that JSON has. Raises `Failure`."""
     try:
         json.dumps(simple := plain(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise ValueError(f"JSON can't say {value!r}: {error}; leave out --json") from None
+        raise Failure(f"JSON can't say {value!r}: {error}; leave out --json") from None
     return simple

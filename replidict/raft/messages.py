@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Number = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+NUMBER_MAX = 2**62 - 1
+Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
 """A term, an index, a place in a file. What is none is refused here, and not by the disk, which would end the node."""
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 """A time or a duration; may be infinite."""

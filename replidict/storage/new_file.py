@@ -35,7 +35,9 @@ def _target(path: str | os.PathLike[str]) -> Path:
     except TypeError:
         target = Path()
     if not target.name:
-        raise ValueError(f"path={path!r}: must be the path of a file to be made")
+        raise ValueError(
+            f"path={os.fspath(path) if isinstance(path, Path) else path!r}: must be the path of a file to be made"
+        )
     return target
 
 
