@@ -10,7 +10,7 @@ from replidict.codec import Codec, encode_key
 from replidict.errors import EncodingError, ReplidictError
 from replidict.node import NO_NETWORK
 from replidict.options import Options
-from replidict.security import TLS, Security, security_for, split_address
+from replidict.security import TLS, Security, is_same, security_for, split_address
 
 
 def check_kinds(options: object, codec: object, tls: object) -> None:
@@ -42,15 +42,15 @@ def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
         if listed:
             raise ValueError("peers= needs address=: the host:port at which the peers reach this node")
         return [NO_NETWORK]
-    seen = {_endpoint(address, "address"): address}
+    founders = [_checked(address, "address")]
     for peer in listed:
-        endpoint = _endpoint(peer, "peers")
-        if endpoint == _endpoint(address, "address"):
+        _checked(peer, "peers")
+        if is_same(peer, address):
             raise ValueError(f"peers= holds this node's own address {peer}: list the other nodes only")
-        if endpoint in seen:
+        if any(is_same(peer, each) for each in founders):
             raise ValueError(f"peers= holds {peer} twice")
-        seen[endpoint] = peer
-    return sorted(each.lower() for each in seen.values())
+        founders.append(peer)
+    return sorted(each.lower() for each in founders)
 
 
 def member_to_join(join: str | None, address: str | None, founders: list[str], voter: bool) -> str | None:
@@ -65,28 +65,26 @@ def member_to_join(join: str | None, address: str | None, founders: list[str], v
         raise ValueError("join= needs address=: the host:port at which the members reach this node")
     if len(founders) > 1:
         raise ValueError("join= enters a cluster that runs, and peers= founds a new one: give one of them")
-    if _endpoint(join, "join") == _endpoint(address, "address"):
+    if is_same(_checked(join, "join"), _checked(address, "address")):
         raise ValueError(f"join={join!r} is this node's own address: give that of a member of the cluster")
     return join.lower()
 
 
 def member_of(address: str) -> str:
     """The address of a member, in lower case."""
-    _endpoint(address, "address")
-    return address.lower()
+    return _checked(address, "address").lower()
 
 
-def _endpoint(address: object, name: str) -> tuple[str, int]:
+def _checked(address: object, name: str) -> str:
     if not isinstance(address, str):
         raise ValueError(f"{name}: {address!r} is no address: must be a str, 'host:port'")
     try:
-        host, port = split_address(address)
+        _, port = split_address(address)
     except ReplidictError as error:
         raise ValueError(f"{name}: {error}") from None
     if not address.endswith(f":{port}"):
         raise ValueError(f"{name}: {address!r}: write the port without leading zeros, as the other nodes do")
-    host = host.lower()
-    return "127.0.0.1" if host == "localhost" else host, port
+    return address
 
 
 def seconds_of(value: float, name: str) -> float:

@@ -135,6 +135,19 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(digits)
 
 
+def is_same(address: str, other: str) -> bool:
+    """Are these two spellings of one address, as far as that can be told without asking a resolver?"""
+    (host, port), (other_host, other_port) = split_address(address), split_address(other)
+    return port == other_port and not _spelled(host).isdisjoint(_spelled(other_host))
+
+
+def _spelled(host: str) -> set[str]:
+    ip = _ip(host)
+    if ip is not None:
+        return {str(ip)}
+    return {"127.0.0.1", "::1"} if host.lower() == "localhost" else {host.lower()}
+
+
 def is_loopback(host: str) -> bool:
     """True only for what surely never leaves this machine: 127.0.0.0/8, ::1 and `localhost`."""
     ip = _ip(host)

@@ -176,6 +176,20 @@ def test_what_can_not_be_added(tmp_path: Path) -> None:
         alone.add_peer("127.0.0.1:7000")
 
 
+def test_another_spelling_of_a_member(tmp_path: Path) -> None:
+    """An address that stands for a member is not added beside it: nobody becomes a second member, least of all the node
+    that is asked."""
+    (address,) = free_addresses(1)
+    port = address.rpartition(":")[2]
+    spelled = f"localhost:{port}"
+    with ReplicatedDict[Any, Any](tmp_path / "d", address=spelled, timeout=30) as node:
+        for another in (address, f"[::1]:{port}", f"[0:0:0:0:0:0:0:1]:{port}"):
+            with pytest.raises(ReplidictError, match=rf"is the member {spelled}, spelled in another way"):
+                node.add_peer(another)
+        node.add_peer(spelled.upper())  # the same one: there is nothing to do
+        assert [member.address for member in node.members()] == [spelled]
+
+
 # -- coming again -----------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from replidict.raft.messages import (
     TransferTo,
     Verdict,
 )
-from replidict.security import split_address
+from replidict.security import is_same, split_address
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
@@ -171,6 +171,9 @@ class Changes:
             split_address(address)
         except ReplidictError as error:
             return "never", str(error)
+        same = None if address in members.all else next((m for m in sorted(members.all) if is_same(m, address)), None)
+        if same is not None:
+            return "never", f"{address} is the member {same}, spelled in another way: go by {same} everywhere"
         node_ids = dict(members.node_ids)
         if change.node_id is not None:
             known = node_ids.get(address) or self._engine.store.pins.get(address)
