@@ -155,7 +155,7 @@ class Host:
                 max_frame_bytes=options.max_frame_bytes,
                 admit=sync_obj.admit,
                 farewell=sync_obj.members_are,
-                hear_of_members=sync_obj.hear_of_members,
+                hear_of_members=sync_obj.hear_stranger,
                 denied=sync_obj.hear_of_another,
             )
             cleanup.callback(made.destroy)

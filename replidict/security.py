@@ -22,7 +22,9 @@ import hashlib
 import ipaddress
 import logging
 import os
+import socket
 import ssl
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -128,11 +130,22 @@ def split_address(address: str) -> tuple[str, int]:
         problem = "an IPv6 address goes in brackets"
     if not host or not host.isprintable() or any(char.isspace() or char in "[]/" for char in host):
         problem = problem or "it must begin with a host name or IP address"
-    elif (ip := _ip(host)) is not None and ip.is_unspecified:
+    elif _is_unspecified(host):
         problem = "it must be one that the peers can call, not all of them at once"
     if problem:
         raise ReplidictError(f"bad address {address!r}: {problem}, as in '10.0.0.1:7000' or '[::1]:7000'")
     return host, int(digits)
+
+
+def _is_unspecified(host: str) -> bool:
+    """Does this stand for all addresses of a machine? `0`, `0x0` and the like do, to a resolver."""
+    ip = _ip(host)
+    if ip is not None:
+        return ip.is_unspecified
+    try:
+        return socket.inet_aton(unicodedata.normalize("NFKC", host)) == bytes(4)
+    except (OSError, UnicodeError):
+        return False
 
 
 def is_same(address: str, other: str) -> bool:

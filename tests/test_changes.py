@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from replidict.errors import RemovedError
 from replidict.options import Options
-from replidict.raft.messages import AddMember, AppendEntries, Message, RemoveMember
+from replidict.raft.messages import AddMember, AppendEntries, MembersAre, Message, RemoveMember
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
 from tests.simulator.member_scenarios import change
@@ -78,6 +81,28 @@ def test_a_change_that_is_not_committed_is_in_force_after_a_restart() -> None:
         assert leader.node is not None
         assert leader.node.engine.commit_index < leader.node.engine.members.index
         assert leader.node.engine.members.learners == {"n9:7000"}
+
+
+def test_who_has_a_leader_believes_no_stranger() -> None:
+    """Of who is in the cluster a node hears from its members, as long as it has a leader; only who was left alone
+    listens to a proven caller that is no member (4.1)."""
+    with new_cluster(6, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        follower = next(machine for machine in cluster.machines.values() if machine is not leader)
+        assert leader.node is not None and follower.node is not None
+        lie = MembersAre(1, 10**6, ["n9:7000"], [], {}, [])
+        for engine in (leader.node.engine, follower.node.engine):
+            before = engine.members
+            engine.hear_stranger(lie)
+            assert engine.members == before
+        alone = follower.node.engine
+        for machine in cluster.machines.values():
+            if machine is not follower:
+                machine.crash()
+        until(cluster, lambda: not alone.elections.leader_is_alive(), "it has no leader")
+        with pytest.raises(RemovedError):
+            alone.hear_stranger(lie)
 
 
 def test_a_change_is_taken_back_with_its_entry() -> None:

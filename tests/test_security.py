@@ -179,7 +179,8 @@ def test_addresses(address: str, parts: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     "address",
     ["", ":", "host", "host:", ":7000", "host:0", "host:65536", "host:x", "host:-1", "host: 7", "::1:7000", "[]:7000",
-     "ho st:7000", "host:0000070001", "host:\u0667", "0.0.0.0:7000", "[::]:7000", "a\nb:7000", "http://host:7000"],
+     "ho st:7000", "host:0000070001", "host:\u0667", "0.0.0.0:7000", "[::]:7000", "0:7000", "0x0:7000",
+     "\uff10:7000", "a\nb:7000", "http://host:7000"],
 )  # fmt: skip
 def test_bad_addresses(address: str) -> None:
     """What peers could not call is no address, and the error shows what one looks like."""

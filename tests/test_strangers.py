@@ -176,6 +176,18 @@ def test_a_thousand_idle_connections(net: Net, mode: Mode, caplog: pytest.LogCap
         assert len(warnings(caplog)) == 1
 
 
+def test_many_names_are_one_line(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    """Who calls under one invented address after another, and proves none, gets one line in the log, not one each."""
+    host = net.mesh(2, "secret")[0]
+    caplog.clear()
+    with Stranger(host) as stranger:
+        for port in range(40000, 40020):
+            stranger.call().sendall(handshake_of(net, host, f"127.0.0.1:{port}", "secret"))
+            net.pass_time(0.05)
+        net.run(lambda: len(host.wire._connections) == 1, seconds=3.0)
+    assert len(warnings(caplog, host)) == 1
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_slow_handshake(net: Net, mode: Mode) -> None:
     """A handshake that trickles in, a byte at a time and never at rest, is cut off after two seconds."""

@@ -498,7 +498,7 @@ def test_simultaneous_calls_settle(net: Net, mode: Mode) -> None:
 def test_a_call_is_given_up_when_the_peer_has_called(net: Net) -> None:
     """A call under way ends as soon as the peer's own has come through."""
     hosts, address = with_a_raw_peer(net, "plain")
-    with Stranger(hosts[0]) as stranger, socket.create_server(("127.0.0.1", 50000), backlog=0) as deaf:
+    with Stranger(hosts[0]) as stranger, socket.create_server(("127.0.0.1", 9797), backlog=0) as deaf:
         net.run(lambda: hosts[0].wire._peers[address].calling)
         RawPeer(net, stranger, hosts[0], address, "plain")
         net.run(lambda: len(hosts[0].wire._connections) == 2, seconds=0.1)

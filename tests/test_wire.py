@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +24,7 @@ from replidict.raft import asks, messages, wire
 from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
 from replidict.raft.messages import AppendEntries, Entry, Message, Propose, TimeoutNow
 from replidict.raft.wire import CLOSE, OPENED, PING, Hello, Identity, Session, State
-from replidict.security import Mode, Security, security_for
+from replidict.security import TLS, Mode, Security, security_for
 from tests.wire_support import MODES, SECRET, Certificates
 
 HIGH, LOW = "127.0.0.1:7002", "127.0.0.1:7001"  # the caller, and who is called
@@ -350,6 +355,35 @@ def test_certificate_must_be_for_the_address(who: str, certificates: Certificate
     caller = End(HIGH, bad if who == "caller" else good, called=LOW)
     called = End(LOW, bad if who == "called" else good, called=None)
     assert "names neither 127.0.0.1" in refused(caller, called, "name")
+
+
+@pytest.mark.parametrize("who", ["caller", "called"])
+@pytest.mark.parametrize("kind", [0x81, 0x82, 0x86], ids=["e-mail", "DNS", "URI"])
+def test_certificate_whose_names_are_no_text(who: str, kind: int, certificates: Certificates) -> None:
+    """A certificate of the cluster's authority with names that can't be read is refused as one for another host is."""
+    authority = x509.load_pem_x509_certificate(certificates.authority.cert_pem.bytes())
+    signing = serialization.load_pem_private_key(certificates.authority.private_key_pem.bytes(), None)
+    names = bytes([0x30, 4, kind, 2, 0xFF, 0xFE])
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    issued = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names), False)
+        .sign(cast(ec.EllipticCurvePrivateKey, signing), hashes.SHA256())
+    )
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path = certificates.folder / "no text.pem"
+    path.write_bytes(key.private_bytes(*form) + issued.public_bytes(serialization.Encoding.PEM))
+    bad = security_for(LOW, TLS(cert=path, key=path, ca=certificates.ca), None, False)
+    good = certificates.security("tls")
+    caller = End(HIGH, bad if who == "caller" else good, called=LOW)
+    called = End(LOW, bad if who == "called" else good, called=None)
+    assert "can't be read" in refused(caller, called, "name")
 
 
 def test_certificate_may_be_for_a_listed_name(certificates: Certificates) -> None:
@@ -689,7 +723,7 @@ def test_reasons_of_a_peer_are_fit_for_a_log() -> None:
     """What a peer gives as its reason can't break out of its line, nor fill the log."""
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
     caller.receive(frame(messages.encode(wire.Refused("x\n", "\x1b[2Jowned\r\n" + "y" * 200))))
-    assert caller.error is not None and caller.error.text.startswith("?[2Jowned??") and caller.error.code == "x?"
+    assert caller.error is not None and caller.error.text.startswith("?[2Jowned??") and caller.error.code == "refused"
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
     caller.receive(frame(messages.encode(wire.Refused("x", "y" * 301))))
     assert caller.code == "protocol"

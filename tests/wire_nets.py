@@ -298,11 +298,11 @@ class RawPeer:
 
 def with_a_raw_peer(net: Net, mode: Mode) -> tuple[list[Host], str]:
     """Two nodes that expect a third, which is greater than both and so calls them."""
-    hosts = [net.host(p, ["127.0.0.1:50000"], net.certificates.security(mode)) for p in addresses(2)]
+    hosts = [net.host(p, ["127.0.0.1:9797"], net.certificates.security(mode)) for p in addresses(2)]
     for host, other in (hosts, hosts[::-1]):
         host.wire.addNode(Node(other.address))
     net.run(lambda: all(host.up for host in hosts))
-    return hosts, "127.0.0.1:50000"
+    return hosts, "127.0.0.1:9797"
 
 
 def held_back(host: Host) -> Callable[[], None]:

@@ -163,7 +163,7 @@ class Elections:
     def _on_request(self, peer: Peer, message: RequestVote) -> None:
         engine = self._engine
         asked = message.term + 1 if message.pre else message.term
-        if not message.transfer and self._leader_is_alive():
+        if not message.transfer and self.leader_is_alive():
             granted = False  # rule 5; the candidate's term is not taken over
         else:
             if not message.pre:
@@ -174,7 +174,8 @@ class Elections:
                 self._put_off()
         engine.hold(peer, VoteReply(engine.term, granted, message.pre, asked))
 
-    def _leader_is_alive(self) -> bool:
+    def leader_is_alive(self) -> bool:
+        """Whether this node leads, or has heard who does within an election timeout."""
         engine = self._engine
         return engine.is_leader or engine.clock() - self._heard_leader_at < engine.options.election_timeout
 

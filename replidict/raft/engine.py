@@ -329,9 +329,14 @@ class Engine(SyncObj):
         said = known.configuration()
         return MembersAre(self.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
 
+    def hear_stranger(self, message: MembersAre) -> None:
+        """Who is no member here has proved to be of this cluster, and says who is: all that this node knew may have
+        been replaced while it was away (4.1). One that has a leader was not away, and believes nobody else."""
+        if not self.elections.leader_is_alive():
+            self.hear_of_members(message)
+
     def hear_of_members(self, message: MembersAre) -> None:
-        """Somebody who has proved to be of this cluster says who is in it, even if it is not known here (4.1): all
-        that this node knew may have been replaced while it was away."""
+        """Somebody says which configuration is committed."""
         members = Members.of(message.index, message)
         in_log = self._membership.holds(members)
         if self._membership.adopt(members, self.commit_index):

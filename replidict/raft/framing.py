@@ -126,4 +126,7 @@ class TlsPipe:
 
     def peer_is(self, host: str, names: tuple[str, ...]) -> bool:
         """Does the other side's (verified) certificate carry `host` or one of `names`?"""
-        return certificate_is_for(self._ssl.getpeercert() or {}, host, names)
+        try:
+            return certificate_is_for(self._ssl.getpeercert() or {}, host, names)
+        except ValueError as error:  # of names that are no text
+            raise WireError("name", f"the peer's certificate can't be read: {error}") from error

@@ -308,9 +308,14 @@ class TcpTransport(Transport):
         """Log what a stranger did, unless it just went away."""
         if code in ("lost", "dropped", "closed", "crossed"):
             return
-        hello = connection.session.peer
-        who = connection.remote if hello is None else f"{connection.remote} (as {hello.address or 'a guest'})"
-        self._complaints.log(who, self._clock(), f"refused a connection from {who}: {text}")
+        session = connection.session
+        who = connection.remote
+        if session.peer is not None:
+            who += f" (as {session.peer.address or 'a guest'})"
+        # Who has not proved itself, or need not, may go by any number of names.
+        proven = session.proven and self._security.mode != "plain"
+        key = who if proven else connection.remote
+        self._complaints.log(key, self._clock(), f"refused a connection from {who}: {text}")
 
     def _bury(self) -> None:
         """Close what failed, and tell the engine."""

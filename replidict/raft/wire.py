@@ -60,6 +60,9 @@ FIRST_WORDS_MAX_BYTES = 64 * 1024
 NONCE_BYTES = 32
 PING, CLOSE = b"\x00", b"\x01"  # one byte can't be a message: those are msgpack arrays
 
+_REFUSALS = frozenset({"mode", "version", "cluster", "address", "name", "secret", "identity", "member", "crossed"})
+"""What a session refuses the other side for."""
+
 # What msgspec raises for bytes that are no message: ValueError covers its own errors and broken UTF-8.
 _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
@@ -311,7 +314,8 @@ class Session:
         except _UNDECODABLE as error:
             raise WireError("protocol", "the peer sent something else than a handshake") from error
         if isinstance(said, Refused):
-            raise WireError(_printable(said.code), _printable(said.text), by_peer=True)
+            code = said.code if said.code in _REFUSALS else "refused"  # no word of our own in a stranger's mouth
+            raise WireError(code, _printable(said.text), by_peer=True)
         return said
 
     def _check_hello(self, hello: Hello) -> None:
@@ -345,7 +349,13 @@ class Session:
             host, _ = split_address(address)
         except ReplidictError as error:
             self._refuse("address", _printable(str(error)))
-        if self._tls is not None and not self._tls.peer_is(host, self._security.names):
+        if self._tls is None:
+            return
+        try:
+            named = self._tls.peer_is(host, self._security.names)
+        except WireError as error:
+            self._refuse(error.code, error.text)
+        if not named:
             self._refuse("name", f"the certificate of {address} names neither {host} nor one of "
                          f"names={self._security.names}")  # fmt: skip
 
@@ -404,8 +414,9 @@ class Session:
 
     def _refuse(self, code: str, text: str) -> NoReturn:
         """Tell the peer why, and fail."""
+        text = _printable(text)
         room = self.tag_bytes if self._send is not None else 0
-        self._output.append(self.seal(frame(encode(Refused(code, text[:300])), room)))
+        self._output.append(self.seal(frame(encode(Refused(code, text)), room)))
         raise WireError(code, text)
 
 

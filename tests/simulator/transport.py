@@ -24,7 +24,7 @@ class Member(Protocol):
         """Words for a caller who is no member."""
         ...
 
-    def hear_of_members(self, message: MembersAre) -> None:
+    def hear_stranger(self, message: MembersAre) -> None:
         """Words of such a caller."""
         ...
 
@@ -130,7 +130,7 @@ class SimulatedTransport(Transport):
         self._parting.discard(connection)
         self._network.cut(connection)
         if kind == "message" and isinstance(message := decode(data), MembersAre):
-            self._engine.hear_of_members(message)
+            self._engine.hear_stranger(message)
 
     def _open(self, connection: Connection, node: Node) -> None:
         connection.opened = True

@@ -99,7 +99,7 @@ def silence_towards_candidates() -> Replacements:
     def leader_is_alive(self: elections.Elections) -> bool:
         return False
 
-    yield elections.Elections, "_leader_is_alive", leader_is_alive
+    yield elections.Elections, "leader_is_alive", leader_is_alive
 
 
 @guard("thesis 6.4.1", scenario=scenarios.a_voter_is_true_after_a_restart)
