@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,9 @@ def test_json_of_changes(nodes: list[Dict], tmp_path: Path) -> None:
 
 def interrupted(*arguments: str, when: Callable[[], object]) -> tuple[int, str]:
     """How the command ends, and what it says, if Ctrl-C is pressed when this has returned."""
-    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=environment({})) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which who runs the tests may ignore
+    command = [COMMAND, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment({}), preexec_fn=heed) as process:
         try:
             when()
             process.send_signal(signal.SIGINT)
