@@ -5,13 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint simulate clean
+# Tests in simulated time: they need a processor, and do not care how much of it they get.
+SIMULATED := tests/test_simulator.py tests/test_guards.py
+
+.PHONY: demo test test-real test-simulated lint simulate clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync=target test-real test-simulated
+
+test-real: $(READY)
+	$(BIN)/python -m pytest $(SIMULATED:%=--ignore=%)
+
+test-simulated: $(READY)
+	nice -n 19 $(BIN)/python -m pytest $(SIMULATED)
 
 lint: $(READY)
 	$(BIN)/ruff check .
