@@ -22,7 +22,7 @@ from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
-from replidict.waiting import raise_anew
+from replidict.waiting import raise_anew, rounded
 
 RETRY_PAUSE = 0.02  # seconds
 REPORT_WITHIN = 2.0  # election timeouts in which a leader says how far everybody is, or there is none
@@ -118,10 +118,10 @@ class Cluster:
     def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
         if lost:
             raise OutcomeUnknown(
-                f"{_named(change)}: nobody confirmed it within {seconds:g} s, so it may or may not be made, now or "
-                "later: members() tells, or ask again, which does no harm"
+                f"{_named(change)}: nobody confirmed it within {rounded(seconds)} s, so it may or may not be made, "
+                "now or later: members() tells, or ask again, which does no harm"
             )
-        raise NotCommitted(f"{_named(change)}: not made within {seconds:g} s: {why}")
+        raise NotCommitted(f"{_named(change)}: not made within {rounded(seconds)} s: {why}")
 
     def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
         """Let a node in; returns the members it then belongs to, itself included."""
@@ -138,8 +138,8 @@ class Cluster:
                 return members
             if time.monotonic() >= deadline:
                 raise OutcomeUnknown(
-                    f"{address} was let in, but this node did not hear of it within {seconds:g} s: join again, which "
-                    "does no harm"
+                    f"{address} was let in, but this node did not hear of it within {rounded(seconds)} s: join again, "
+                    "which does no harm"
                 )
             time.sleep(RETRY_PAUSE)
 

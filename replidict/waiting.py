@@ -12,6 +12,11 @@ from replidict.proposals import Write
 from replidict.reads import Read
 
 
+def rounded(seconds: float) -> str:
+    """For an error's text: of the time that was asked for, a little may have passed already."""
+    return f"{float(f'{seconds:.3g}'):g}"
+
+
 def raise_anew(error: ReplidictError) -> NoReturn:
     """Raise an error that several threads may get: each its own, so that tracebacks do not mix."""
     raise type(error)(*error.args) from error
@@ -32,8 +37,8 @@ def make_current(node: Node, seconds: float) -> None:
     if not done.acquire(timeout=seconds):
         read.abandoned = True
         raise ReadTimeout(
-            f"no majority of the cluster confirmed within {seconds:.3g} s that this node is up to date: check that "
-            "a majority of the peers is running and reachable, or read this node's own copy"
+            f"no majority of the cluster confirmed within {rounded(seconds)} s that this node is up to date: check "
+            "that a majority of the peers is running and reachable, or read this node's own copy"
         )
     if read.error is not None:
         raise_anew(read.error)
@@ -51,13 +56,13 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
         surely_not = node.proposals.give_up(submitted)
         if surely_not:
             raise NotCommitted(
-                f"no leader could be reached within {seconds:g} s, so this write was not sent to anyone: it is not "
-                "applied and never will be. Check that a majority of the peers is running and reachable, and that "
+                f"no leader could be reached within {rounded(seconds)} s, so this write was not sent to anyone: it is "
+                "not applied and never will be. Check that a majority of the peers is running and reachable, and that "
                 "none of them refuses this node: its log says so"
             )
         if not done.acquire(blocking=False):  # else the answer came at the last moment
             raise OutcomeUnknown(
-                f"this write was sent, but no majority confirmed it within {seconds:g} s: it may or may not be "
+                f"this write was sent, but no majority confirmed it within {rounded(seconds)} s: it may or may not be "
                 "applied. Read with linearizable=True, once a majority is there, to find out"
             )
     if submitted.error is not None:
