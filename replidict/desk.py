@@ -3,8 +3,8 @@
 Rules kept here:
 
 1. Nothing that a guest asks is done in the node's thread but to tell the node's status; the answers leave there.
-2. What may take long does not hold up what is quick: each kind of work has a lane. What could not begin
-   within its timeout is refused.
+2. What may take long does not hold up what is quick: each kind of work has a lane. Only answers in parts wait until the
+   guest has taken others, and these have lanes of their own. What could not begin within its timeout is refused then.
 3. Keys, values and addresses are checked as those of the program are, and stored as if it had given them.
 4. Work for a guest that is gone ends; so does all work when the node stops, and nothing is left of it.
 """
@@ -23,7 +23,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from replidict import commands as cmd
 from replidict import errors
@@ -44,9 +44,10 @@ from replidict.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-LANES = {"waits": 16, "changes": 4, "looks": 4, "copies": 2}
-"""Threads for: what waits for a majority; changes of the members; what this node tells on its own; backups."""
+LANES = {"waits": 16, "changes": 4, "looks": 4, "lists": 4, "copies": 2}
+"""Threads for: what waits for a majority; changes of the members; what this node tells on its own; keys; backups."""
 
+NO_THREAD = "this node can't start another thread: try again"
 FULL_PAUSE = 0.05  # seconds before an answer is offered again to a guest that has not taken the last ones
 PIECE_BYTES = 256 * 1024
 KEYS_BYTES = 64 * 1024
@@ -84,18 +85,28 @@ class Desk:
         self._lanes = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in LANES.items()}
         for left in directory.glob(f"{ASKED}*"):
             remove(left)  # of a process that was killed
-        guests.on_ask = self.hear
+        guests.on_ask, guests.on_over = self.hear, self.over
 
     def hear(self, guest: int, ask: Ask) -> None:
         """A guest asks something."""
-        deadline = time.monotonic() + ask.timeout
         if isinstance(ask, asks.GetStatus):
-            told = self._guests.frame(asks.StatusIs(ask.id, self._node.status()))
-            if self._guests.answer(guest, ask.id, told, True) != "full":
-                return
-        if not self._lanes[_lane_of(ask)].put(partial(self._serve, guest, ask, deadline)):
-            busy = asks.Failed(ask.id, "ReplidictError", "this node can't start another thread: try again")
+            self._guests.answer(guest, ask.id, self._guests.frame(asks.StatusIs(ask.id, self._node.status())), True)
+        elif not self._put(guest, ask, time.monotonic() + ask.timeout):
+            busy = asks.Failed(ask.id, "ReplidictError", NO_THREAD)
             self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
+
+    def over(self, guest: int, ask: Ask) -> None:
+        """Refuse what has not begun: its time is over, or the guest is gone."""
+        if any(lane.withdraw((guest, ask.id)) for lane in self._lanes.values()):
+            self._guests.answer(guest, ask.id, self._guests.frame(self._too_late(ask)), True)
+
+    def _too_late(self, ask: Ask) -> asks.Failed:
+        kind = NotCommitted if isinstance(ask, asks.WRITES) else ReadTimeout
+        why = f"{self._node.engine.address} was too busy to begin within {ask.timeout:g} s"
+        return asks.Failed(ask.id, kind.__name__, why)
+
+    def _put(self, guest: int, ask: Ask, deadline: float) -> bool:
+        return self._lanes[_lane_of(ask)].put((guest, ask.id), partial(self._serve, guest, ask, deadline))
 
     def close(self) -> None:
         """Begin nothing more. What is under way ends when the node has stopped."""
@@ -110,10 +121,10 @@ class Desk:
     # -- in a thread of a lane ----------------------------------------------------------------------------------------
 
     def _serve(self, guest: int, ask: Ask, deadline: float) -> None:
+        if deadline <= time.monotonic() and ask.timeout:
+            self._send(guest, self._too_late(ask))
+            return
         try:
-            if deadline <= time.monotonic() and ask.timeout:
-                kind = NotCommitted if isinstance(ask, asks.WRITES) else ReadTimeout
-                raise kind(f"{self._node.engine.address} was too busy to begin within {ask.timeout:g} s")
             with closing(self._answers(guest, ask, deadline)) as answers:
                 for answer in answers:
                     if not self._send(guest, answer):
@@ -151,16 +162,16 @@ class Desk:
             case asks.Add():
                 yield asks.Held(ask.id, self._write(self._pair(cmd.Add, ask), left) is True)
             case asks.Replace():
-                replace = partial(cmd.Replace, revision=ask.revision)
-                yield asks.Held(ask.id, self._write(self._pair(replace, ask), left) is True)
+                operation = partial(cmd.Replace, revision=ask.revision)
+                yield asks.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
             case asks.Delete():
                 yield asks.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
+            case asks.ListKeys() if ask.linearizable:
+                make_current(self._node, left)
+                if not self._put(guest, replace(ask, linearizable=False), deadline):
+                    raise ReplidictError(NO_THREAD)
             case asks.ListKeys():
-                if ask.linearizable:
-                    make_current(self._node, left)
                 yield from self._keys(ask)
-            case asks.GetStatus():
-                yield asks.StatusIs(ask.id, self._node.status())
             case asks.GetMembers():
                 yield asks.MembersAre(ask.id, list(self._cluster.members()))
             case asks.Backup():
@@ -264,10 +275,12 @@ def _lane_of(ask: Ask) -> str:
             return "changes"
         case asks.Backup():
             return "copies"
-        case asks.GetStatus() | asks.GetMembers():
+        case asks.GetMembers():
             return "looks"
-        case asks.Get() | asks.ListKeys():
-            return "waits" if ask.linearizable else "looks"
+        case asks.Get() if not ask.linearizable:
+            return "looks"
+        case asks.ListKeys() if not ask.linearizable:
+            return "lists"
     return "waits"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 IDLE = 5.0  # seconds after which a thread without work ends
 
@@ -15,17 +15,17 @@ class Workers:
     def __init__(self, name: str, threads: int) -> None:
         self._name, self._most = name, threads
         self._state = threading.Condition()
-        self._work: deque[Callable[[], None]] = deque()
+        self._work: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._closed = False
 
-    def put(self, work: Callable[[], None]) -> bool:
+    def put(self, key: Hashable, work: Callable[[], None]) -> bool:
         """Have something done, which must not raise. False if there is no thread to do it, and none can be made."""
         with self._state:
             if self._closed:
                 return False
-            self._work.append(work)
+            self._work[key] = work
             if self._idle >= len(self._work):
                 self._state.notify()
             elif len(self._threads) < self._most:
@@ -41,6 +41,11 @@ class Workers:
                         return False
             return True
 
+    def withdraw(self, key: Hashable) -> bool:
+        """Whether what was put under this key had not begun, and won't."""
+        with self._state:
+            return self._work.pop(key, None) is not None
+
     def _run(self) -> None:
         while (work := self._next()) is not None:
             work()
@@ -55,7 +60,7 @@ class Workers:
                 if not woken and not self._work:
                     break
             if self._work:
-                return self._work.popleft()
+                return self._work.popitem(last=False)[1]
             self._threads.discard(threading.current_thread())
             return None
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from replidict.raft import asks, guests, messages, sockets
-from replidict.raft.framing import WireError
+from replidict.raft.framing import WireError, frame
 from replidict.raft.guests import ASKS_MAX, GUESTS_MAX
 from replidict.raft.messages import Propose, TimeoutNow
 from replidict.raft.sockets import SEND_QUEUE_BYTES
 from replidict.security import Mode
 from tests.wire_nets import (
+    MAX_FRAME,
     Host,
     Net,
     RawPeer,
@@ -128,7 +129,7 @@ def live_guest(host: Host) -> sockets.Connection:
 
 
 @pytest.mark.parametrize("what", ["too many", "too large", "twice", "zero", "no desk"])
-def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str) -> None:
     """A guest that has too much under way, or breaks the rules, is told so and closed; the next one is welcome."""
     hosts, asked = with_a_desk(net, "plain")
     if what == "no desk":
@@ -136,7 +137,7 @@ def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str, monkeypatc
     with Stranger(hosts[0]) as stranger:
         guest = RawGuest(net, stranger, hosts[0], "plain")
         if what == "too large":
-            monkeypatch.setattr(guests, "BYTES_MAX", 100 * ASKS_MAX)
+            hosts[0].wire.guests.room = 100 * ASKS_MAX
         for number in range(1, ASKS_MAX + 1):
             guest.ask(number, prefix="x" * (100 if what == "too large" else 0))
             net.round()
@@ -194,7 +195,7 @@ def test_busy_guests_keep_their_places(net: Net) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
-    """What waits for a guest that does not read is bounded, and then it is dropped."""
+    """What waits for a guest that does not read is bounded: parts of answers are held back; then it is dropped."""
     hosts, asked = with_a_desk(net, mode)
     with Stranger(hosts[0]) as stranger:
         guest = RawGuest(net, stranger, hosts[0], mode)
@@ -203,13 +204,166 @@ def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptur
         connection, piece = live_guest(hosts[0]), asks.Piece(1, 1 << 40, bytes(1_000_000))
         while answer(hosts[0], asked[0][0], piece, last=False) == "sent":
             net.round()
-            assert connection._queued < SEND_QUEUE_BYTES + 1_100_000
+            assert connection.queued < SEND_QUEUE_BYTES + 1_100_000
         assert answer(hosts[0], asked[0][0], piece, last=False) == "full"
-        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "full", "later, perhaps"
+        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent", "the end holds nobody up"
         net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=11.0)
         assert answer(hosts[0], asked[0][0], asks.Done(1)) == "gone"
         assert "does not take its answers" in caplog.text
         serves(net, hosts)
+
+
+# -- what is kept for them --------------------------------------------------------------------------------------------
+
+LARGE = 5 * 1024 * 1024  # of the `MAX_FRAME` that a guest may say at once
+
+
+def in_little_room(net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Host], list[asks.Ask]]:
+    """Two nodes, the first with room for one large frame, and little more; and what guests ask that one."""
+    monkeypatch.setattr(guests, "BYTES_MAX", 1024 * 1024)
+    hosts = net.mesh(2, mode)
+    asked: list[asks.Ask] = []
+    hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append(ask)
+    return hosts, asked
+
+
+def kept(host: Host) -> int:
+    connections = [each for each in host.wire._connections.values() if not each.dead]
+    return sum(each.session.held + each.queued for each in connections)
+
+
+def large_ask(guest: RawGuest, number: int) -> bytes:
+    """A large ask as it goes on the wire."""
+    body = messages.encode(asks.Set(number, 1.0, b"key", bytes(LARGE)))
+    return bytes(guest.session.encrypt(guest.session.seal(frame(body, guest.session.tag_bytes))))
+
+
+def push(net: Net, host: Host, guest: RawGuest, data: bytes) -> None:
+    """Send all of this, or until the node has closed the connection; what the node keeps stays within bounds."""
+    left = memoryview(data)
+
+    def sent() -> bool:
+        nonlocal left
+        assert kept(host) <= host.wire.guests.room
+        guest.read()
+        try:
+            left = left[guest.sock.send(left[:100_000]) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            guest.gone = True
+        return guest.gone or not left
+
+    net.run(sent, seconds=60.0)
+    for _ in range(300):  # what the system still holds
+        net.round()
+        assert kept(host) <= host.wire.guests.room
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_halves_of_asks_have_a_bound(net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests that stop half-way take up a bounded amount of memory, all together: for another one's large ask the one
+    that has been silent longest goes, and is told why. Small asks are heard all the while, and members are not."""
+    hosts, asked = in_little_room(net, mode, monkeypatch)
+    with Stranger(hosts[0]) as stranger:
+        small, patient, *halves = [RawGuest(net, stranger, hosts[0], mode) for _ in range(5)]
+        begun = large_ask(patient, 1)[:100]
+        push(net, hosts[0], patient, begun)
+        for number, half in enumerate(halves, 1):
+            push(net, hosts[0], half, large_ask(half, 1)[: LARGE - 1000])
+            small.ask(number)
+            net.run(lambda number=number: len(asked) == number)  # type: ignore[misc]
+        net.run(lambda: all(half.read() and half.gone for half in halves[:2]))
+        for half in halves[:2]:
+            assert isinstance(half.heard[-1], asks.Failed) and "too much is asked at once" in half.heard[-1].text
+        whole = RawGuest(net, stranger, hosts[0], mode)
+        push(net, hosts[0], whole, large_ask(whole, 1))
+        net.run(lambda: any(isinstance(ask, asks.Set) and len(ask.value) == LARGE for ask in asked))
+        assert kept(hosts[0]) <= len(begun), "nothing is kept of an ask that was heard"
+        assert len(hosts[0].wire.guests) == 3, "who has said little may take its time"
+        serves(net, hosts)
+
+
+def test_two_asks_half_way_at_once(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two large asks that come side by side, and for which there is no room together, one is heard."""
+    hosts, asked = in_little_room(net, "plain", monkeypatch)
+    with Stranger(hosts[0]) as stranger:
+        two = [RawGuest(net, stranger, hosts[0], "plain") for _ in range(2)]
+        said = [large_ask(guest, 1) for guest in two]
+        for start in range(0, len(said[0]), 200_000):
+            for guest, data in zip(two, said, strict=True):
+                if not guest.gone:
+                    push(net, hosts[0], guest, data[start : start + 200_000])
+        net.run(lambda: len(asked) == 1)
+        net.run(lambda: any(guest.read() and guest.gone for guest in two))
+
+
+def test_a_guest_that_stops_half_way_is_dropped(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    """An ask may take its time, as long as more of it comes; when nothing does, the guest goes, and a line says why."""
+    hosts, asked = with_a_desk(net, "plain")
+    with Stranger(hosts[0]) as stranger:
+        slow, stuck = (RawGuest(net, stranger, hosts[0], "plain") for _ in range(2))
+        said = large_ask(slow, 1)[:100] + b"x"
+        stuck.write(said)
+        for place in range(10):
+            slow.sock.send(said[10 * place :][:10])
+            net.pass_time(8)
+            assert len(hosts[0].wire.guests) == (2 if place == 0 else 1)
+        assert "stopped in the middle of what it asks" in caplog.text
+        net.run(lambda: stuck.read() or stuck.gone)
+        net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=4.0)
+        assert asked == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_answers_that_nobody_takes_have_a_bound(net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests that ask and never read take up a bounded amount of memory, all together; one that reads is answered."""
+    hosts, asked = with_a_desk(net, mode)
+    monkeypatch.setattr(guests, "BYTES_MAX", 1024 * 1024)
+    hosts[0].wire.guests.room = room = 2 * MAX_FRAME
+    with Stranger(hosts[0]) as stranger:
+        reads, *deaf = [RawGuest(net, stranger, hosts[0], mode) for _ in range(6)]
+        for turn in range(1, 5):  # the system itself takes some of it
+            for guest in deaf:
+                try:
+                    guest.ask(turn)
+                except OSError:
+                    pass  # it is gone
+            net.pass_time(0.1)
+            while asked:
+                number, ask = asked.pop()
+                answer(hosts[0], number, asks.Value(ask.id, bytes(LARGE), 1))
+                assert kept(hosts[0]) <= room
+                net.round()
+        assert 1 <= len(hosts[0].wire.guests) < 6
+        reads.ask(1)
+        net.run(lambda: asked)
+        assert answer(hosts[0], asked[0][0], asks.Value(1, bytes(LARGE), 1)) == "sent"
+        assert kept(hosts[0]) <= room
+        net.run(lambda: reads.read())
+        assert isinstance(reads.heard[0], asks.Value)
+        serves(net, hosts)
+
+
+def test_an_ask_is_given_back_in_time(net: Net) -> None:
+    """When its timeout is over, and when its guest is gone, an ask is given back, to be begun no more."""
+    hosts, asked = with_a_desk(net, "plain")
+    over: list[int] = []
+    hosts[0].wire.guests.on_over = lambda guest, ask: over.append(ask.id)
+    with Stranger(hosts[0]) as stranger:
+        guest = RawGuest(net, stranger, hosts[0], "plain")
+        guest.ask(1, timeout=3.0)
+        guest.ask(2, timeout=60.0)
+        guest.ask(3, timeout=0.0)
+        net.run(lambda: len(asked) == 3)
+        assert 2.9 < net.run(lambda: over) < 3.6
+        assert set(over) == {1}
+        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent"
+        over.clear()
+        net.pass_time(2)
+        assert over == []
+    net.run(lambda: len(hosts[0].wire.guests) == 0)
+    assert sorted(over) == [2, 3]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -366,7 +366,7 @@ def test_a_member_that_never_reads(
             for _ in range(50):
                 ask()
             siege.writers.go_on()
-            assert connection._queued < 50_000 + MESSAGE_BYTES + 1000, "one message more at most"
+            assert connection.queued < 50_000 + MESSAGE_BYTES + 1000, "one message more at most"
         siege.writers.go_on()
 
 

@@ -555,7 +555,7 @@ def test_a_peer_that_never_reads(net: Net, mode: Mode) -> None:
             sent += hosts[0].send(address, message)
             peer.say(PING)
             net.round()
-            assert connection._queued < SEND_QUEUE_BYTES + 1_100_000
+            assert connection.queued < SEND_QUEUE_BYTES + 1_100_000
         assert 8 <= sent < 100 and not hosts[0].send(address, message)
         assert hosts[0].send(hosts[1], message)
         net.run(lambda: hosts[1].heard)

@@ -36,26 +36,33 @@ class FrameReader:
         self._buffer = bytearray()
         self._start = 0  # what lies before was cut off already
 
+    @property
+    def held(self) -> int:
+        """How many bytes are kept, of a frame that is not whole yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes that arrived."""
-        if self._start:
-            # Once per chunk, not per frame; deleting from the front moves no bytes.
-            del self._buffer[: self._start]
-            self._start = 0
         self._buffer += data
 
     def next(self) -> bytearray | None:
         """The next whole body, or None."""
         start, buffer = self._start + 4, self._buffer
-        if len(buffer) < start:
-            return None
-        length = int.from_bytes(buffer[start - 4 : start], "big")
-        if length > self.max_bytes or not length:
-            raise WireError("protocol", f"a frame claims {length} bytes, and at most {self.max_bytes} are allowed")
-        if len(buffer) < start + length:
-            return None
-        self._start = start + length
-        return buffer[start : start + length]
+        if len(buffer) >= start:
+            length = int.from_bytes(buffer[start - 4 : start], "big")
+            if length > self.max_bytes or not length:
+                raise WireError("protocol", f"a frame claims {length} bytes, and at most {self.max_bytes} are allowed")
+            if len(buffer) >= start + length:
+                self._start = start + length
+                return buffer[start : start + length]
+        # Once per chunk, not per frame; deleting from the front moves no bytes.
+        del buffer[: self._start]
+        self._start = 0
+        return None
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._buffer, self._start = bytearray(), 0
 
 
 def frame(body: bytes, tag_bytes: int = 0) -> bytes:

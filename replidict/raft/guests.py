@@ -4,16 +4,22 @@ Rules this module keeps:
 
 1. At most `GUESTS_MAX` guests are connected. For a new one, the one that has been idle longest goes; if none is idle,
    the new one does.
-2. A guest has at most `ASKS_MAX` asks under way, and all together at most `BYTES_MAX` bytes of asks; a guest that asks
-   more is sent away. So is one that does not read its answers.
-3. A guest never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what comes
+2. A guest has at most `ASKS_MAX` asks under way, and all together at most `room` bytes of asks: `BYTES_MAX` and one
+   frame of the largest size. A guest that asks more is sent away.
+3. What is kept of asks that are still coming, and of answers that are not taken, has as much room, all guests together.
+   Beyond it, one goes of those that take up more than their share of `BYTES_MAX`: the one that has neither said nor
+   taken anything for longest. So one large ask or answer always has room, and small ones stand in nobody's way.
+4. A guest goes that takes nothing of its answers, or says nothing in the middle of an ask, for `STALL_MAX`.
+5. An ask is given back to `on_over` at the end of its timeout, and when its guest is gone: if it has not begun, it is
+   not to wait for its turn.
+6. A guest never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what comes
    of it. Both happen in the node's thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,8 +32,16 @@ GUESTS_MAX = 64
 ASKS_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024
 IDLE_MAX = 60.0  # seconds without an ask under way
-STALL_MAX = 10.0  # seconds in which a guest takes nothing of what waits for it
+STALL_MAX = 10.0  # seconds in which a guest takes nothing of what waits for it, or says nothing in the middle of an ask
 PING_INTERVAL = 0.5  # seconds of silence after which a guest that waits is shown that this node is alive
+
+
+class Asked(NamedTuple):
+    """An ask under way."""
+
+    ask: Ask
+    size: int
+    begin_by: float  # on the node's clock
 
 
 class Guest:
@@ -35,14 +49,19 @@ class Guest:
 
     def __init__(self, number: int, connection: Connection, now: float) -> None:
         self.number, self.connection = number, connection
-        self.under_way: dict[int, int] = {}  # asks by id, and their bytes
+        self.under_way: dict[int, Asked] = {}  # by the id of the ask
         self.since = now  # when it became idle, or last took something
         self.taken = 0
 
     @property
+    def held(self) -> int:
+        """The bytes of rule 3."""
+        return self.connection.session.held + self.connection.queued
+
+    @property
     def idle(self) -> bool:
         """Does neither side wait for the other?"""
-        return not self.under_way and self.connection.idle
+        return not self.under_way and self.connection.idle and not self.connection.session.held
 
 
 class Guests:
@@ -54,10 +73,14 @@ class Guests:
         part: Callable[[Connection, bytes], None],
         drop: Callable[[Connection, str, str], None],
         tag_bytes: int,
+        max_frame_bytes: int,
     ) -> None:
         self._queue, self._part, self._drop, self._tag_bytes = queue, part, drop, tag_bytes
+        self.room = BYTES_MAX + max_frame_bytes
         self.on_ask: Callable[[int, Ask], None] | None = None
         """Gets the number of a guest and what it asks."""
+        self.on_over: Callable[[int, Ask], None] = lambda number, ask: None
+        """Gets an ask that is not to be begun any more; it may have been long ago."""
         self._guests: dict[int, Guest] = {}
         self._bytes = 0
         self._last = 0
@@ -79,34 +102,49 @@ class Guests:
     def gone(self, guest: Guest) -> None:
         """Its connection is closed."""
         if self._guests.pop(guest.number, None) is not None:
-            self._bytes -= sum(guest.under_way.values())
+            self._bytes -= sum(asked.size for asked in guest.under_way.values())
+            for asked in guest.under_way.values():
+                self.on_over(guest.number, asked.ask)
 
     def hear(self, guest: Guest, ask: Ask, now: float) -> None:
         """It asks something."""
         size = sum(len(part) for part in msgspec.structs.astuple(ask) if isinstance(part, bytes | str))
         if ask.id in guest.under_way or not ask.id:
             self._send_away(guest.connection, f"the id {ask.id} can't be used (again)")
-        elif len(guest.under_way) >= ASKS_MAX or self._bytes + size > BYTES_MAX:
+        elif len(guest.under_way) >= ASKS_MAX or self._bytes + size > self.room:
             self._send_away(guest.connection, f"too much at once: wait for the answers to {ASKS_MAX} asks")
         elif self.on_ask is None:
             self._send_away(guest.connection, "this node is not ready yet: try again")
         else:
-            guest.under_way[ask.id] = size
+            guest.under_way[ask.id] = Asked(ask, size, now + ask.timeout if ask.timeout else float("inf"))
             self._bytes += size
             guest.since = now
             self.on_ask(guest.number, ask)
 
     def answer(self, number: int, ask_id: int, framed: bytes, last: bool) -> Literal["sent", "full", "gone"]:
-        """Send what `frame` made of an answer; the `last` one ends the ask. `full`: not sent, try again later."""
+        """Send what `frame` made of an answer; the `last` one ends the ask. `full`: a part that is not sent, try again
+        later."""
         guest = self._guests.get(number)
         if guest is None or guest.connection.dead or ask_id not in guest.under_way:
             return "gone"
-        if guest.connection.full:
+        if not last and guest.connection.full:
             return "full"
         if last:
-            self._bytes -= guest.under_way.pop(ask_id)
+            self._bytes -= guest.under_way.pop(ask_id).size
         self._queue(guest.connection, framed)
+        self.check_room(guest)
         return "sent"
+
+    def check_room(self, guest: Guest) -> None:
+        """Rule 3, when more may be kept for this guest than before."""
+        while guest.held and sum(each.held for each in self._guests.values()) > self.room:
+            large = [each for each in self._guests.values() if each.held > BYTES_MAX // GUESTS_MAX]
+            victim = min(large, key=lambda each: max(each.since, each.connection.heard_at))
+            if victim.connection.idle:
+                victim.connection.session.forget()
+                self._send_away(victim.connection, "too much is asked at once, by several: try again")
+            else:
+                self._drop(victim.connection, "stalled", "too much waits for it, and for others")
 
     def waits(self, number: int, ask_id: int) -> bool:
         """Whether this guest is still there, and waits for the answer. For any thread."""
@@ -122,9 +160,17 @@ class Guests:
         connection = guest.connection
         if connection.taken != guest.taken or (guest.under_way and connection.idle):
             guest.taken, guest.since = connection.taken, now
-        due = guest.since + (IDLE_MAX if connection.idle else STALL_MAX)
+        for asked in list(guest.under_way.values()):
+            if now >= asked.begin_by:
+                self.on_over(guest.number, asked.ask)
+        if not connection.idle:
+            due, why = guest.since + STALL_MAX, "it does not take its answers"
+        elif connection.session.held:
+            due, why = connection.heard_at + STALL_MAX, "it stopped in the middle of what it asks"
+        else:
+            due, why = guest.since + IDLE_MAX, "it asks nothing"
         if now >= due:
-            self._drop(connection, "dropped" if connection.idle else "stalled", "it does not take its answers")
+            self._drop(connection, "dropped" if guest.idle else "stalled", why)
         elif guest.under_way and not connection.wants_write:
             if now >= connection.sent_at + PING_INTERVAL:
                 self._queue(connection, ping)

@@ -60,13 +60,14 @@ class Connection:
         """It is to be closed, and used no more."""
         self.wants_write = self.connecting
         self._frames: deque[bytes | memoryview] = deque()
-        self._queued = 0
+        self.queued = 0
+        """How many bytes wait to be sent."""
         self._on_wire: bytes | memoryview = b""  # encrypted already: goes first
 
     @property
     def full(self) -> bool:
         """Is the queue above its bound?"""
-        return self._queued > SEND_QUEUE_BYTES
+        return self.queued > SEND_QUEUE_BYTES
 
     @property
     def idle(self) -> bool:
@@ -76,7 +77,7 @@ class Connection:
     def queue(self, framed: bytes) -> None:
         """Add one sealed frame; `flush` sends it."""
         self._frames.append(framed)
-        self._queued += len(framed) + FRAME_OVERHEAD
+        self.queued += len(framed) + FRAME_OVERHEAD
 
     def flush(self) -> None:
         """Send what the system takes now; `wants_write` says whether something is left. `OSError` if it is lost."""
@@ -102,16 +103,16 @@ class Connection:
         if len(first) > CHUNK_BYTES:
             first = memoryview(first)
             frames.appendleft(first[CHUNK_BYTES:])
-            self._queued -= CHUNK_BYTES
+            self.queued -= CHUNK_BYTES
             return first[:CHUNK_BYTES]
-        self._queued -= len(first) + FRAME_OVERHEAD
+        self.queued -= len(first) + FRAME_OVERHEAD
         if not frames:
             return first
         parts, size = [first], len(first)
         while frames and size + len(frames[0]) <= CHUNK_BYTES:
             parts.append(frames.popleft())
             size += len(parts[-1])
-            self._queued -= len(parts[-1]) + FRAME_OVERHEAD
+            self.queued -= len(parts[-1]) + FRAME_OVERHEAD
         return b"".join(parts)
 
 

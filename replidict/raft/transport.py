@@ -86,7 +86,7 @@ class TcpTransport(Transport):
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
-        self.guests = Guests(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes)
+        self.guests = Guests(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes, max_frame_bytes)
         self._wake = float("-inf")
         self._destroyed = False
         for node in other_nodes:
@@ -211,7 +211,9 @@ class TcpTransport(Transport):
     def _moved(self, connection: Connection) -> None:
         """A session got further."""
         session = connection.session
-        if session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
+        if connection.guest is not None:
+            self.guests.check_room(connection.guest)
+        elif session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
             self._expect(connection, session.peer.address)
 
     def _open(self, connection: Connection) -> None:

@@ -226,6 +226,15 @@ class Session:
             self.state = State.FAILED
             raise
 
+    @property
+    def held(self) -> int:
+        """How many bytes are kept of a message that is still coming."""
+        return self._reader.held
+
+    def forget(self) -> None:
+        """Keep nothing of that: what comes is to be read no more."""
+        self._reader.forget()
+
     def take_output(self) -> list[bytes]:
         """The frames that the session itself wants sent, before anything sealed later."""
         taken, self._output = self._output, []
