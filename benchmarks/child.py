@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, sleep
 from typing import Any
 
-from benchmarks.measure import mean_microseconds, run_threads
+from benchmarks.measure import mean_microseconds, run_futures, run_threads
 from benchmarks.store import Store, Value
 
 SAMPLE = 4096
@@ -66,6 +66,12 @@ class Jobs:
         """So many threads that write values to keys drawn from so many."""
         store, value = self._store, os.urandom(value_bytes)
         return run_threads(lambda key: store.set(key, value), samples(threads, keys), seconds)
+
+    def submits(self, *, under_way: int, seconds: float, value_bytes: int = 100, keys: int = 1000) -> dict[str, Any]:
+        """One thread that has so many writes under way."""
+        store: Any = self._store  # not every system has futures
+        value = os.urandom(value_bytes)
+        return run_futures(lambda key: store.submit(key, value), samples(1, keys)[0], seconds, under_way)
 
     def reads(self, *, threads: int, seconds: float, kind: str, keys: int = 1000) -> dict[str, Any]:
         operation = self._store.get if kind == "local" else self._store.strong_get

@@ -71,6 +71,9 @@ class Etcd:
     def set(self, key: str, value: Value) -> None:
         self._put(wire.put_request(key.encode(), _bytes(value)), timeout=PATIENCE)
 
+    def submit(self, key: str, value: Value) -> Any:
+        return self._put.future(wire.put_request(key.encode(), _bytes(value)), timeout=PATIENCE)
+
     def try_set(self, key: str, value: Value) -> None:
         self._put(wire.put_request(key.encode(), _bytes(value)), timeout=IMPATIENCE)
 

@@ -72,6 +72,35 @@ def run_threads(
     return {**found, "errors": len(errors), "error": errors[0] if errors else None}
 
 
+def run_futures(submit: Callable[[str], Any], keys: Sequence[str], seconds: float, under_way: int) -> dict[str, Any]:
+    """Begin one operation after the other, with so many under way at most, from this thread alone."""
+    room = threading.Semaphore(under_way)
+    record, errors = array("d"), list[str]()
+
+    def begin(key: str) -> None:
+        before = perf_counter()
+
+        def ended(future: Any) -> None:
+            if (error := future.exception()) is None:
+                record.append(perf_counter() - before)
+            else:
+                errors.append(f"{type(error).__name__}: {error}")
+            room.release()
+
+        submit(key).add_done_callback(ended)
+
+    start = perf_counter()
+    for key in cycle(keys):
+        room.acquire()
+        if perf_counter() >= start + seconds or len(errors) > MOST_ERRORS:
+            break
+        begin(key)
+    for _ in range(under_way - 1):
+        room.acquire()
+    found = summary(list(record), perf_counter() - start)
+    return {**found, "errors": len(errors), "error": errors[0] if errors else None}
+
+
 def mean_microseconds(operation: Operation, keys: Sequence[str], rounds: int) -> float:
     """What one call takes within a plain loop, with no clock read in between: for calls that cost less than a clock."""
     start = perf_counter()

@@ -31,6 +31,7 @@ class Replidict:
         self.set = self.try_set = self.dict.set
         self.get = self.dict.get
         self.update = self.dict.update
+        self.submit = self.dict.submit
 
     def strong_get(self, key: str) -> object:
         return self.dict.get(key, linearizable=True)

@@ -29,6 +29,7 @@ from replidict.cluster import Cluster
 from replidict.codec import Codec
 from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError
+from replidict.futures import Futures
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
@@ -82,6 +83,7 @@ class Host:
             self.items: Mapping[Hashable, Item] = self.node.machine.items
             self.backups = Backups(self.node, self.directory.path)
             self.cluster = Cluster(self.node, security)
+            self.futures = Futures(self.node, f"{OWN_THREADS}futures")
             self._desk: Desk | None = None
             if security is not None:
                 guests = self.node.engine.transport.guests
@@ -183,6 +185,7 @@ class Host:
             if self in _open_hosts:
                 self._ticker.stop()
                 self._automatic.join()
+                self.futures.join()
                 if self._desk is not None:
                     self._desk.join()
                 _open_hosts.discard(self)
@@ -208,6 +211,7 @@ class Host:
 
     def _let_go(self) -> None:
         """The node has stopped, for whatever reason: another may have its directory and address from now on."""
+        self.futures.finish()
         self._waker.close()
         self.directory.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 
 from replidict.client import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
@@ -16,6 +18,15 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 3.0  # for one attempt to connect
 RETRY_PAUSE = 0.2  # seconds
+
+
+def way_in(
+    address: str, member: str | None, voter: bool, security: Security | None, seconds: float
+) -> Callable[[str], Beginning] | None:
+    """How the node at `address` is let in under an identity, by the cluster of `member`; None if it joins none."""
+    if member is None or security is None:
+        return None
+    return partial(enter, address=address, voter=voter, member=member, security=security, seconds=seconds)
 
 
 def enter(node_id: str, *, address: str, voter: bool, member: str, security: Security, seconds: float) -> Beginning:

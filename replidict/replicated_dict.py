@@ -16,7 +16,7 @@ from collections.abc import (
     Reversible,
     ValuesView,
 )
-from functools import partial
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
 
@@ -39,7 +39,7 @@ from replidict.backup import Backup
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key
 from replidict.errors import ReadTimeout
 from replidict.host import Host
-from replidict.joining import enter
+from replidict.joining import way_in
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.messages import AddMember, RemoveMember
@@ -103,16 +103,11 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         member = member_to_join(join, address, founders, voter)
         self._timeout = seconds_of(timeout, "timeout")
         security = network_of(address, tls, secret, insecure)
-        if member is None or security is None:
-            way_in = None
-        else:
-            way_in = partial(
-                enter, address=founders[0], voter=voter, member=member, security=security, seconds=self._timeout
-            )
+        join_by = way_in(founders[0], member, voter, security, self._timeout)
         self._options = options
         self._codec = codec
         self._decode = codec.decode
-        self._host = Host(path, (address or NO_NETWORK).lower(), founders, way_in, security, codec, options)
+        self._host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
         self._machine = self._host.node.machine
         weakref.finalize(self, self._host.forgotten)
 
@@ -190,10 +185,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         return None if item is None else Versioned(self._decode(item.value), item.revision)
 
     def barrier(self, *, timeout: float | None = None) -> None:
-        """Wait until this node's copy includes all that was acknowledged anywhere before the call.
-
-        Raises `ReadTimeout` after `timeout` seconds.
-        """
+        """Wait until this node's copy has all that was acknowledged anywhere before; else raises `ReadTimeout`."""
         self._make_current(timeout)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
@@ -277,6 +269,16 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     @override
     def __setitem__(self, key: K, value: V) -> None:
         self.set(key, value)
+
+    def submit(self, key: K, value: V) -> Future[int]:
+        """As `set`, but returns a future of the revision at once: one thread can have many writes under way.
+
+        They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
+        this dict; `cancel` does nothing. Raises `EncodingError`, `ClosedError` or `StorageError`.
+        """
+        encoded, data = self._key(key), self._value(value)
+        operation, size = cmd.Put(encoded, data), len(encoded) + len(data)
+        return self._host.futures.submit(operation, size, self._timeout)
 
     def add(self, key: K, value: V, *, timeout: float | None = None) -> bool:
         """Store a value only if the key is absent. Returns whether it was."""

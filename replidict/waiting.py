@@ -53,20 +53,31 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
     submitted = Write(operation, size, done.release)
     node.proposals.submit(submitted)
     if not done.acquire(timeout=seconds):
-        surely_not = node.proposals.give_up(submitted)
-        if surely_not:
-            raise NotCommitted(
-                f"no leader could be reached within {rounded(seconds)} s, so this write was not sent to anyone: it is "
-                "not applied and never will be. Check that a majority of the peers is running and reachable, and that "
-                "none of them refuses this node: its log says so"
-            )
-        if not done.acquire(blocking=False):  # else the answer came at the last moment
-            raise OutcomeUnknown(
-                f"this write was sent, but no majority confirmed it within {rounded(seconds)} s: it may or may not be "
-                "applied. Read with linearizable=True, once a majority is there, to find out"
-            )
-    if submitted.error is not None:
-        raise_anew(submitted.error)
-    if isinstance(submitted.result, str):
-        raise ReplidictError(f"this write could not be performed, and changed nothing: {submitted.result}")
-    return submitted.result
+        error = given_up(node, submitted, seconds)
+        if isinstance(error, NotCommitted) or not done.acquire(blocking=False):
+            raise error
+        # else the answer came at the last moment
+    return result_of(submitted)
+
+
+def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:
+    """Nobody waits for this write any longer, `seconds` after it was submitted: what its caller is to be told."""
+    if node.proposals.give_up(submitted):
+        return NotCommitted(
+            f"no leader could be reached within {rounded(seconds)} s, so this write was not sent to anyone: it is not "
+            "applied and never will be. Check that a majority of the peers is running and reachable, and that "
+            "none of them refuses this node: its log says so"
+        )
+    return OutcomeUnknown(
+        f"this write was sent, but no majority confirmed it within {rounded(seconds)} s: it may or may not be "
+        "applied. Read with linearizable=True, once a majority is there, to find out"
+    )
+
+
+def result_of(answered: Write) -> cmd.Result:
+    """What a write gave that is done. Raises why there is no result."""
+    if answered.error is not None:
+        raise_anew(answered.error)
+    if isinstance(answered.result, str):
+        raise ReplidictError(f"this write could not be performed, and changed nothing: {answered.result}")
+    return answered.result

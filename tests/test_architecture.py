@@ -25,7 +25,7 @@ FLOORS = [
     ["replicated_dict"],
     ["host"],
     ["automatic", "desk", "joining"],
-    ["arguments", "backup", "client", "cluster", "plain", "views", "ticker", "workers"],
+    ["arguments", "backup", "client", "cluster", "futures", "plain", "views", "ticker", "workers"],
     ["waiting"],
     ["node"],
     ["proposals", "reads"],

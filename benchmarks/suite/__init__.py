@@ -10,6 +10,7 @@ from benchmarks.suite import (
     failover,
     five,
     floors,
+    futures,
     hog,
     idle,
     join,
@@ -26,6 +27,7 @@ from benchmarks.suite.benchmark import Benchmark
 BENCHMARKS: tuple[Benchmark, ...] = (
     floors.BENCHMARK,
     writes.BENCHMARK,
+    futures.BENCHMARK,
     anatomy.BENCHMARK,
     values.BENCHMARK,
     reads.BENCHMARK,
