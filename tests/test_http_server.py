@@ -151,6 +151,35 @@ def test_dots_are_text(opened: tuple[Dict, int], key: str) -> None:
     assert list(d) == [key.replace("%2e", ".")]
 
 
+@pytest.mark.parametrize("target", ["/kv/%", "/kv/100%", "/kv/a%4", "/kv/a%zz/b", "/kv?prefix=%", "/kv?after=%0g"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_percent_sign_that_begins_no_escape(opened: tuple[Dict, int], method: str, target: str) -> None:
+    """A lone % is not taken for the character, as which another URL stands already."""
+    d, port = opened
+    d["%"] = d["100%"] = "v"
+    if method == "PUT" and "?" in target:
+        target = target.replace("?", "/k?")
+    with Client(port) as client:
+        client.send(put(target, b"x") if method == "PUT" else GET.replace(b"/kv/k", target.encode()))
+        assert client.problem() == "bad-argument"
+        client.send(GET.replace(b"/kv/k", b"/kv/100%25"))
+        assert client.answer() == (200, b"v")
+    assert d == {"%": "v", "100%": "v"}
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 0\r\n", ""])
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 204), ("DELETE", 204), ("POST", 405)])
+def test_a_body_that_is_announced_and_empty(opened: tuple[Dict, int], method: str, status: int, length: str) -> None:
+    """Who asks whether to send a body, and has none, is answered at once, and may go on on the same connection."""
+    d, port = opened
+    d["k"] = "v"
+    with Client(port) as client:
+        client.send(f"{method} /kv/k HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{length}\r\n".encode())
+        assert client.answer()[0] == status
+        client.send(GET)
+        assert client.answer()[0] == (404 if method == "DELETE" else 200)
+
+
 # -- slow clients ---------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. Nothing is guessed: a parameter that is not known, is given twice, or is no UTF-8, is refused.
+1. Nothing is guessed: a parameter that is not known, is given twice, or is no UTF-8, is refused; so is a % that begins
+   no escape, which others might send on as %25, or not.
 2. A key is the text after `/kv/`, percent-decoded once, from the path as it was sent.
 """
 
@@ -28,6 +29,7 @@ MAX_LIMIT = 1000
 
 _ETAGS = re.compile(r'\s*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*(?:,\s*|$))+')
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
+_NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def key_of(request: Request, max_bytes: int) -> str:
     raw = request.scope["raw_path"].partition(b"?")[0].split(b"/", segments)
     if len(raw) <= segments:
         raise HTTPException(404)  # a slash that is percent-encoded does not end the "kv"
+    _check_escapes("the key", raw[-1])
     try:
         key = unquote_to_bytes(raw[-1]).decode()
     except UnicodeDecodeError as error:
@@ -101,6 +104,7 @@ def key_of(request: Request, max_bytes: int) -> str:
 def parameters_of(request: Request, known: set[str]) -> dict[str, str]:
     """The parameters of the query, all of which must be known."""
     query = request.scope["query_string"].decode("latin-1")
+    _check_escapes("the query", request.scope["query_string"])
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=16)
     except ValueError as error:
@@ -114,6 +118,11 @@ def parameters_of(request: Request, known: set[str]) -> dict[str, str]:
             raise Problem("bad-argument", f"{name} is given twice")
         found[name] = value
     return found
+
+
+def _check_escapes(what: str, data: bytes) -> None:
+    if _NO_ESCAPE.search(data):
+        raise Problem("bad-argument", f"{what} holds a % without two hexadecimal digits: the character itself is %25")
 
 
 def timeout_of(parameters: dict[str, str]) -> float:
