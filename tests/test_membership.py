@@ -159,6 +159,27 @@ def test_joining_twice(tmp_path: Path) -> None:
         assert nodes[2]._host.cluster.admit(address, "another disk", False, 30).node_ids[address] == "another disk"
 
 
+def test_the_configuration_says_who_is_at_an_address(tmp_path: Path) -> None:
+    """Whose identity is in the configuration is let in under its address, and no other, whoever was met there before;
+    of an address of which it says nothing, it is the one met first."""
+
+    def let_in(node: Dict, node_id: str) -> str | None:
+        engine = node._host.node.engine
+        return node._host.node.call(lambda: engine.admit(address, node_id)).result(30)
+
+    with cluster(tmp_path) as nodes:
+        (address,) = free_addresses(1)
+        assert let_in(nodes[0], "first") is None
+        assert "was first and is now second" in str(let_in(nodes[0], "second"))
+        nodes[0]._host.cluster.admit(address, "second", False, 30)
+        for node in nodes:
+            node.barrier()
+            assert let_in(node, "second") is None
+            assert "was second and is now first" in str(let_in(node, "first"))
+            assert "was second and is now third" in str(let_in(node, "third"))
+            assert let_in(node, "second") is None
+
+
 def test_members_after_a_restart(tmp_path: Path) -> None:
     """Who was removed stays removed when all are started again, whatever peers= says; the difference is logged."""
     with cluster(tmp_path) as nodes:
