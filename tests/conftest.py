@@ -1,4 +1,4 @@
-"""What every test has to leave behind: nothing."""
+"""What every test has to leave behind: nothing. And what the tests of several modules are given."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from tests.wire_nets import Net, a_net
+from tests.wire_support import Certificates
 
 
 def open_descriptors() -> set[tuple[str, str]]:
@@ -43,3 +46,14 @@ def no_leaks() -> Iterator[None]:
             break
         time.sleep(0.01)
     assert not any(left), f"left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def net(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
+    with a_net(certificates, caplog) as net:
+        yield net

@@ -42,11 +42,6 @@ from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.wire_support import MODES, Certificates, given
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 def client_of(node: Dict, mode: Mode, certificates: Certificates | None = None, **how: Any) -> Client:
     address = str(node.status().address)
     security = security_for(address, None, None, False) if certificates is None else certificates.security(mode)

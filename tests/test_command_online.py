@@ -355,11 +355,6 @@ def test_no_node_there() -> None:
 # -- security ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_every_protection(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
     """A secret from a file or the environment, certificates by option or environment: who has none is not let in."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from replidict.raft import asks, guests, messages, sockets
@@ -18,23 +16,10 @@ from tests.wire_nets import (
     Net,
     RawPeer,
     Stranger,
-    a_net,
     serves,
     warnings,
 )
-from tests.wire_support import MODES, Certificates
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def net(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
-    with a_net(certificates, caplog) as net:
-        yield net
-
+from tests.wire_support import MODES
 
 # -- guests -----------------------------------------------------------------------------------------------------------
 

@@ -33,11 +33,6 @@ from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member
 from tests.wire_support import MODES, SECRET, Certificates, given
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 def address_of(node: Dict) -> str:
     return str(node.status().address)
 

@@ -19,11 +19,6 @@ from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member
 from tests.wire_support import MODES, SECRET, Certificates
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.fixture
 def credentials(certificates: Certificates) -> Callable[[Mode], dict[str, Any]]:
     given: dict[Mode, dict[str, Any]] = {

@@ -7,7 +7,6 @@ import pickle
 import random
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tests.wire_nets import (
     Net,
     RawPeer,
     Stranger,
-    a_net,
     addresses,
     closed,
     handshake_of,
@@ -37,19 +35,7 @@ from tests.wire_nets import (
     warnings,
     with_a_raw_peer,
 )
-from tests.wire_support import MODES, SECRET, Certificates
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def net(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
-    with a_net(certificates, caplog) as net:
-        yield net
-
+from tests.wire_support import MODES, SECRET
 
 # -- who is refused ---------------------------------------------------------------------------------------------------
 

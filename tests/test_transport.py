@@ -7,7 +7,7 @@ import random
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,7 +29,6 @@ from tests.wire_nets import (
     Net,
     RawPeer,
     Stranger,
-    a_net,
     addresses,
     closed,
     free_port,
@@ -39,19 +38,7 @@ from tests.wire_nets import (
     warnings,
     with_a_raw_peer,
 )
-from tests.wire_support import MODES, Certificates
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def net(certificates: Certificates, caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
-    with a_net(certificates, caplog) as net:
-        yield net
-
+from tests.wire_support import MODES
 
 # -- peers ------------------------------------------------------------------------------------------------------------
 

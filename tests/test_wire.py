@@ -38,11 +38,6 @@ SAID: list[Message] = [
 slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @lru_cache
 def stretched(secret: str, cluster: str) -> bytes:
     return security_for(LOW, None, secret, False).stretch(cluster)

@@ -94,32 +94,29 @@ def terms_on_acknowledgements() -> Replacements:
     yield from handled(AppendReply, on_reply)
 
 
-@guard("E3", 25)
-def acknowledge_after_the_disk() -> Replacements:
-    """An append is acknowledged before it is on disk."""
+def sent_at_once(kind: type[Any]) -> Replacements:
+    """Messages of this kind do not wait for the disk."""
 
     def hold(self: engine.Engine, receiver: peer.Peer, message: Any) -> None:
-        if isinstance(message, AppendReply):
+        if isinstance(message, kind):
             self.send(receiver, message)
         else:
             original(self, receiver, message)
 
     original = engine.Engine.hold
     yield engine.Engine, "hold", hold
+
+
+@guard("E3", 25)
+def acknowledge_after_the_disk() -> Replacements:
+    """An append is acknowledged before it is on disk."""
+    return sent_at_once(AppendReply)
 
 
 @guard("E3", 25)
 def vote_after_the_disk() -> Replacements:
     """A vote is given before it is on disk: after a crash the node votes again."""
-
-    def hold(self: engine.Engine, receiver: peer.Peer, message: Any) -> None:
-        if isinstance(message, VoteReply):
-            self.send(receiver, message)
-        else:
-            original(self, receiver, message)
-
-    original = engine.Engine.hold
-    yield engine.Engine, "hold", hold
+    return sent_at_once(VoteReply)
 
 
 @guard("E3", 25)
