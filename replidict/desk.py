@@ -6,7 +6,8 @@ Rules kept here:
 2. What may take long does not hold up what is quick: each kind of work has a lane. Only answers in parts wait until the
    guest has taken others, and these have lanes of their own. What could not begin within its timeout is refused then.
 3. Keys, values and addresses are checked as those of the program are, and stored as if it had given them.
-4. Work for a guest that is gone ends; so does all work when the node stops, and nothing is left of it.
+4. Work for a guest that is gone ends, what waits for a majority at the end of its timeout; so does all work when the
+   node stops, and nothing is left of it.
 """
 
 from __future__ import annotations

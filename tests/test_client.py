@@ -351,6 +351,24 @@ def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pyte
             del nodes[0]["anew"]
 
 
+def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who began large asks and stopped give way to one who goes on, and hear that what they asked is not done."""
+    monkeypatch.setattr(guests, "BYTES_MAX", MiB)
+    monkeypatch.setattr(guests, "STALL_MAX", 600.0)
+    with cluster(tmp_path, 1, options=Options(max_value_bytes=4 * MiB)) as nodes, ExitStack() as stack:
+        key, value = encode_key("key"), encode(bytes(4 * MiB - 100))
+        halves = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(5)]
+        at_node = nodes[0]._host.node.engine.transport.guests._guests
+        for number, half in enumerate(halves, 1):
+            half._socket.sendall(frame(messages.encode(asks.Set(1, 600.0, key, value)))[: 3 * MiB])
+            wait_until(lambda: at_node[number].held == 3 * MiB, "the node has that half")  # noqa: B023
+        with client_of(nodes[0], "plain") as client:
+            client.ask(lambda i, t: asks.Set(i, t, key, value), asks.Stored)
+        assert len(nodes[0]["key"]) == 4 * MiB - 100
+        with pytest.raises(NotCommitted, match="too much is asked at once"):
+            halves[0].ask(lambda i, t: asks.Delete(i, t, key), asks.Held)
+
+
 def test_a_time_in_an_error_is_the_one_asked_for() -> None:
     """What little of a timeout has passed before the wait began does not show in the error."""
     asked = {1.99994: "2", 3599.99: "3600", 0.299971: "0.3", 12.5: "12.5", 0.0: "0"}
