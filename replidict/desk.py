@@ -12,6 +12,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import datetime as dt
 import heapq
 import logging
 import re
@@ -60,7 +61,7 @@ ASKED = "asked-"
 
 Ordered = TypeVar("Ordered", str, bytes)
 
-_NODE_ID = re.compile("[0-9a-f]{32}")
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class _GoneError(Exception):
@@ -179,6 +180,8 @@ class Desk:
                 yield from self._backup(guest, ask)
             case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
                 yield self._change(ask, left)
+            case asks.Supersede():
+                yield self._hear_of_successor(ask)
 
     # -- the dict -----------------------------------------------------------------------------------------------------
 
@@ -240,14 +243,20 @@ class Desk:
             case asks.Transfer():
                 self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
             case asks.Join():
-                if not _NODE_ID.fullmatch(ask.node_id):
-                    raise ValueError(f"node_id={ask.node_id!r}: must be 32 hexadecimal digits")
+                _check_id("node_id", ask.node_id)
                 said = self._cluster.admit(member_of(ask.address), ask.node_id, ask.voter, left)
                 members = said.configuration()
                 return asks.Joined(
                     ask.id, self._node.store.identity.cluster_id, said.index,
                     members.voters, members.learners, members.node_ids, members.readers,
                 )  # fmt: skip
+        return asks.Done(ask.id)
+
+    def _hear_of_successor(self, ask: asks.Supersede) -> Answer:
+        member_of(ask.founder)
+        _check_id("successor", ask.successor)
+        dt.datetime.fromisoformat(ask.at)
+        self._node.call(lambda: self._node.engine.succession.hear(ask)).result()
         return asks.Done(ask.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------
@@ -270,13 +279,18 @@ class Desk:
             remove(file)
 
 
+def _check_id(name: str, given: str) -> None:
+    if not _ID.fullmatch(given):
+        raise ValueError(f"{name}={given!r}: must be 32 hexadecimal digits")
+
+
 def _lane_of(ask: Ask) -> str:
     match ask:
         case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
             return "changes"
         case asks.Backup():
             return "copies"
-        case asks.GetMembers():
+        case asks.GetMembers() | asks.Supersede():
             return "looks"
         case asks.Get() if not ask.linearizable:
             return "looks"

@@ -2,7 +2,7 @@
 
     ReplidictError
     +-- NotCommitted                      the write was surely not applied
-    |   +-- RemovedError (ClosedError)    this node is no member of its cluster any more
+    |   +-- RemovedError (ClosedError)    this node is no member any more, or its cluster goes on elsewhere
     +-- OutcomeUnknown (TimeoutError)     the write may or may not be applied, now or later
     +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
@@ -36,7 +36,8 @@ class ClosedError(ReplidictError, ValueError):
 
 
 class RemovedError(NotCommitted, ClosedError):
-    """This node was removed from its cluster: it has stopped, and its copy is served no more."""
+    """This node was removed from its cluster, or that was recovered without it: it has stopped, and its copy is served
+    no more."""
 
 
 class StorageError(ReplidictError):

@@ -30,6 +30,7 @@ from replidict.codec import Codec
 from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError
 from replidict.futures import Futures
+from replidict.herald import Herald
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
@@ -88,6 +89,8 @@ class Host:
             if security is not None:
                 guests = self.node.engine.transport.guests
                 self._desk = Desk(self.node, guests, self.cluster, self.backups, codec, options, self.directory.path)
+            recovered = self.node.store.recovered
+            self._herald = None if security is None or recovered is None else Herald(self.node, security, recovered)
             self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
             cleanup.pop_all()
         self._ticker = Ticker(self.node, self._waker, self._end, self._let_go)
@@ -95,6 +98,8 @@ class Host:
         try:
             self._ticker.start()
             self._automatic.start()
+            if self._herald is not None:
+                self._herald.start()
         except BaseException:
             self.close()
             raise
@@ -186,6 +191,8 @@ class Host:
                 self._ticker.stop()
                 self._automatic.join()
                 self.futures.join()
+                if self._herald is not None:
+                    self._herald.join()
                 if self._desk is not None:
                     self._desk.join()
                 _open_hosts.discard(self)
@@ -205,6 +212,8 @@ class Host:
     def _end(self, error: ReplidictError) -> None:
         self._raise_from_now_on(error)
         self._automatic.stop()
+        if self._herald is not None:
+            self._herald.stop()
         if self._desk is not None:
             self._desk.close()
         self.backups.end(error)
@@ -223,6 +232,8 @@ class Host:
         """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
         self._closing = threading.Lock()
         self.node.abandon()
+        if self._herald is not None:
+            self._herald.abandon()
         _of_parents.append(self.node)
         self._raise_from_now_on(
             ClosedError(

@@ -89,7 +89,7 @@ class Node:
     def call(self, function: Callable[[], Returned]) -> Future[Returned]:
         """Have something done between two steps; for any thread. The future gets what it returns or raises.
 
-        A `StorageError` ends the node as well; a node that stops fails what it has not begun.
+        A `StorageError` or `RemovedError` ends the node as well; a node that stops fails what it has not begun.
         """
         future: Future[Returned] = Future()
         with self._calls_mutex:
@@ -106,7 +106,7 @@ class Node:
                 continue
             try:
                 future.set_result(function())
-            except StorageError as error:
+            except (StorageError, RemovedError) as error:
                 future.set_exception(error)
                 raise
             except Exception as error:  # noqa: BLE001 -- the caller's to handle

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["plain", "secret", "tls"]
 SECRET_MIN_BYTES = 8
+KEYS_MAX = 16  # kept: an own cluster, and those it was recovered from
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 
@@ -73,18 +74,25 @@ class Security:
     secret: bytes = field(default=b"", repr=False)
     server: ssl.SSLContext | None = field(default=None, repr=False)
     client: ssl.SSLContext | None = field(default=None, repr=False)
+    _keys: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
 
     def stretch(self, cluster_id: str) -> bytes:
         """The key that all nodes of the cluster share (secret mode; else empty), by scrypt (RFC 7914).
 
         Slow on purpose (about 0.1 s, 16 MiB), so that a weak secret is expensive to guess from a recorded
-        handshake; called once per node. All nodes must come to the same key before they have exchanged a byte,
-        so the salt can't be random: the cluster id makes it differ between clusters, which is what a salt is for.
+        handshake; done once for each of the first few clusters that are asked for. All nodes must come to the same key
+        before they have exchanged a byte, so the salt can't be random: the cluster id makes it differ between
+        clusters, which is what a salt is for.
         """
         if self.mode != "secret":
             return b""
+        if (known := self._keys.get(cluster_id)) is not None:
+            return known
         salt = hashlib.sha256(b"replidict secret 1\0" + cluster_id.encode()).digest()
-        return hashlib.scrypt(self.secret, salt=salt, n=2**14, r=8, p=1, dklen=32)
+        key = hashlib.scrypt(self.secret, salt=salt, n=2**14, r=8, p=1, dklen=32)
+        if len(self._keys) < KEYS_MAX:
+            self._keys[cluster_id] = key
+        return key
 
 
 def security_for(address: str, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security:

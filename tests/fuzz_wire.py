@@ -155,6 +155,11 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 NO_ADDRESSES = ["garbage", "", "a:0", "a:99999", "[::1", "x" * 300, "a b:1", "0.0.0.0:1"]
 
 
+NO_SUCCESSORS = [("no id", "a:1", "2026-01-01"), ("0" * 32, "", "2026-01-01"), ("0" * 32, "a:1", "never"),
+                 ("0" * 32, "a:1", "2026-01-01")]  # fmt: skip
+"""What a founder says of itself; the last might be, if it were of a cluster."""
+
+
 def samples(rng: random.Random) -> list[messages.Message]:
     """One message of each kind, as a member that is far behind (term 0) might say it."""
     entries = [messages.Entry(index, 0, rng.randbytes(rng.randrange(40))) for index in range(1, rng.randrange(1, 5))]
@@ -653,6 +658,7 @@ def asked(rng: random.Random, number: int) -> asks.Ask:
         asks.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
         asks.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
         asks.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
+        asks.Supersede(number, 5.0, "no cluster", "no id", "127.0.0.1:1", number, *rng.choice(NO_SUCCESSORS)),
     ]
     return rng.choice(made)
 

@@ -24,7 +24,7 @@ FLOORS = [
     ["http"],
     ["replicated_dict"],
     ["host"],
-    ["automatic", "desk", "joining"],
+    ["automatic", "desk", "herald", "joining"],
     ["arguments", "backup", "client", "cluster", "futures", "plain", "views", "ticker", "workers"],
     ["waiting"],
     ["node"],

@@ -312,7 +312,7 @@ def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFi
     members = [node._host.node.engine.members for node in siege.nodes]
     said = [messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
     for node in siege.nodes:
-        node._host.node.engine._complaints._said.clear()
+        node._host.node.engine.complaints._said.clear()
     with siege.unharmed(caplog, lines=1):
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)

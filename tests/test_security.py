@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from replidict.errors import ReplidictError, SecurityError
-from replidict.security import TLS, certificate_is_for, is_loopback, security_for, split_address
+from replidict.security import KEYS_MAX, TLS, certificate_is_for, is_loopback, security_for, split_address
 
 LOOPBACK = ["127.0.0.1:7000", "127.8.9.10:7000", "[::1]:7000", "localhost:7000", "LOCALHOST:7000"]
 ELSEWHERE = ["10.0.0.1:7000", "[fe80::1]:7000", "db1:7000", "localhost.example:7000", "127.0.0.1.example:7000",
@@ -86,6 +86,16 @@ def test_str_and_bytes_secrets_are_one() -> None:
     assert key != security_for("127.0.0.1:7000", None, SECRET, False).stretch("d")
     assert key != security_for("127.0.0.1:7000", None, SECRET + ".", False).stretch("c")
     assert security_for("127.0.0.1:7000", None, None, False).stretch("c") == b""
+
+
+def test_keys_are_kept_for_few_clusters() -> None:
+    """What was made of a secret for the first clusters is not made again, and strangers' clusters cost no memory."""
+    security = security_for("127.0.0.1:7000", None, SECRET, False)
+    first = security.stretch("own")
+    assert security.stretch("own") is first
+    for number in range(KEYS_MAX + 3):
+        assert security.stretch(f"stranger {number}") not in (first, b"")
+    assert len(security._keys) == KEYS_MAX and security.stretch("own") is first
 
 
 def test_secrets_stay_out_of_reprs() -> None:

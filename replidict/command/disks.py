@@ -111,7 +111,9 @@ def _as_dict(found: Inspected) -> dict[str, object]:
         "damage": found.damage,
         "superseded": found.superseded,
         "removed": found.removed,
-        "recovered": None if found.recovered is None else msgspec.structs.asdict(found.recovered),
+        "recovered": None
+        if (was := found.recovered) is None
+        else {"cluster_id": was.cluster_id, "at": was.at, "certain": was.certain, "members": was.members},
         "entries": [
             {"index": kept.index, "term": kept.term, "entry": described(kept.command)} for kept in found.entries
         ],
@@ -149,8 +151,9 @@ def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool
     For when a majority of the nodes is gone for good: what only they had is lost.
     DATA is the directory of the surviving node that is furthest, OTHER_DATA are
     those of all other survivors. All must be stopped. DATA becomes the only member
-    of a new cluster, and the others are never opened again. What is not named can
-    still be started, as the old cluster: see to it that nobody does.
+    of a new cluster, and the others are never opened again. What is not named is
+    stopped when DATA runs and reaches it, but can go on as the old cluster where it
+    does not: see to it that nobody starts it.
     """
     with told():
         at = None if address is None else member_of(address)
@@ -225,5 +228,6 @@ def _print_consequences(found: Survivors) -> None:
         click.echo(f"Log entries not known to be committed, which will be: {found.unconfirmed}. Some may have been")
         click.echo("reported as of unknown outcome.")
     if missing:
-        click.echo("The missing ones must never be started again with what they hold, by a supervisor either: a")
-        click.echo("majority of them would go on as the old cluster, beside the new one. Wipe them first.")
+        click.echo("The missing ones must never be started again with what they hold, by a supervisor either. While")
+        click.echo("the new first node runs, it stops those that it reaches; else a majority of them would go on as")
+        click.echo("the old cluster, beside the new one. Wipe them first.")

@@ -121,6 +121,20 @@ class Backup(_Ask, frozen=True, tag=13):
     """A copy of one moment. Answers: `Piece`, `Done`."""
 
 
+class Supersede(_Ask, frozen=True, tag=14):
+    """A lost quorum was recovered, says the founder of the cluster that goes on (see `succession`): as which one, where
+    and since when (ISO 8601). Before, it was this node of the cluster that is asked, whose members it knew as of the
+    entry at `index`. Answer: `Done`, if that may be so."""
+
+    cluster_id: _Text
+    node_id: _Text
+    address: _Text
+    index: Number
+    successor: _Text
+    founder: _Text
+    at: _Text
+
+
 Ask = (
     Get
     | Set
@@ -135,10 +149,11 @@ Ask = (
     | Transfer
     | Join
     | Backup
+    | Supersede
 )
 
 
-WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join)
+WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join, Supersede)
 """What leaves a trace: an ask of these that was not answered may or may not be done."""
 
 

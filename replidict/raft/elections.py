@@ -12,6 +12,7 @@ Rules kept here:
    asked for the election (4.2.3). A node that has just started counts as having heard from one: before it went
    down it may have promised a leader its silence (6.4.1, leases).
 6. A leader that has not heard from a majority for an election timeout steps down (6.2).
+7. A node that was told that its cluster goes on elsewhere may have to abstain (see `succession`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Elections:
         self._votes: set[str] = set()
         self._asking_before: int | None = None  # the term a pre-vote is under way for
         self._heard_leader_at = engine.clock() if self._has_others() else float("-inf")
+        self._led_at: float | None = None
         self._deadline = 0.0
         self._put_off()
         if not self._has_others():
@@ -71,7 +73,7 @@ class Elections:
 
     def heard_leader(self) -> None:
         """A message of the current term's leader came in."""
-        self._heard_leader_at = self._engine.clock()
+        self._heard_leader_at = self._led_at = self._engine.clock()
         self._asking_before = None
         self._put_off()
 
@@ -86,6 +88,7 @@ class Elections:
         engine = self._engine
         now = engine.clock()
         if engine.is_leader:
+            self._led_at = now
             since = now - engine.options.election_timeout
             heard = {peer.address for peer in engine.peers.values() if peer.heard_at > since}
             if not engine.members.is_majority({engine.address} | heard):
@@ -96,6 +99,8 @@ class Elections:
             self._deadline = now + engine.options.heartbeat * (1 + engine.rng.random())
             if engine.leader is not None:
                 self.step_down(engine.term)  # whoever led is silent: nobody is to wait for it
+            if engine.succession.abstains:
+                return
             if engine.address in engine.members.voters | engine.committed_members.voters:
                 if self._has_others():
                     self._ask(pre=True)
@@ -163,8 +168,8 @@ class Elections:
     def _on_request(self, peer: Peer, message: RequestVote) -> None:
         engine = self._engine
         asked = message.term + 1 if message.pre else message.term
-        if not message.transfer and self.leader_is_alive():
-            granted = False  # rule 5; the candidate's term is not taken over
+        if not message.transfer and (self.leader_is_alive() or engine.succession.abstains):
+            granted = False  # rules 5 and 7; the candidate's term is not taken over
         else:
             if not message.pre:
                 self.see_term(message.term)
@@ -178,6 +183,11 @@ class Elections:
         """Whether this node leads, or has heard who does within an election timeout."""
         engine = self._engine
         return engine.is_leader or engine.clock() - self._heard_leader_at < engine.options.election_timeout
+
+    @property
+    def led_at(self) -> float | None:
+        """When this node last led, or heard who does, since it started; None: never."""
+        return self._engine.clock() if self._engine.is_leader else self._led_at
 
     def _may_vote(self, peer: Peer, message: RequestVote, asked: int) -> bool:
         engine = self._engine

@@ -11,6 +11,7 @@ in a module of its own, which reaches that state through the properties here:
     transfer      how a leader hands over
     membership    who belongs to the cluster
     changes       how that changes
+    succession    what becomes of who is told that the cluster goes on elsewhere
 
 Rules kept here, for all of them:
 
@@ -49,6 +50,7 @@ from replidict.raft.read_index import ReadIndex
 from replidict.raft.replication import Replication
 from replidict.raft.role import Role
 from replidict.raft.snapshots import Snapshots
+from replidict.raft.succession import Succession
 from replidict.raft.transfer import Transfer
 from replidict.state_machine import Outcome, StateMachine
 from replidict.storage import schema
@@ -88,7 +90,7 @@ class Engine(SyncObj):
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_snapshot_installed: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
-        self._complaints = Complaints(self.address)
+        self.complaints = Complaints(self.address)
         self._held: list[tuple[Peer, Message]] = []
         self._unsent: list[tuple[Peer, int, Message]] = []  # answers, and the connection each belongs to
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
@@ -107,6 +109,7 @@ class Engine(SyncObj):
         self.read_index = ReadIndex(self)
         self.transfer = Transfer(self)
         self.changes = Changes(self)
+        self.succession = Succession(self, snapshot_directory)
         self.on(MembersAre, lambda peer, message: self.hear_of_members(message))
         self._follow_membership()
 
@@ -211,7 +214,7 @@ class Engine(SyncObj):
         self.apply()
         self.replication.send_commit_index()
         self.changes.settle()
-        self._complaints.tick(self.clock())
+        self.complaints.tick(self.clock())
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
@@ -274,7 +277,7 @@ class Engine(SyncObj):
 
     def complain(self, peer: Peer, about: str, text: str) -> None:
         """Warn of what a peer says that it should not; once a minute, however often it says it."""
-        self._complaints.log(f"{about} {peer.address}", self.clock(), text)
+        self.complaints.log(f"{about} {peer.address}", self.clock(), text)
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Send now. Only for what tells of nothing that is not on disk. False: it surely did not go out."""

@@ -29,6 +29,8 @@ from replidict.storage import schema
 from replidict.storage.wal import check_wal, presize
 
 FILE_NAME = "replidict.db"
+SUPERSEDED = "superseded"
+"""There if a node may not be opened any more: it says why. See `supersede`."""
 
 
 class Beginning(NamedTuple):
@@ -87,8 +89,8 @@ class Directory:
 
     @property
     def superseded(self) -> Path:
-        """There if this node may not be opened any more: it says why. See `recovery`."""
-        return self.path / "superseded"
+        """See `SUPERSEDED`."""
+        return self.path / SUPERSEDED
 
     def close(self) -> None:
         """Let another process use the directory."""
@@ -172,6 +174,27 @@ def read_note(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return f"{path} says why"
+
+
+def supersede(directory: Path, old: str, new: str, founder: str, at: str) -> str:
+    """Have the node in this directory, of the cluster `old`, never be opened again: `founder` has made `new` of what
+    was left of it. Returns the words. Raises `StorageError`."""
+    text = (
+        f"Its cluster {old} lost its quorum and goes on as {new}, founded by {founder} on {at}: to bring this node "
+        "back, give it an empty directory and have it join that one."
+    )
+    note = directory / SUPERSEDED
+    made = note.with_suffix(".new")
+    try:
+        made.write_text(f"{text}\n")
+        sync(made)
+        made.rename(note)
+        sync(directory)
+    except OSError as error:
+        raise StorageError(f"{note}: could not be written: {error}") from error
+    finally:
+        remove(made)
+    return text
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:

@@ -28,7 +28,15 @@ from replidict.codec import DEFAULT_CODEC
 from replidict.errors import StorageError
 from replidict.state_machine import StateMachine
 from replidict.storage import schema
-from replidict.storage.files import FILE_NAME, check_inside, check_outside, check_version, in_use, read_note
+from replidict.storage.files import (
+    FILE_NAME,
+    SUPERSEDED,
+    check_inside,
+    check_outside,
+    check_version,
+    in_use,
+    read_note,
+)
 from replidict.storage.mark import Mark
 from replidict.storage.store import RECOVERED, Store
 
@@ -130,7 +138,7 @@ def inspect(path: Path, last: int = 0) -> Inspected:
     The caller holds its lock. Raises `StorageError` when it can't be read at all.
     """
     see_to_a_node(path)
-    file, note = path / FILE_NAME, path / "superseded"
+    file, note = path / FILE_NAME, path / SUPERSEDED
     try:
         damage = None
         try:

@@ -1,7 +1,8 @@
 """A quorum is lost for good: the disk that is furthest becomes the founder of a new cluster.
 
-The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and as dangerous: what only the lost nodes had is
-gone, and nothing keeps these from going on as they were, if they come back.
+The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and nearly as dangerous: what only the lost nodes
+had is gone. If they come back, the founder tells them, and they stop (see `succession`); but where it does not reach
+them, nothing keeps a majority of them from going on as they were.
 
 Rules kept here:
 
@@ -18,7 +19,8 @@ Rules kept here:
    may be the last committed one, then the furthest disk has every committed entry, and every later change of the
    members. With fewer a change may have passed these disks by. A disk counts only as the voter that it is, by its
    identity, and only with its mark: without that it may be an older copy.
-7. The founder keeps the fact that it was recovered, and whether something may have been lost then.
+7. The founder keeps the fact that it was recovered, whether something may have been lost then, and what it takes to
+   tell the others: who it was, and who they were.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from pathlib import Path
 from replidict import commands as cmd
 from replidict.errors import ReplidictError, StorageError
 from replidict.storage import schema
-from replidict.storage.files import Directory, connect, put_facts, remove, sync
+from replidict.storage.files import Directory, connect, put_facts, supersede
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node
 from replidict.storage.store import RECOVERED
 
@@ -127,14 +129,16 @@ class Survivors:
         new = schema.Identity(uuid.uuid4().hex, uuid.uuid4().hex, address or old.address)
         today = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         for directory in self.directories[1:]:
-            _note_superseded(
-                directory,
-                f"Its cluster {old.cluster_id} lost its quorum and goes on as {new.cluster_id}, founded by "
-                f"{new.address} from {self.chosen.path.absolute()} on {today}: to bring this node back, give it an "
-                "empty directory and have it join that one.\n",
-            )
+            try:
+                supersede(directory.path, old.cluster_id, new.cluster_id, new.address, today)
+            except StorageError as error:
+                raise StorageError(f"{error}. Nothing was recovered") from error
         certain = self.certain and (before is None or before.certain)
-        self._rewrite(new, schema.Recovered(old.cluster_id, today, certain))
+        known = (self.chosen.settled, *self.chosen.between)
+        members = sorted({address for each in known for address in (*each.voters, *each.learners)})
+        index = self.chosen.members.index
+        recovered = schema.Recovered(old.cluster_id, today, certain, old.node_id, old.address, index, members, before)
+        self._rewrite(new, recovered)
         return new
 
     def _rewrite(self, new: schema.Identity, recovered: schema.Recovered) -> None:
@@ -181,18 +185,3 @@ def survivors(chosen: Path, others: Sequence[Path]) -> Iterator[Survivors]:
         directories = [locks.enter_context(closing(Directory(path))) for path in paths]
         first, *rest = [inspect(path) for path in paths]
         yield Survivors(first, rest, directories)
-
-
-def _note_superseded(directory: Directory, text: str) -> None:
-    made = directory.superseded.with_suffix(".new")
-    try:
-        made.write_text(text)
-        sync(made)
-        made.rename(directory.superseded)
-        sync(directory.path)
-    except OSError as error:
-        raise StorageError(
-            f"{directory.superseded}: could not be written, and nothing was recovered: {error}"
-        ) from error
-    finally:
-        remove(made)

@@ -84,6 +84,7 @@ class Store:
             self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
             self._pins = msgspec.msgpack.decode(facts["pins"], type=schema.Pins).node_ids
             start = msgspec.msgpack.decode(facts["log_start"], type=schema.LogStart)
+            self.recovered = msgspec.msgpack.decode(facts.get(RECOVERED, b"\xc0"), type=schema.Recovered | None)
             self.committed = 0
             self.log = self._load_log(start)
         if self._vote.term < self.log.last_term:

@@ -1,0 +1,121 @@
+"""A cluster was founded from what a lost quorum left (see `recovery`): its founder looks for others of the old one that
+come back, and tells them (see `succession`), since a majority of them would go on as if nothing had happened.
+
+Rules kept here:
+
+1. Each place where a member of an old cluster was is looked at again and again, as long as it is nobody's of the
+   present cluster: to find who starts there before it has a leader takes less than an election timeout.
+2. It calls as a guest, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does not
+   let it in, is left alone from then on.
+3. Who is found is told again and again, for it goes by that; the log hears of it when something changes.
+4. All that is done has a deadline, so `join` does not take longer than one call.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from replidict.client import Client, UnreachableError
+from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
+from replidict.node import Node
+from replidict.raft.asks import Done, Supersede
+from replidict.security import Security
+from replidict.storage import schema
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.4  # election timeouts
+TELL_EVERY = 0.5  # seconds
+CALL_SECONDS = 2.0
+ASK_SECONDS = 1.0
+
+
+class Herald:
+    """The threads that do so, one for each place."""
+
+    def __init__(self, node: Node, security: Security, recovered: schema.Recovered) -> None:
+        self._node, self._security = node, security
+        self._old: dict[str, schema.Recovered] = {}
+        before: schema.Recovered | None = recovered
+        while before is not None:
+            self._old[before.cluster_id] = before
+            before = before.before
+        self._stopping = threading.Event()
+        self._clients: set[Client] = set()
+        self._said: dict[str, str] = {}  # by place: what the log says of it
+        places = {address for old in self._old.values() for address in old.members} - {node.engine.address}
+        self._threads = [
+            threading.Thread(target=self._watch, args=(place,), name=f"replidict herald {place}", daemon=True)
+            for place in sorted(places)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for cluster_id in self._old:
+            self._security.stretch(cluster_id)  # which takes a while: not when one is found
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Call nobody any more."""
+        self._stopping.set()
+
+    def join(self) -> None:
+        """Wait until they have ended, after `stop`; not from within."""
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def abandon(self) -> None:
+        """Let go of the connections in a forked child, where the threads do not exist."""
+        for client in self._clients:
+            client.close()
+
+    def _watch(self, place: str) -> None:
+        while not self._stopping.wait(LOOK_EVERY * self._node.engine.options.election_timeout):
+            if place in self._node.engine.members.all:
+                continue
+            try:
+                with Client(place, security=self._security, timeout=CALL_SECONDS) as client:
+                    if client.cluster_id in self._old:
+                        self._clients.add(client)
+                        self._tell(client, self._old[client.cluster_id])
+                    elif client.cluster_id != self._node.store.identity.cluster_id:  # else it has just been let in
+                        self._log(place, logging.INFO, "is of another cluster by now, and left alone")
+                        return
+            except (UnreachableError, NotCommitted, OutcomeUnknown):
+                pass  # there is nobody, or not any more
+            except ReplidictError as error:
+                self._log(place, logging.INFO, f"does not let this node in, and is left alone: {error}")
+                return
+
+    def _tell(self, client: Client, old: schema.Recovered) -> None:
+        """Tell somebody until it is gone. Raises what that makes of the call."""
+        place, me = client.address, self._node.store.identity
+
+        def said(number: int, timeout: float) -> Supersede:
+            return Supersede(
+                number, timeout, old.cluster_id, old.node_id, old.address, old.index,
+                me.cluster_id, me.address, old.at,
+            )  # fmt: skip
+
+        try:
+            while not self._stopping.is_set():
+                try:
+                    client.ask(said, Done, timeout=ASK_SECONDS)
+                    told = "has come back, and is told that its cluster goes on here: without a leader there, it stops"
+                    self._log(place, logging.WARNING, told)
+                except (UnreachableError, NotCommitted, OutcomeUnknown):
+                    raise
+                except (ReplidictError, ValueError) as error:
+                    self._log(place, logging.ERROR, f"does not stop: {error}")
+                self._stopping.wait(TELL_EVERY)
+        finally:
+            self._clients.discard(client)
+
+    def _log(self, place: str, level: int, text: str) -> None:
+        """Rule 3."""
+        if self._said.get(place) != text:
+            self._said[place] = text
+            logger.log(level, "%s: who was at %s before the quorum was lost %s", self._node.engine.address, place, text)
