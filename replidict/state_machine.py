@@ -78,7 +78,7 @@ Row: TypeAlias = tuple[int, bytes, bytes | None, int]
 class Changes(msgspec.Struct):
     """What the entries up to `index` changed: rows in order, sessions by number (None: ended), and the totals then.
 
-    `cleared` says that everything older than these rows is gone.
+    `cleared` says that everything older than these rows is gone; `bytes` is the length of the commands.
     """
 
     index: int
@@ -89,6 +89,7 @@ class Changes(msgspec.Struct):
     rows: list[Row]
     sessions: dict[int, Session | None]
     cleared: bool = False
+    bytes: int = 0
 
     def absorb(self, later: Changes) -> None:
         """Add what the entries after these changed."""
@@ -99,6 +100,7 @@ class Changes(msgspec.Struct):
         else:
             self.rows.extend(later.rows)
         self.sessions.update(later.sessions)
+        self.bytes += later.bytes
 
 
 class StateMachine:
@@ -168,6 +170,7 @@ class StateMachine:
             case cmd.Unknown():
                 outcome = Refusal.UNKNOWN
         self.applied_index = index
+        self._changes.bytes += len(command)
         return outcome
 
     def _keep_session(self, number: int, session: Session) -> None:

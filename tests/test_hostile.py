@@ -41,7 +41,7 @@ from replidict.raft.routes import PAUSE_LAST
 from replidict.raft.strangers import STRANGERS_MAX
 from replidict.raft.transport import LINES_PER_PEER, TcpTransport
 from replidict.security import Mode
-from replidict.storage import store
+from replidict.storage import state_table
 from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until
 from tests.fuzz_wire import (
     Forge,
@@ -576,7 +576,7 @@ def unpickled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_nothing_is_unpickled(tmp_path: Path, unpickled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Founding, writing, catching up by log and by snapshot, and restarting never call an unpickler (promise 7)."""
-    monkeypatch.setattr(store, "FLUSH_ENTRIES", 8)
+    monkeypatch.setattr(state_table, "GATHER_ENTRIES", 8)
     exploit = pickle.dumps(Exploit(tmp_path / "mark"))
     compressed = zlib.compress(exploit, 3)
     framed = struct.pack("i", len(compressed)) + compressed

@@ -27,7 +27,7 @@ from replidict import (
 from replidict.joining import enter
 from replidict.raft.messages import Change, Verdict
 from replidict.security import Mode
-from replidict.storage import store
+from replidict.storage import state_table
 from replidict.storage.files import Directory
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 from tests.wire_support import MODES, SECRET, Certificates, given
@@ -81,7 +81,7 @@ def test_one_becomes_three(tmp_path: Path, mode: Mode, certificates: Certificate
 
 def test_joining_by_snapshot_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that joins when the log no longer goes back gets a snapshot, while writes go on, and misses nothing."""
-    monkeypatch.setattr(store, "FLUSH_ENTRIES", 8)
+    monkeypatch.setattr(state_table, "GATHER_ENTRIES", 8)
     with cluster(tmp_path, options=Options(log_retain=10)) as nodes, ExitStack() as stack:
         for number in range(40):
             nodes[number % 3].set(number, bytes(40_000), timeout=30)

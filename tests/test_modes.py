@@ -14,7 +14,7 @@ import pytest
 
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
 from replidict.security import Mode
-from replidict.storage import store
+from replidict.storage import state_table
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 from tests.wire_support import MODES, SECRET, Certificates
 
@@ -88,7 +88,7 @@ def test_catching_up_by_snapshot(
     tmp_path: Path, mode: Mode, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that was away for longer than the log goes back gets a snapshot of many pieces, and all is there."""
-    monkeypatch.setattr(store, "FLUSH_ENTRIES", 8)
+    monkeypatch.setattr(state_table, "GATHER_ENTRIES", 8)
     addresses = free_addresses(3)
     given = {**credentials(mode), "options": Options(log_retain=10)}
     with ExitStack() as stack:

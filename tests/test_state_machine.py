@@ -26,6 +26,7 @@ from replidict.state_machine import (
     SessionOpened,
     StateMachine,
 )
+from replidict.storage import state_table
 from replidict.storage import store as store_module
 from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.log import Log
@@ -500,11 +501,11 @@ _steps = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.sampled_fro
 @settings(max_examples=60, deadline=None)
 @given(_histories(), _steps, st.integers(1, 4))
 def test_snapshot_and_tail_equal_full_replay(
-    history: list[bytes], steps: list[tuple[int, int, str]], flush_entries: int
+    history: list[bytes], steps: list[tuple[int, int, str]], gather_entries: int
 ) -> None:
     """Table plus tail gives what replaying all gives, wherever flushes, crashes and restarts fall (section 5)."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
-        patch.setattr(store_module, "FLUSH_ENTRIES", flush_entries)
+        patch.setattr(state_table, "GATHER_ENTRIES", gather_entries)
         patch.setattr(store_module, "COMPACT_STEP", 3)
         with closing(Disk(Path(directory))) as disk:
             for appended, unapplied, end in [*steps, (len(history), 0, "close")]:

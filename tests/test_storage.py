@@ -18,7 +18,10 @@ from replidict.raft.messages import Entry
 from replidict.state_machine import StateMachine
 from replidict.storage import log as log_module
 from replidict.storage import schema, snapshot
-from replidict.storage.store import COMPACT_STEP, FLUSH_ENTRIES
+from replidict.storage import store as store_module
+from replidict.storage.state_table import GATHER_BYTES, GATHER_ENTRIES, STEP_BYTES
+from replidict.storage.store import COMPACT_STEP
+from replidict.storage.wal import frames_before_checkpoint
 from tests.storage_support import Failing, Rig, put, rig
 
 
@@ -59,6 +62,29 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
     with rig(tmp_path) as one:
         assert one.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert one.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_nothing_is_written_beside_what_is_needed(tmp_path: Path) -> None:
+    """Deleted pages are not filled with zeros, and no statement keeps its way back in a temporary file: with large
+    values that is two bytes for every one written, and a disk that nobody thinks of."""
+    with rig(tmp_path) as one:
+        assert one.connection.execute("PRAGMA secure_delete").fetchone() == (0,)
+        assert one.connection.execute("PRAGMA temp_store").fetchone() == (2,), "memory"
+
+
+def test_the_write_ahead_log_is_longer_for_a_large_dict(tmp_path: Path) -> None:
+    """Keys drawn at random from a large dict would have its log copied all the time: it gets longer with the table,
+    within bounds, at once, and is made so at a start (section 5)."""
+    assert [frames_before_checkpoint(rows) for rows in (0, 31_999, 64_000, 10**9)] == [1000, 1000, 2000, 6000]
+    pairs = [(encode_key(f"k{number}"), b"\x01") for number in range(48_000)]
+    with rig(tmp_path) as one:
+        assert one.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
+        one.perform(cmd.Update(pairs))
+        one.put("k1", 1)
+        assert one.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1500,)
+    with rig(tmp_path) as again:
+        assert again.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1500,)
+        assert len(again.wal()) > 1500 * 4096
 
 
 def test_a_vote_survives_and_belongs_to_its_term(tmp_path: Path) -> None:
@@ -224,17 +250,17 @@ def test_close_with_a_cut_that_waits(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_a_restart_replays_a_short_tail(tmp_path: Path) -> None:
     """The state table follows the log closely: a restart replays hundreds of entries, not history (section 5)."""
     one = Rig(tmp_path)
-    for number in range(0, 10 * FLUSH_ENTRIES, 8):
+    for number in range(0, 10 * GATHER_ENTRIES, 8):
         entries = [entry for each in range(number, number + 8) for entry in one.append(put(f"k{each % 50}", each))]
         one.store.commit()
         one.apply(entries)
-        assert one.log.last_index - one.store.applied.index <= FLUSH_ENTRIES + 9
+        assert one.log.last_index - one.store.applied.index <= GATHER_ENTRIES + 9
     expected = one.content()
     one.crash()
     with rig(tmp_path) as again:
         assert again.content() == expected
         assert list(again.content()) == list(expected), "in insertion order"
-        assert 0 < again.replayed <= FLUSH_ENTRIES + 9
+        assert 0 < again.replayed <= GATHER_ENTRIES + 9
     with rig(tmp_path) as again:
         assert again.replayed == 0, "closed properly: nothing to replay"
         assert again.content() == expected
@@ -246,11 +272,43 @@ def test_a_write_waits_for_few_pages_of_a_large_dict(tmp_path: Path) -> None:
     keys, rng = 20_000, random.Random(1)
     with rig(tmp_path) as one:
         one.perform(cmd.Update([(encode_key(f"k{number}"), DEFAULT_CODEC.encode("x" * 100)) for number in range(keys)]))
-        for number in range(2 * FLUSH_ENTRIES):
+        for number in range(2 * GATHER_ENTRIES):
             before = one.store.applied.index
             one.perform(*[put(f"k{rng.randrange(keys)}", number) for _ in range(4)])
-            assert one.store.applied.index - before <= 32, "128 keys"
-            assert one.log.last_index - one.store.applied.index <= FLUSH_ENTRIES + 1
+            assert one.store.applied.index - before <= 8, "32 keys"
+            assert one.log.last_index - one.store.applied.index <= GATHER_ENTRIES + 1
+
+
+def test_a_small_dict_is_written_as_a_whole(tmp_path: Path) -> None:
+    """Of a small dict the same rows change again and again: they gather, and each is written once for all."""
+    with rig(tmp_path) as one:
+        moves = []
+        for number in range(GATHER_ENTRIES + 10):
+            before = one.store.applied.index
+            one.perform(*[put(f"k{(number * 7 + each) % 1500}", number) for each in range(5)])
+            moves.append(one.store.applied.index - before)
+        assert max(moves) >= GATHER_ENTRIES
+
+
+@pytest.mark.parametrize("at_once", [1, 20])
+def test_a_write_waits_for_few_large_values(tmp_path: Path, at_once: int) -> None:
+    """Large values go to the table about as fast as they come, and never by the hundred beside one write; and all the
+    same no more is left for a restart than fits into memory easily (section 5)."""
+    size = 256 * 1024
+    with rig(tmp_path) as one:
+        for number in range(160 // at_once):
+            before = one.store.applied.index
+            entries = [
+                entry
+                for each in range(at_once)
+                for entry in one.append(put(f"k{(number * at_once + each) % 60}", "x" * size))
+            ]
+            one.store.commit()
+            one.apply(entries)
+            moved = one.store.applied.index - before
+            assert moved * size <= STEP_BYTES + at_once * size
+            assert (one.log.last_index - one.store.applied.index) * size <= GATHER_BYTES + 2 * at_once * size
+        assert one.store.applied.index > 50, "enough has gathered"
 
 
 @pytest.mark.parametrize("log_retain", [0, 1000])
@@ -266,10 +324,26 @@ def test_file_and_log_do_not_grow_with_writes(tmp_path: Path, log_retain: int) -
             if number % 10_000 == 9_990:
                 sizes.append(one.file.stat().st_size)
                 assert Path(f"{one.file}-wal").stat().st_size < 6 * 1024 * 1024
-                assert len(one.log) <= log_retain + 5 * (FLUSH_ENTRIES + 1)
+                assert len(one.log) <= log_retain + 5 * (GATHER_ENTRIES + 1)
         assert max(sizes) < 2 * 1024 * 1024
         (rows,) = one.connection.execute("SELECT count(*) FROM log").fetchone()
         assert rows == len(one.log)
+
+
+def test_a_log_of_large_entries_is_kept_up_to_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the entries, those beyond 64 MiB go, and only those: a follower that lags a moment finds the rest
+    (section 5, compaction)."""
+    monkeypatch.setattr(store_module, "LOG_RETAIN_BYTES", 100_000)
+    with rig(tmp_path, log_retain=10_000) as one:
+        for number in range(2 * GATHER_ENTRIES):
+            one.put_many(f"k{number % 10}", 1, "x" * 1000)
+            if number > 100:
+                assert one.log.bytes > 98_000
+        assert one.log.bytes < 102_000, "the state table covers more than that"
+        one.put_many("k", GATHER_ENTRIES, "x" * 1000)
+        one.put_many("k", 1)
+        one.put_many("k", 1)
+        assert 98_000 < one.log.bytes < 102_000
 
 
 def test_compaction_keeps_what_is_still_wanted(tmp_path: Path) -> None:
@@ -277,12 +351,12 @@ def test_compaction_keeps_what_is_still_wanted(tmp_path: Path) -> None:
     with rig(tmp_path) as one:
         one.put("k", -1)
         one.store.keep_log_after = 3
-        for _ in range(FLUSH_ENTRIES):
+        for _ in range(GATHER_ENTRIES):
             one.put_many("k", 4)
             assert one.log.start.index <= min(one.store.applied.index, 3)
         assert [entry.index for entry in one.log.entries_from(4, 1 << 20)][:2] == [4, 5]
         one.store.keep_log_after = None
-        for _ in range(FLUSH_ENTRIES // 2):
+        for _ in range(GATHER_ENTRIES // 2):
             one.put_many("k", 4)
             assert one.log.start.index <= one.store.applied.index
             (first,) = one.connection.execute("SELECT min(idx) FROM log").fetchone()
@@ -294,7 +368,7 @@ def test_compaction_stays_below_what_is_applied(tmp_path: Path) -> None:
     """Entries that are on disk and not applied yet are in no state table: they stay (section 5)."""
     one = Rig(tmp_path)
     waiting: list[Entry] = []
-    for _ in range(3 * FLUSH_ENTRIES // 10):
+    for _ in range(3 * GATHER_ENTRIES // 10):
         waiting += [entry for number in range(10) for entry in one.append(put("k", number))]
         one.store.commit()
         one.apply(waiting[:-50])
@@ -364,7 +438,7 @@ def filled(path: Path, keys: int = 300, log_retain: int = 0) -> Rig:
     """A rig whose state table holds so many keys, and some more in the log."""
     one = Rig(path, log_retain=log_retain)
     one.perform(*[put(f"k{number}", "v" * (number % 200)) for number in range(keys)])
-    one.put_many("k", FLUSH_ENTRIES)
+    one.put_many("k", GATHER_ENTRIES)
     one.put_many("k", 20)
     return one
 
@@ -437,7 +511,7 @@ def test_a_snapshot_sees_one_moment_while_writes_go_on(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as background:
         taking = background.submit(take)
         number = 0
-        while not taking.done() or number < 3 * FLUSH_ENTRIES:
+        while not taking.done() or number < 3 * GATHER_ENTRIES:
             number += 1
             one.put(f"k{number % 40}", number)
             if one.store.applied.index not in states:
@@ -463,7 +537,7 @@ def test_a_snapshot_of_a_damaged_file_is_not_made(tmp_path: Path) -> None:
 def test_the_state_is_that_of_a_full_replay(tmp_path: Path) -> None:
     """State table and tail give what replaying the whole log gives: values, revisions, order, sessions (promise 5)."""
     operations: list[cmd.Operation] = []
-    for number in range(3 * FLUSH_ENTRIES):
+    for number in range(3 * GATHER_ENTRIES):
         key = encode_key(f"k{number * 7 % 60}")
         choices: list[cmd.Operation] = [put(f"k{number % 60}", number), cmd.Delete(key), cmd.Pop(key), cmd.PopItem()]
         operations.append(choices[number * 31 % 5 % 4])

@@ -19,10 +19,12 @@ from replidict.raft.messages import Entry
 from replidict.storage import snapshot
 from replidict.storage.files import FILE_NAME
 from replidict.storage.mark import Mark
-from replidict.storage.wal import PRESIZE_BYTES, check_wal
+from replidict.storage.wal import check_wal
 from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, small_disk, verdict, written
 
 FLIPS = 100
+MADE_BYTES = 5 * 1024 * 1024
+"""The log of a small dict: `FEWEST_FRAMES` of 4,120 bytes, with room to spare."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_a_torn_end_loses_nothing_acknowledged(growing: list[tuple[Path, tuple[A
         ends = list(torn_ends(before, after, rng))
         for torn in [ends[0], *rng.sample(ends, min(len(ends), 12))]:
             copy = image(one, tmp_path / "n")
-            (copy / WAL).write_bytes(torn + rng.choice([b"", bytes(PRESIZE_BYTES - len(torn))]))
+            (copy / WAL).write_bytes(torn + rng.choice([b"", bytes(MADE_BYTES - len(torn))]))
             assert check_wal(copy / FILE_NAME) is None, "a torn end is no damage"
             with rig(copy) as opened:
                 found = opened.everything()
@@ -176,7 +178,7 @@ def test_the_log_is_as_long_from_the_start_as_it_gets(tmp_path: Path) -> None:
         assert verdict(made, one.everything()) == "whole"
         for number in range(1500):
             one.put(f"k{number}", number)
-        assert (tmp_path / "n" / WAL).stat().st_size == PRESIZE_BYTES
+        assert (tmp_path / "n" / WAL).stat().st_size == MADE_BYTES
 
 
 def test_a_full_disk_needs_no_room_for_the_log(tmp_path: Path) -> None:

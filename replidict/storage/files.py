@@ -26,7 +26,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.storage import schema
-from replidict.storage.wal import check_wal, presize
+from replidict.storage.wal import check_wal, frames_before_checkpoint, presize
 
 FILE_NAME = "replidict.db"
 SUPERSEDED = "superseded"
@@ -256,13 +256,21 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
             if actual != expected:
                 what = f"{pragma} is {actual!r} instead of {expected!r}: its file system can't keep data safe"
                 raise _refusal(file, what)
+        # What a statement of many rows may have to undo stays in memory, not in a file under /var/tmp. And what is
+        # deleted is not overwritten with zeros, as some builds of SQLite do: it doubles what large values write.
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute("PRAGMA secure_delete = OFF")
         check_inside(db, file)
         # Each run begins with an empty write-ahead log, so that at most its last transaction can ever be torn.
         (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise _refusal(file, "another program is using it")
+        (last_position,) = db.execute("SELECT ifnull(max(position), 0) FROM state").fetchone()
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        frames = frames_before_checkpoint(last_position)
+        db.execute(f"PRAGMA wal_autocheckpoint = {frames}")
         if durability == "fsync":
-            presize(file)
+            presize(file, frames, page_bytes)
         sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
         unless_whole.pop_all()
     return db

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from replidict.raft.messages import Entry
 from replidict.storage.schema import LogStart
@@ -108,6 +109,18 @@ class Log:
         if index <= self.durable_index:
             self.durable_index = index - 1
             self.cut_from = index if self.cut_from is None else min(index, self.cut_from)
+
+    def excess(self, retain: int, retain_bytes: int, most: int) -> int:
+        """How many of the oldest entries, of `most` at most, are not among the last `retain` or take the log above
+        `retain_bytes`."""
+        count = max(0, min(len(self._sizes) - retain, most))
+        size = self.bytes - sum(islice(self._sizes, count))
+        for each in islice(self._sizes, count, most):
+            if size <= retain_bytes:
+                break
+            size -= each
+            count += 1
+        return count
 
     def compact(self, index: int, term: int) -> None:
         """Forget everything up to `index`, which the state table covers."""

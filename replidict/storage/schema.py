@@ -120,6 +120,9 @@ def another_node(address: str, known: str, node_id: str) -> str:
     )
 
 
+PAGE_ROWS = 32
+"""Rows of `state` on a page, roughly: of 100 bytes each, by position."""
+
 _NUMBER, _THREE_NUMBERS = struct.Struct("<q").pack, struct.Struct("<3q").pack
 
 

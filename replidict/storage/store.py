@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,24 +27,12 @@ from replidict.storage import schema
 from replidict.storage.log import Log
 from replidict.storage.mark import Mark
 from replidict.storage.rows import put
+from replidict.storage.state_table import StateTable
 
 logger = logging.getLogger(__name__)
 
-FLUSH_ENTRIES = 256
-"""Applied entries gather up to this many before the state table follows, so that keys written often are written
-once, and a restart has a short tail to replay."""
-
-FLUSH_ROWS = 2_000
-"""A flush stops after about so many rows: a few milliseconds beside a commit, whatever has gathered."""
-
-FLUSH_PAGES = 64
-"""Or after about so many pages of the table, unless much has gathered: keys drawn at random from a large dict are on a
-page each, and thousands of pages at once would hold up the writes behind them."""
-
-_PAGE_ROWS = 32  # to a page, roughly: rows of 100 bytes
-
 COMPACT_STEP = 5_000
-"""Log entries are deleted in steps of at most this many, for the same reason."""
+"""Log entries are deleted in steps of at most this many: the write beside it waits."""
 
 LOG_RETAIN_BYTES = 64 * 1024 * 1024
 """However few the retained log entries are, they take no more space than about this."""
@@ -72,8 +59,7 @@ class Store:
         self._db = connection
         self._mark = mark
         self._failed: StorageError | None = None
-        self._unflushed: deque[tuple[int, Changes]] = deque()  # (term of the last entry, its changes)
-        self._unflushed_rows = 0
+        self._table = StateTable(connection)
         self._dirty = False
         self.commits = 0
         with self._errors("read"):
@@ -214,8 +200,7 @@ class Store:
 
     def record(self, term: int, changes: Changes, members: schema.Members | None = None) -> None:
         """Note what applied entries changed, and the configuration if one of them was one."""
-        self._unflushed.append((term, changes))
-        self._unflushed_rows += len(changes.rows)
+        self._table.gather(term, changes)
         if members is not None and members.index > self._members.index:
             self.set_members(members)
 
@@ -260,7 +245,7 @@ class Store:
 
         `commit_index` is kept with the entries: up to there a restart applies without asking.
         """
-        if not self.pending and not self._flush_due():
+        if not self.pending and not self._table.due:
             return
         if self.log.cut_from is not None:
             self._count_cut()
@@ -284,11 +269,8 @@ class Store:
     def flush(self) -> None:
         """Bring the state table up to date with all that is applied. Raises `StorageError`."""
         self.commit()  # the members first: a restart looks for those that it does not know above the applied index only
-        while self._unflushed:
-            self._transaction(self._flush)
-
-    def _flush_due(self) -> bool:
-        return len(self._unflushed) >= FLUSH_ENTRIES or self._unflushed_rows >= FLUSH_ROWS
+        while self._table.behind:
+            self._transaction(lambda: self._move_on(self._table.follow()))
 
     def _write(self, commit_index: int) -> None:
         db, log = self._db, self.log
@@ -303,47 +285,19 @@ class Store:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
             self._put_fact("pins", schema.Pins(self._pins))
-        if self._flush_due():
-            self._flush()
-            self._compact(COMPACT_STEP)
+        if (moved := self._table.step()) is not None:
+            self._move_on(moved)
+            self._compact()
 
-    def _flush(self) -> None:
-        """Move the state table on to a later applied index."""
-        term, changes = self._unflushed.popleft()
-        count = len(changes.rows)
-        pages = {row[0] // _PAGE_ROWS for row in changes.rows}
-        behind = len(self._unflushed) > 2 * FLUSH_ENTRIES or self._unflushed_rows > 2 * FLUSH_ROWS
-        while self._unflushed and count < FLUSH_ROWS and (behind or len(pages) < FLUSH_PAGES):
-            term, later = self._unflushed.popleft()
-            count += len(later.rows)
-            pages.update(row[0] // _PAGE_ROWS for row in later.rows)
-            changes.absorb(later)
-        self._unflushed_rows -= count
-        db = self._db
-        if changes.cleared:
-            db.execute("DELETE FROM state")
-        last: dict[int, tuple[bytes, bytes | None, int]] = {}
-        for position, key, value, revision in changes.rows:
-            last[position] = (last[position][0] if position in last else key, value, revision)
-        crc = schema.state_crc
-        puts = [(p, k, v, r, crc(p, k, v, r)) for p, (k, v, r) in last.items() if v is not None]
-        put(db, *schema.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
-        put(db, *schema.PUT_STATE, puts)
-        sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
-        put(db, *schema.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
-        put(db, *schema.PUT_SESSION, [(n, data, schema.session_crc(n, data)) for n, data in sessions])
-        self.applied = schema.Applied(
-            changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
-        )
-        self._put_fact("applied", self.applied)
+    def _move_on(self, applied: schema.Applied) -> None:
+        self.applied = applied
+        self._put_fact("applied", applied)
 
-    def _compact(self, most: int) -> None:
+    def _compact(self) -> None:
         """Delete log entries that the state table covers and followers are unlikely to want."""
         log = self.log
-        excess = len(log) - self.log_retain
-        if log.bytes > LOG_RETAIN_BYTES:
-            excess = max(excess, most)
-        last = min(self.applied.index, log.start.index + min(excess, most), log.durable_index)
+        excess = log.excess(self.log_retain, LOG_RETAIN_BYTES, COMPACT_STEP)
+        last = min(self.applied.index, log.start.index + excess, log.durable_index)
         if self.keep_log_after is not None:
             last = min(last, self.keep_log_after)
         if last > log.start.index:
@@ -401,8 +355,7 @@ class Store:
                     self._db.execute("DETACH snapshot")
             applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=schema.Applied)
         self.applied = applied
-        self._unflushed.clear()
-        self._unflushed_rows = 0
+        self._table.clear()
         self._dirty = False
         self.log.reset(applied.index, applied.term)
         self._note()

@@ -37,10 +37,13 @@ import sys
 from array import array
 from pathlib import Path
 
+from replidict.storage.schema import PAGE_ROWS
+
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
-PRESIZE_BYTES = 5 * 1024 * 1024
-"""As long as the log gets before SQLite begins anew at its start: 1,000 frames, and room for a large last one."""
+FEWEST_FRAMES, MOST_FRAMES = 1_000, 6_000
+SPARE_BYTES = 1024 * 1024
+"""Room for a large last transaction."""
 
 _MAGIC = 0x377F0682
 _VERSION = 3007000
@@ -91,7 +94,17 @@ def check_wal(file: Path) -> str | None:
     return None
 
 
-def presize(file: Path) -> None:
+def frames_before_checkpoint(positions: int) -> int:
+    """How many frames gather before SQLite copies them to the database and begins anew at the log's start.
+
+    As many as a state table of so many positions has pages, within bounds. Of a small table the same pages are written
+    again and again. Keys drawn at random from a large one are on a page each, so 1,000 frames would be copied every few
+    hundred writes, and what waits for it would be more than one write in a hundred.
+    """
+    return max(FEWEST_FRAMES, min(positions // PAGE_ROWS, MOST_FRAMES))
+
+
+def presize(file: Path, frames: int, page_bytes: int) -> None:
     """Fill an empty log with zeros, for SQLite to write over. Raises `OSError`; without room it stays empty.
 
     To sync a file that has grown costs about twice as much as to sync one that has not: its new size must be on disk,
@@ -101,7 +114,7 @@ def presize(file: Path) -> None:
     try:
         zeros = bytes(1024 * 1024)
         try:
-            for position in range(0, PRESIZE_BYTES, len(zeros)):
+            for position in range(0, frames * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES, len(zeros)):
                 os.pwrite(descriptor, zeros, position)
             os.fsync(descriptor)
         except OSError as error:

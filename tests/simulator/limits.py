@@ -10,11 +10,14 @@ from typing import Any
 
 from replidict import proposals, state_machine
 from replidict.raft import engine, replication, snapshots
-from replidict.storage import log, store
+from replidict.storage import log, state_table, store
 
 CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
-    (store, "FLUSH_ENTRIES", (2, 2, 8, 32, 256)),
-    (store, "FLUSH_ROWS", (3, 20, 2_000)),
+    (state_table, "GATHER_ENTRIES", (2, 2, 8, 32, 256)),
+    (state_table, "GATHER_ROWS", (3, 20, 2_000)),
+    (state_table, "GATHER_BYTES", (2_000, 16 << 20)),
+    (state_table, "STEP_PAGES", (1, 16)),
+    (state_table, "STEP_BYTES", (1, 500, 256 << 10)),
     (store, "COMPACT_STEP", (1, 7, 5_000)),
     (store, "LOG_RETAIN_BYTES", (2_000, 64 << 20)),
     (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),

@@ -18,7 +18,7 @@ from replidict.raft import engine, replication
 from replidict.raft.messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply
 from replidict.raft.role import Role
 from replidict.reads import Read
-from replidict.storage import snapshot, store
+from replidict.storage import snapshot, state_table
 from tests.simulator import limits
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
@@ -212,7 +212,7 @@ def an_answer_meets_a_full_queue(cluster: Cluster) -> None:
 
 def a_snapshot_of_what_is_known(cluster: Cluster) -> None:
     """A follower gets a snapshot that ends within its log, of entries that it has not applied yet."""
-    constants = [(store, "FLUSH_ENTRIES", 1), (store, "FLUSH_ROWS", 1), (engine, "APPLY_AT_ONCE", 1)]
+    constants = [(state_table, "GATHER_ENTRIES", 1), (state_table, "GATHER_ROWS", 1), (engine, "APPLY_AT_ONCE", 1)]
     with limits.in_force([*constants, (proposals, "WINDOW", 10)]):
         cluster.start()
         first = a_leader(cluster)
@@ -247,7 +247,11 @@ def a_snapshot_of_what_is_known(cluster: Cluster) -> None:
 
 def a_snapshot_that_does_not_fit_at_first(cluster: Cluster) -> None:
     """A follower's queue is full when it is found to need a snapshot; no connection is lost."""
-    short = [(store, "FLUSH_ENTRIES", 2), (replication, "WINDOW_BYTES", 60_000), (replication, "MESSAGE_BYTES", 4000)]
+    short = [
+        (state_table, "GATHER_ENTRIES", 2),
+        (replication, "WINDOW_BYTES", 60_000),
+        (replication, "MESSAGE_BYTES", 4000),
+    ]
     with limits.in_force(short):
         cluster.network.capacity = 30_000
         cluster.start()

@@ -178,8 +178,8 @@ def stop_at_a_failed_commit() -> Replacements:
 def state_and_index_in_one_transaction() -> Replacements:
     """A crash parts the state table from its applied index."""
 
-    def flush(self: store.Store) -> None:
-        original(self)
+    def move_on(self: store.Store, applied: schema.Applied) -> None:
+        original(self, applied)
         rows = self.applied
         self._db.execute("DELETE FROM fact WHERE name = 'applied'")
         before = getattr(self, "_applied_before", schema.Applied())
@@ -193,8 +193,8 @@ def state_and_index_in_one_transaction() -> Replacements:
         original_init(self, *arguments, **options)
         self._applied_before = self.applied  # type: ignore[attr-defined]
 
-    original, original_init = store.Store._flush, store.Store.__init__
-    yield store.Store, "_flush", flush
+    original, original_init = store.Store._move_on, store.Store.__init__
+    yield store.Store, "_move_on", move_on
     yield store.Store, "__init__", init
 
 
@@ -202,7 +202,7 @@ def state_and_index_in_one_transaction() -> Replacements:
 def compact_only_what_is_covered() -> Replacements:
     """The log is cut short beyond what the state table covers: a restart has lost entries."""
 
-    def compact(self: store.Store, most: int) -> None:
+    def compact(self: store.Store) -> None:
         held = self.log
         last = min(held.durable_index, held.last_index - self.log_retain)
         if last > held.start.index:

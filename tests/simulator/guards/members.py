@@ -53,8 +53,8 @@ def members_before_the_state() -> Replacements:
     """A backup brings the state table up to date, but not the members: a crash forgets one that it covers."""
 
     def flush(self: store.Store) -> None:
-        while self._unflushed:
-            self._transaction(self._flush)
+        while self._table.behind:
+            self._transaction(lambda: self._move_on(self._table.follow()))
 
     yield store.Store, "flush", flush
 
@@ -150,7 +150,7 @@ def stand_until_it_is_committed() -> Replacements:
     yield engine.Engine, "committed_members", property(members)
 
 
-@guard("section 9", 50, changing=True)
+@guard("section 9", 150, changing=True)
 def only_the_disk_that_is_known() -> Replacements:
     """A new disk under an old address counts as the old one: it has forgotten votes and entries."""
 

@@ -1,0 +1,120 @@
+"""The state table on its way behind the log.
+
+Rules kept here:
+
+1. The table moves from one applied index to a later one in the caller's transaction, and never in between.
+2. It moves late, so that a key written often is written once; but never so late that a restart has much to replay.
+3. It moves in steps, a small one beside each commit: the writes of that commit wait for it. Yet never slower than
+   entries are applied, or it would be left behind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+
+import msgspec
+
+from replidict.state_machine import Changes
+from replidict.storage import schema
+from replidict.storage.rows import put
+from replidict.storage.wal import frames_before_checkpoint
+
+GATHER_ENTRIES = 256
+GATHER_ROWS = 2_000
+GATHER_BYTES = 16 * 1024 * 1024
+"""What is applied gathers up to so many entries, the rows that these changed, or the bytes that they take."""
+
+STEP_PAGES = 16
+"""A step writes rows on about so many pages of the table: keys drawn at random from a large dict are on a page each. A
+table of no more than `GATHER_ROWS` rows is not worth it: the same rows gather again and again."""
+
+STEP_BYTES = 256 * 1024
+"""Nor does it write more than about this much."""
+
+_pack = msgspec.msgpack.encode
+
+
+class StateTable:
+    """The tables `state` and `session`, and what is to go there. Used by the tick thread alone."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._gathered: deque[tuple[int, Changes]] = deque()  # (term of the last entry, what was changed)
+        self._rows = self._bytes = 0  # in all that
+        self._recent_rows = self._recent_bytes = 0  # and of it, since the last commit
+        self._frames = 0
+
+    def gather(self, term: int, changes: Changes) -> None:
+        """Take what applied entries changed, the last of them of this term."""
+        self._gathered.append((term, changes))
+        self._rows += len(changes.rows)
+        self._bytes += changes.bytes
+        self._recent_rows += len(changes.rows)
+        self._recent_bytes += changes.bytes
+
+    def clear(self) -> None:
+        """Forget what has gathered: the table was replaced by a later one."""
+        self._gathered.clear()
+        self._rows = self._bytes = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether anything has gathered."""
+        return bool(self._gathered)
+
+    @property
+    def due(self) -> bool:
+        """Whether enough has gathered for a step (rule 2)."""
+        return len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
+
+    def step(self) -> schema.Applied | None:
+        """What belongs beside a commit: if a step is due, take it, and say where the table is then."""
+        rows, size = self._recent_rows, self._recent_bytes
+        self._recent_rows = self._recent_bytes = 0
+        return self._move(rows, size) if self.due else None
+
+    def follow(self) -> schema.Applied:
+        """Take a large step, because nobody waits, or all wait for the last one."""
+        return self._move(GATHER_ROWS, GATHER_BYTES)
+
+    def _move(self, least_rows: int, least_bytes: int) -> schema.Applied:
+        term, changes = self._gathered.popleft()
+        count = len(changes.rows)
+        pages = {row[0] // schema.PAGE_ROWS for row in changes.rows}
+        while self._gathered and (
+            (count < least_rows or changes.bytes < least_bytes)
+            or (
+                (len(pages) < STEP_PAGES or changes.keys <= GATHER_ROWS)
+                and changes.bytes + self._gathered[0][1].bytes <= STEP_BYTES
+            )
+        ):
+            term, later = self._gathered.popleft()
+            count += len(later.rows)
+            pages.update(row[0] // schema.PAGE_ROWS for row in later.rows)
+            changes.absorb(later)
+        self._rows -= count
+        self._bytes -= changes.bytes
+        self._write(changes)
+        return schema.Applied(
+            changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
+        )
+
+    def _write(self, changes: Changes) -> None:
+        db = self._db
+        if changes.cleared:
+            db.execute("DELETE FROM state")
+        last: dict[int, tuple[bytes, bytes | None, int]] = {}
+        for position, key, value, revision in changes.rows:
+            last[position] = (last[position][0] if position in last else key, value, revision)
+        crc = schema.state_crc
+        puts = [(p, k, v, r, crc(p, k, v, r)) for p, (k, v, r) in last.items() if v is not None]
+        put(db, *schema.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
+        put(db, *schema.PUT_STATE, puts)
+        sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
+        put(db, *schema.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
+        put(db, *schema.PUT_SESSION, [(n, data, schema.session_crc(n, data)) for n, data in sessions])
+        frames = frames_before_checkpoint(changes.next_position)
+        if frames != self._frames:
+            self._frames = frames
+            db.execute(f"PRAGMA wal_autocheckpoint = {frames}")
