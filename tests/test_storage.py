@@ -279,15 +279,17 @@ def test_a_write_waits_for_few_pages_of_a_large_dict(tmp_path: Path) -> None:
             assert one.log.last_index - one.store.applied.index <= GATHER_ENTRIES + 1
 
 
-def test_a_small_dict_is_written_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keys", "size"), [(1000, 10), (30, 100_000)])
+def test_a_small_dict_is_written_as_a_whole(tmp_path: Path, keys: int, size: int) -> None:
     """Of a small dict the same rows change again and again: they gather, and each is written once for all."""
     with rig(tmp_path) as one:
-        moves = []
-        for number in range(GATHER_ENTRIES + 10):
+        gathered, moved = 0, 0
+        while not moved:
             before = one.store.applied.index
-            one.perform(*[put(f"k{(number * 7 + each) % 1500}", number) for each in range(5)])
-            moves.append(one.store.applied.index - before)
-        assert max(moves) >= GATHER_ENTRIES
+            one.perform(*[put(f"k{(gathered * 7 + each) % keys}", "x" * size) for each in range(5)])
+            gathered += 1
+            moved = one.store.applied.index - before
+        assert moved >= gathered - 1 and gathered * 5 * size > min(keys * size, GATHER_BYTES)
 
 
 @pytest.mark.parametrize("at_once", [1, 20])

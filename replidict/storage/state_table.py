@@ -26,11 +26,14 @@ GATHER_BYTES = 16 * 1024 * 1024
 """What is applied gathers up to so many entries, the rows that these changed, or the bytes that they take."""
 
 STEP_PAGES = 16
-"""A step writes rows on about so many pages of the table: keys drawn at random from a large dict are on a page each. A
-table of no more than `GATHER_ROWS` rows is not worth it: the same rows gather again and again."""
+"""A step writes rows on about so many pages of the table: keys drawn at random from a large dict are on a page each."""
 
 STEP_BYTES = 256 * 1024
 """Nor does it write more than about this much."""
+
+WHOLE_BYTES = 4 * 1024 * 1024
+"""A table of no more than this, and of no more than `GATHER_ROWS` rows, goes without steps: the same rows gather again
+and again, and are written once for all."""
 
 _pack = msgspec.msgpack.encode
 
@@ -79,15 +82,16 @@ class StateTable:
         return self._move(GATHER_ROWS, GATHER_BYTES)
 
     def _move(self, least_rows: int, least_bytes: int) -> schema.Applied:
+        keys = self._gathered[-1][1].keys
+        # How large the table is can be told by the average of what has gathered.
+        whole = keys <= GATHER_ROWS and keys * self._bytes <= WHOLE_BYTES * self._rows
         term, changes = self._gathered.popleft()
         count = len(changes.rows)
         pages = {row[0] // schema.PAGE_ROWS for row in changes.rows}
         while self._gathered and (
-            (count < least_rows or changes.bytes < least_bytes)
-            or (
-                (len(pages) < STEP_PAGES or changes.keys <= GATHER_ROWS)
-                and changes.bytes + self._gathered[0][1].bytes <= STEP_BYTES
-            )
+            whole
+            or (count < least_rows or changes.bytes < least_bytes)
+            or (len(pages) < STEP_PAGES and changes.bytes + self._gathered[0][1].bytes <= STEP_BYTES)
         ):
             term, later = self._gathered.popleft()
             count += len(later.rows)

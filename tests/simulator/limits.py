@@ -18,6 +18,7 @@ CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
     (state_table, "GATHER_BYTES", (2_000, 16 << 20)),
     (state_table, "STEP_PAGES", (1, 16)),
     (state_table, "STEP_BYTES", (1, 500, 256 << 10)),
+    (state_table, "WHOLE_BYTES", (1, 4 << 20)),
     (store, "COMPACT_STEP", (1, 7, 5_000)),
     (store, "LOG_RETAIN_BYTES", (2_000, 64 << 20)),
     (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),
