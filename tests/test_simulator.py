@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from replidict import commands as cmd
+from replidict.options import Options
+from replidict.raft.messages import AddMember, AppendEntries
 from tests.simulator import Result, simulate
 from tests.simulator.__main__ import main, show, summary
+from tests.simulator.member_scenarios import change, made
+from tests.simulator.run import new_cluster
+from tests.simulator.scenarios import a_leader, until
 
 SECONDS = float(os.environ.get("REPLIDICT_SIMULATE_SECONDS", "30"))
 """Real seconds for random seeds; CI takes 300."""
@@ -66,6 +72,35 @@ def test_members_change_while_writes_go_on() -> None:
     assert result.counts["changes"] > 20
     assert result.counts["removed"] > 5
     assert result.counts["writes"] > 100
+
+
+def test_a_change_that_was_made_replaces_one_that_was_not() -> None:
+    """A leader crashes with a change in its log that nobody else has, and the next one makes another change at the same
+    place: when that is back, it goes by what is committed as soon as it hears of it, before its log does (4.1)."""
+    with new_cluster(1, 3, Options()) as cluster:
+        cluster.start()
+        away = a_leader(cluster)
+        assert away.node is not None
+        mine = away.node.engine
+        cluster.network.filter = lambda sender, receiver, message: (
+            away.address not in (sender, receiver) or not isinstance(message, AppendEntries)
+        )
+        mine.append(cmd.NO_OP)  # the next leader begins with one as well
+        change(away, AddMember("n4:7000", voter=False))
+        until(cluster, lambda: "n4:7000" in mine.members.all and not mine.store.pending, "it is in its log")
+        index = mine.members.index
+        away.crash()
+        made(cluster, AddMember("n5:7000", voter=False))
+        latest = cluster.checker.members.latest
+        assert latest.index == index and "n5:7000" in latest.all
+        away.start()
+        again = away.node.engine
+        assert "n4:7000" in again.members.all
+        until(cluster, lambda: again.members == latest, "it goes by what is committed")
+        assert (again.log.last_index, again.log.deleted_entries) == (index, 0)
+        cluster.network.filter = None
+        a_leader(cluster)
+        assert again.members == latest and again.log.deleted_entries == 2
 
 
 def test_another_seed_gives_another_run() -> None:

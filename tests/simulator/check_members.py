@@ -126,11 +126,12 @@ class MemberChecks:
         return self._committed[bisect_right(self._committed, start, key=lambda members: members.index) - 1]
 
     def in_force(self, machine: Machine) -> None:
-        """A node goes by its log's last configuration, or by a later one that is committed."""
+        """A node goes by its log's last configuration, or by one that is committed and later, or at the same place: the
+        entry there is not committed then, and will be cut off."""
         assert machine.node is not None
         engine = machine.node.engine
         members, expected = engine.members, self.by_log(engine.log)
-        if members != expected and (members.index <= expected.index or members not in self._committed):
+        if members != expected and (members.index < expected.index or members not in self._committed):
             raise Violation(
                 "configuration", f"{machine.address} goes by {members}; its log, or what is committed, says {expected}"
             )

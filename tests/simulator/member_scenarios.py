@@ -25,7 +25,7 @@ def change(machine: Machine, wanted: AddMember | RemoveMember) -> Said:
     return said
 
 
-def _made(cluster: Cluster, wanted: AddMember | RemoveMember) -> None:
+def made(cluster: Cluster, wanted: AddMember | RemoveMember) -> None:
     """Have a change made, by whoever leads."""
     for _ in range(50):
         said = change(a_leader(cluster), wanted)
@@ -113,7 +113,7 @@ def all_it_knew_are_gone(cluster: Cluster) -> None:
     away.crash()
     for gone, comes in zip(founders, ("n6:7000", "n7:7000", "n4:7000"), strict=True):
         join(comes)
-        _made(cluster, RemoveMember(gone))
+        made(cluster, RemoveMember(gone))
     away.start()
 
     def knows() -> bool:
@@ -149,7 +149,7 @@ def a_read_while_the_cluster_shrinks(cluster: Cluster) -> None:
     first = a_leader(cluster)
     assert first.node is not None
     third, second = (machine for machine in cluster.machines.values() if machine is not first)
-    _made(cluster, RemoveMember(third.address))
+    made(cluster, RemoveMember(third.address))
     put(first, 1)
     cluster.loop.run_until(cluster.loop.now + 0.5)
     first.node.engine.transfer.lease_ended_in = first.node.engine.term  # no lease, which needs no round
@@ -157,5 +157,5 @@ def a_read_while_the_cluster_shrinks(cluster: Cluster) -> None:
     answered: list[bool] = []
     first.node.reads.submit(Read(lambda: answered.append(True)))
     cluster.loop.run_until(cluster.loop.now + 0.1)
-    _made(cluster, RemoveMember(second.address))
+    made(cluster, RemoveMember(second.address))
     until(cluster, lambda: bool(answered), "the read is answered")
