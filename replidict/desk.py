@@ -253,10 +253,11 @@ class Desk:
         return asks.Done(ask.id)
 
     def _hear_of_successor(self, ask: asks.Supersede) -> Answer:
-        member_of(ask.founder)
-        _check_id("successor", ask.successor)
-        dt.datetime.fromisoformat(ask.at)
-        self._node.call(lambda: self._node.engine.succession.hear(ask)).result()
+        at = dt.datetime.fromisoformat(ask.at).isoformat()  # which takes any character between date and time
+        said = replace(ask, address=member_of(ask.address), founder=member_of(ask.founder), at=at)
+        _check_id("successor", said.successor)
+        _check_id("node_id", said.node_id)
+        self._node.call(lambda: self._node.engine.succession.hear(said)).result()
         return asks.Done(ask.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------

@@ -156,8 +156,8 @@ NO_ADDRESSES = ["garbage", "", "a:0", "a:99999", "[::1", "x" * 300, "a b:1", "0.
 
 
 NO_SUCCESSORS = [("no id", "a:1", "2026-01-01"), ("0" * 32, "", "2026-01-01"), ("0" * 32, "a:1", "never"),
-                 ("0" * 32, "a:1", "2026-01-01")]  # fmt: skip
-"""What a founder says of itself; the last might be, if it were of a cluster."""
+                 ("0" * 32, "a:1", "2026-01-01"), ("0" * 32, "a:1", "2026-01-01\n01:01")]  # fmt: skip
+"""What a founder says of itself; the last two may be, and are an error in the log of a cluster that has a leader."""
 
 
 def samples(rng: random.Random) -> list[messages.Message]:
@@ -644,8 +644,10 @@ class Rogues:
 # -- guests -----------------------------------------------------------------------------------------------------------
 
 
-def asked(rng: random.Random, number: int) -> asks.Ask:
-    """An ask that changes nothing, whoever it is put to; some can't be met."""
+def asked(rng: random.Random, number: int, cluster_id: str) -> asks.Ask:
+    """An ask that changes nothing, whoever of this cluster, which has a leader, it is put to; some can't be met."""
+    node_id = f"{rng.getrandbits(128):032x}"
+    successor = rng.choice(("no cluster", cluster_id)), node_id, f"h{number}:{1 + rng.randrange(65535)}"
     key = rng.choice((encode_key("0-1"), encode_key(("a", 1)), b"", rng.randbytes(rng.randrange(30))))
     made: list[asks.Ask] = [
         asks.Get(number, rng.choice((0.0, 5.0)), key, rng.random() < 0.2),
@@ -658,7 +660,7 @@ def asked(rng: random.Random, number: int) -> asks.Ask:
         asks.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
         asks.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
         asks.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
-        asks.Supersede(number, 5.0, "no cluster", "no id", "127.0.0.1:1", number, *rng.choice(NO_SUCCESSORS)),
+        asks.Supersede(number, 5.0, *successor, rng.choice((0, messages.NUMBER_MAX)), *rng.choice(NO_SUCCESSORS)),
     ]
     return rng.choice(made)
 
@@ -688,7 +690,7 @@ class FuzzGuests:
         try:
             guest.prove()
             count = rng.randrange(15)
-            guest.say(*[messages.encode(asked(rng, number)) for number in range(1, count + 1)])
+            guest.say(*[messages.encode(asked(rng, number, self._target.cluster_id)) for number in range(1, count + 1)])
             tally.frames += count
             tally.kinds["guest: asks"] += count
             if rng.random() < 0.7 and guest.answers(count) != count:
@@ -718,7 +720,7 @@ class FuzzGuests:
         while True:
             body = rng.randbytes(rng.choice((2, 20, 200)))
             if rng.random() < 0.8:
-                body = mutate(rng, messages.encode(asked(rng, rng.choice((0, 1, 99)))))
+                body = mutate(rng, messages.encode(asked(rng, rng.choice((0, 1, 99)), self._target.cluster_id)))
             if len(body) > 1 and decoded_ask(body) is None:
                 guest.say(body)
                 return "guest: no ask"
@@ -836,7 +838,8 @@ class Watch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count it, and keep the first ones."""
-        self.counts[record.levelname] += 1
+        recovery = "the old cluster lives" in record.getMessage() or "about recoveries" in record.getMessage()
+        self.counts["recovery" if recovery else record.levelname] += 1
         if len(self.first) < 200:
             self.first.append(record.getMessage())
 
@@ -1136,6 +1139,8 @@ def _run(
             problems.append("a connection among the three was lost")
         if now["logged"].get("ERROR", 0):
             problems.append(f"an error was logged: {now['lines']}")
+        if not 0 < now["logged"].get("recovery", 0) <= 2 * ((seconds + after.seconds) / 60 + 2):
+            problems.append(f"{now['logged'].get('recovery', 0)} lines were logged about a recovery that is none")
         # A source, under each name that it may give, has a line at the start of a minute and a count at its end.
         lines = 2 * len(SOURCES) * (1 + len(target.live)) * ((seconds + after.seconds) / 60 + 2)
         if now["logged"].get("WARNING", 0) > lines:

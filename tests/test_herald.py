@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from replidict import RemovedError, ReplicatedDict, ReplidictError, StorageError
+from replidict.client import Client
 from replidict.options import Options
-from replidict.raft.asks import Supersede
+from replidict.raft.asks import Done, Supersede
+from replidict.raft.messages import NUMBER_MAX
 from replidict.raft.succession import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
@@ -193,6 +195,36 @@ def test_a_forked_child_calls_nobody(tmp_path: Path, stack: ExitStack) -> None:
     wait_until(lambda: len(herald._clients) == 2, "both are told")
     assert in_child(lambda: [client._socket.fileno() for client in herald._clients]) == "[-1, -1]"
     assert all(client._socket.fileno() > 0 for client in herald._clients) and len(herald._clients) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ever_other_words_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: Mode) -> None:
+    """Whoever a guest says that it was recovered as, the log of a cluster that lives has one line, on one line."""
+    certificates = Certificates(tmp_path)
+    with cluster(tmp_path, **given(mode, certificates)) as nodes:
+        nodes[0]["k"] = 1
+        status = nodes[0].status()
+        address, cluster_id = str(status.address), str(status.cluster_id)
+        caplog.clear()
+        with Client(address, security=certificates.security(mode, address)) as guest:
+
+            def refused(why: str, host: str, node_id: str = "1" * 32) -> None:
+                at = "2026-01-01\n00:00:00"
+                with pytest.raises((ReplidictError, ValueError), match=why):
+                    guest.ask(
+                        lambda number, timeout: Supersede(
+                            number, timeout, cluster_id, node_id, f"{host}:1", NUMBER_MAX, "0" * 32, "n1:7000", at
+                        ),
+                        Done,
+                    )
+
+            refused("no address|bad address", "h:1\nforged")
+            refused("32 hexadecimal digits", "h", "forged")
+            for number in range(20):
+                refused("recovered on 2026-01-01T00:00:00 from.*the old cluster lives", f"h{number}")
+        lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(lines) == 1 and lines[0].isprintable()
+        nodes[1]["k"] = 2
 
 
 # -- who believes it, in simulated time -------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Succession:
                 "was written to the new one is in the old directory alone. To go on with the new one, stop all nodes "
                 "of the old one"
             )
-            engine.complaints.log(f"the recovery of {said.address}", now, text, logging.ERROR)
+            engine.complaints.log("recoveries", now, text, logging.ERROR)
             raise ReplidictError(text)
         if now - self._since >= PATIENCE * timeout:
             note = supersede(self._directory, said.cluster_id, said.successor, said.founder, said.at)
