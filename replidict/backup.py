@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from replidict.errors import ReplidictError, StorageError
+from replidict.errors import ReplidictError, StorageError, raise_anew
 from replidict.node import Node
 from replidict.storage import schema, snapshot
 from replidict.storage.files import sync
@@ -92,7 +92,7 @@ class Backups:
         try:
             node.call(node.store.flush).result()
         except ReplidictError as error:
-            raise type(error)(*error.args) from error
+            raise_anew(error)
         identity = node.store.identity
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         origin = schema.Origin(identity.cluster_id, identity.node_id, identity.address, now)
@@ -104,7 +104,7 @@ class Backups:
             return snapshot.check(temporary, look_up)
         except _EndedError:
             assert self._ended is not None
-            raise type(self._ended)(*self._ended.args) from self._ended
+            raise_anew(self._ended)
         except (StorageError, *schema.FAILURES) as error:
             if isinstance(error, StorageError) or schema.is_damage(error):
                 self._end_if_damaged()

@@ -19,7 +19,15 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Self, TypeVar
 
 from replidict import errors
-from replidict.errors import ClosedError, NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, SecurityError
+from replidict.errors import (
+    ClosedError,
+    NotCommitted,
+    OutcomeUnknown,
+    ReadTimeout,
+    ReplidictError,
+    SecurityError,
+    raise_anew,
+)
 from replidict.options import MiB, Options
 from replidict.raft import asks
 from replidict.raft.asks import Answer, Ask, Failed, Keys, Piece
@@ -169,7 +177,7 @@ class Client:
 
     def _send(self, make: Callable[[int, float], Ask], timeout: float | None) -> Ask:
         if self._closed is not None:
-            raise type(self._closed)(*self._closed.args)
+            raise_anew(self._closed)
         self._ids += 1
         ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), asks.TIMEOUT_MAX))
         self._look(ask)

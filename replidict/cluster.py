@@ -15,14 +15,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NoReturn, TypeVar
 
-from replidict.errors import ClosedError, NotCommitted, OutcomeUnknown, RemovedError, ReplidictError, SecurityError
+from replidict.errors import (
+    ClosedError,
+    NotCommitted,
+    OutcomeUnknown,
+    RemovedError,
+    ReplidictError,
+    SecurityError,
+    raise_anew,
+)
 from replidict.node import Node
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
-from replidict.waiting import raise_anew, rounded
+from replidict.waiting import rounded
 
 RETRY_PAUSE = 0.02  # seconds
 REPORT_WITHIN = 2.0  # election timeouts in which a leader says how far everybody is, or there is none

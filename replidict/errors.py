@@ -14,6 +14,8 @@ Definitely-not (`NotCommitted`) and maybe (`OutcomeUnknown`) are siblings on pur
 catches one must not catch the other by accident.
 """
 
+from typing import NoReturn
+
 
 class ReplidictError(Exception):
     """Base of every error that replidict raises on its own account."""
@@ -53,3 +55,8 @@ class EncodingError(ReplidictError, TypeError):
 
 class SecurityError(ReplidictError):
     """A configuration or a handshake that would let in a peer nobody authenticated."""
+
+
+def raise_anew(error: ReplidictError) -> NoReturn:
+    """Raise an error that several threads may get: each its own, so that tracebacks do not mix, and do not grow."""
+    raise type(error)(*error.args) from error

@@ -20,10 +20,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from replidict import commands as cmd
-from replidict.errors import ReplidictError
+from replidict.errors import ReplidictError, raise_anew
 from replidict.node import Node
 from replidict.proposals import Write
-from replidict.waiting import given_up, raise_anew, result_of
+from replidict.waiting import given_up, result_of
 
 logger = logging.getLogger(__name__)
 

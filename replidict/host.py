@@ -28,7 +28,7 @@ from replidict.backup import Backups
 from replidict.cluster import Cluster
 from replidict.codec import Codec
 from replidict.desk import Desk
-from replidict.errors import ClosedError, ReplidictError, StorageError
+from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew
 from replidict.futures import Futures
 from replidict.herald import Herald
 from replidict.node import Node
@@ -45,7 +45,6 @@ from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
 from replidict.ticker import Ticker, Waker, clock
-from replidict.waiting import raise_anew
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from replidict.codec import Codec
-from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError
+from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew
 from replidict.options import Options
 from replidict.proposals import Proposals
 from replidict.raft.engine import Engine
@@ -94,7 +94,7 @@ class Node:
         future: Future[Returned] = Future()
         with self._calls_mutex:
             if self.failure is not None:
-                raise self.failure
+                raise_anew(self.failure)
             self._calls.append((function, future))
         self._wake()
         return future

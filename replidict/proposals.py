@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from replidict import commands as cmd
-from replidict.errors import OutcomeUnknown, ReplidictError
+from replidict.errors import OutcomeUnknown, ReplidictError, raise_anew
 from replidict.options import Options
 from replidict.raft.engine import Engine
 from replidict.raft.messages import Propose, ProposeRefused
@@ -85,7 +85,7 @@ class Proposals:
         """Queue a write. Raises what stopped the node, if something did."""
         with self._mutex:
             if self._failure is not None:
-                raise self._failure
+                raise_anew(self._failure)
             self._queue.append(write)
             self.waiting = True
         self._wake()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from replidict.errors import ReplidictError
+from replidict.errors import ReplidictError, raise_anew
 from replidict.raft.engine import Engine
 
 RETRY_PAUSE = 0.02
@@ -50,7 +50,7 @@ class Reads:
         """Have `read.done` called once a read of this node's copy is linearizable. Raises what stopped the node."""
         self._new.append(read)
         if self._failure is not None:
-            raise self._failure
+            raise_anew(self._failure)
         self._wake()
 
     @property

@@ -37,7 +37,7 @@ from replidict.arguments import (
 )
 from replidict.backup import Backup
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key
-from replidict.errors import ReadTimeout
+from replidict.errors import ReadTimeout, raise_anew
 from replidict.host import Host
 from replidict.joining import way_in
 from replidict.node import NO_NETWORK
@@ -49,7 +49,7 @@ from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values, Versioned
-from replidict.waiting import make_current, raise_anew, write
+from replidict.waiting import make_current, write
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

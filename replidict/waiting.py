@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import NoReturn
 
 from replidict import commands as cmd
-from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError
+from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew
 from replidict.node import Node
 from replidict.proposals import Write
 from replidict.reads import Read
@@ -15,11 +14,6 @@ from replidict.reads import Read
 def rounded(seconds: float) -> str:
     """For an error's text: of the time that was asked for, a little may have passed already."""
     return f"{float(f'{seconds:.3g}'):g}"
-
-
-def raise_anew(error: ReplidictError) -> NoReturn:
-    """Raise an error that several threads may get: each its own, so that tracebacks do not mix."""
-    raise type(error)(*error.args) from error
 
 
 def make_current(node: Node, seconds: float) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,7 +98,15 @@ WRITES: dict[str, Callable[[Dict], object]] = {
     "clear": lambda d: d.clear(),
 }
 
-EVERYTHING = READS | WRITES
+OTHERS: dict[str, Callable[[Dict], object]] = {
+    "submit": lambda d: d.submit("a", 1),
+    "members": lambda d: d.members(),
+    "remove_peer": lambda d: d.remove_peer("127.0.0.1:1"),
+    "transfer_leadership": lambda d: d.transfer_leadership(),
+    "backup": lambda d: d.backup("never made"),
+}
+
+EVERYTHING = READS | WRITES | OTHERS
 
 
 def raised_by(call: Callable[[], object]) -> type[BaseException] | None:
@@ -124,6 +133,21 @@ def test_after_close_everything_is_a_closed_error(d: Dict) -> None:
             list(view)
     with pytest.raises(ValueError, match="closed"):
         d["a"] = 1
+
+
+def test_each_call_raises_an_error_of_its_own(d: Dict) -> None:
+    """What ended a node is raised anew by every call afterwards: no traceback grows with the calls before."""
+
+    def raised(call: Callable[[Dict], object]) -> ClosedError:
+        with pytest.raises(ClosedError) as info:
+            call(d)
+        return info.value
+
+    d.close()
+    for name, call in EVERYTHING.items():
+        first, second = raised(call), raised(call)
+        assert first is not second, name
+        assert len(traceback.extract_tb(first.__traceback__)) == len(traceback.extract_tb(second.__traceback__)), name
 
 
 def test_close_again(d: Dict) -> None:
