@@ -97,8 +97,16 @@ class Ticker:
         self._thread = threading.Thread(target=self._run, name=f"replidict {node.engine.address}", daemon=True)
 
     def start(self) -> None:
-        """Begin. If it is interrupted (Ctrl-C), the thread may be running: `stop` it."""
-        self._thread.start()
+        """Begin. If it is interrupted (Ctrl-C), the thread may be running: `stop` it.
+
+        Raises `RuntimeError` if the system has no thread left; the node has stopped then, as after `stop`.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._stopping = True
+            self._run()
+            raise
 
     def stop(self) -> None:
         """Stop the node and wait until it has; the second time, or after an interruption, just wait."""
@@ -107,7 +115,8 @@ class Ticker:
         self._waker.wake()
         if threading.current_thread() is not self._thread:
             self._over.wait()
-            self._thread.join()
+            if self._thread.is_alive():
+                self._thread.join()
 
     def _run(self) -> None:
         node, waker, engine = self._node, self._waker, self._node.engine

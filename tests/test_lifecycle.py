@@ -324,6 +324,51 @@ def test_the_waker_never_writes_to_a_closed_descriptor(tmp_path: Path, monkeypat
     waker.wake()  # afterwards it is no error, and nothing is written
 
 
+@pytest.mark.parametrize("left", [0, 1], ids=["none", "one"])
+def test_no_thread_to_run_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """Where the system has no thread left, opening fails at once and leaves nothing: it can be tried again."""
+    (address,) = free_addresses(1)
+    real_start = threading.Thread.start
+    started: list[str] = []
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == left:
+            raise RuntimeError("can't start new thread")
+        started.append(thread.name)
+        real_start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            ReplicatedDict[Any, Any](tmp_path / "d", address=address)
+    assert len(started) == left
+    with ReplicatedDict[Any, Any](tmp_path / "d", address=address) as again:
+        again["a"] = 1
+
+
+def test_no_thread_to_look_up_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left, a peer's name can't be looked up; the node goes on, and tries again."""
+    (address,) = free_addresses(1)
+    tried: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        tried.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    with (
+        ReplicatedDict[Any, Any](
+            tmp_path / "d", address=address, peers=["127.0.0.1:1", "a.invalid:1"], secret="s" * 32
+        ) as d,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(threading.Thread, "start", refuse)
+        wait_until(
+            lambda: tried.count("replidict-lookup") >= 3 or d.status().role == "stopped",
+            "the name is looked for again and again",
+        )
+        assert d.status().role != "stopped"
+
+
 def test_not_copied_and_not_pickled(d: Dict) -> None:
     """An open dict can't be pickled: it is a node, not a value. `snapshot()` gives the value."""
     with pytest.raises(TypeError):

@@ -83,7 +83,11 @@ class Lookup:
         self.problem = ""
         # A daemon, so that a resolver that takes minutes can't keep the program from ending.
         self._thread = threading.Thread(target=self._run, args=(host, port), name="replidict-lookup", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no more: that is no reason for a node to stop
+            self.problem = f"the name {host!r} can't be looked up: {error}"
+            self.done.set()
 
     def _run(self, host: str, port: int) -> None:
         try:
