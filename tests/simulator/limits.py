@@ -34,10 +34,12 @@ CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
 
 
 def draw(rng: random.Random, nodes: int) -> list[tuple[ModuleType, str, Any]]:
-    """The limits of one run."""
-    drawn: list[tuple[ModuleType, str, Any]] = [(module, name, rng.choice(values)) for module, name, values in CHOICES]
-    drawn.append((state_machine, "MAX_SESSIONS", rng.choice((nodes + 1, nodes + 4, 1024))))
-    return drawn
+    """The limits of one run, each drawn for itself: one more here changes nothing else in the run."""
+    seed = rng.getrandbits(64)
+    sessions = (state_machine, "MAX_SESSIONS", (nodes + 1, nodes + 4, 1024))
+    return [
+        (module, name, random.Random(f"{seed} {name}").choice(values)) for module, name, values in [*CHOICES, sessions]
+    ]
 
 
 @contextmanager
