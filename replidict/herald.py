@@ -7,7 +7,8 @@ Rules kept here:
    present cluster: to find who starts there before it has a leader takes less than an election timeout.
 2. It calls as a guest, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does not
    let it in, is left alone from then on.
-3. Who is found is told again and again, for it goes by that; the log hears of it when something changes.
+3. Who is found is told again and again, for it goes by that; the log hears of it when something changes, in few lines
+   a minute, whatever is answered.
 4. All that is done has a deadline, so `join` does not take longer than one call.
 """
 
@@ -20,15 +21,17 @@ from replidict.client import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.node import Node
 from replidict.raft.asks import Done, Supersede
+from replidict.raft.complaints import Complaints
+from replidict.raft.wire import printable
 from replidict.security import Security
 from replidict.storage import schema
-
-logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.4  # election timeouts
 TELL_EVERY = 0.5  # seconds
 CALL_SECONDS = 2.0
 ASK_SECONDS = 1.0
+LINES = 5  # in the log about each place, of one level, a minute
+TEXT_MAX = 1000  # characters of an answer, there
 
 
 class Herald:
@@ -45,6 +48,7 @@ class Herald:
         self._clients: set[Client] = set()
         self._said: dict[str, str] = {}  # by place: what the log says of it
         places = {address for old in self._old.values() for address in old.members} - {node.engine.address}
+        self._complaints = {place: Complaints(node.engine.address) for place in places}
         self._threads = [
             threading.Thread(target=self._watch, args=(place,), name=f"replidict herald {place}", daemon=True)
             for place in sorted(places)
@@ -74,6 +78,7 @@ class Herald:
 
     def _watch(self, place: str) -> None:
         while not self._stopping.wait(LOOK_EVERY * self._node.engine.options.election_timeout):
+            self._complaints[place].tick(self._node.engine.clock())
             if place in self._node.engine.members.all:
                 continue
             try:
@@ -109,7 +114,8 @@ class Herald:
                 except (UnreachableError, NotCommitted, OutcomeUnknown):
                     raise
                 except (ReplidictError, ValueError) as error:
-                    self._log(place, logging.ERROR, f"does not stop: {error}")
+                    self._log(place, logging.ERROR, f"does not stop: {printable(str(error), TEXT_MAX)}")
+                self._complaints[place].tick(self._node.engine.clock())
                 self._stopping.wait(TELL_EVERY)
         finally:
             self._clients.discard(client)
@@ -118,4 +124,5 @@ class Herald:
         """Rule 3."""
         if self._said.get(place) != text:
             self._said[place] = text
-            logger.log(level, "%s: who was at %s before the quorum was lost %s", self._node.engine.address, place, text)
+            about = f"who was at {place} before the quorum was lost"
+            self._complaints[place].log(about, self._node.engine.clock(), f"{about} {text}", level, LINES)

@@ -324,12 +324,12 @@ class Session:
             raise WireError("protocol", "the peer sent something else than a handshake") from error
         if isinstance(said, Refused):
             code = said.code if said.code in _REFUSALS else "refused"  # no word of our own in a stranger's mouth
-            raise WireError(code, _printable(said.text), by_peer=True)
+            raise WireError(code, printable(said.text), by_peer=True)
         return said
 
     def _check_hello(self, hello: Hello) -> None:
         """Is this a peer to talk to, if it is who it says?"""
-        me, it, calling = self._me, _printable(hello.address) or "a guest", self._called is not None
+        me, it, calling = self._me, printable(hello.address) or "a guest", self._called is not None
         if hello.mode != self._security.mode:
             self._refuse("mode", f"{me.address or 'this guest'} is in mode {self._security.mode!r} and {it} in mode "
                          f"{hello.mode!r}: give every node the same tls= or secret=")  # fmt: skip
@@ -357,7 +357,7 @@ class Session:
         try:
             host, _ = split_address(address)
         except ReplidictError as error:
-            self._refuse("address", _printable(str(error)))
+            self._refuse("address", printable(str(error)))
         if self._tls is None:
             return
         try:
@@ -373,7 +373,7 @@ class Session:
         if not isinstance(proof, Proof) or self.peer is None:
             raise WireError("protocol", "the peer sent something else than its proof")
         if not hmac.compare_digest(proof.mac, self._proofs[1]):
-            one, other = (_printable(address) or "a guest" for address in (self._me.address, self.peer.address))
+            one, other = (printable(address) or "a guest" for address in (self._me.address, self.peer.address))
             self._refuse("secret", f"{one} and {other} were given different secrets: give every node the same secret=")
         if self.guest:
             return
@@ -419,16 +419,16 @@ class Session:
         try:
             return self._decode(body)
         except _UNDECODABLE as error:
-            raise WireError("protocol", f"a frame that is no message: {_printable(str(error))}") from error
+            raise WireError("protocol", f"a frame that is no message: {printable(str(error))}") from error
 
     def _refuse(self, code: str, text: str) -> NoReturn:
         """Tell the peer why, and fail."""
-        text = _printable(text)
+        text = printable(text)
         room = self.tag_bytes if self._send is not None else 0
         self._output.append(self.seal(frame(encode(Refused(code, text)), room)))
         raise WireError(code, text)
 
 
-def _printable(text: str) -> str:
-    """What a peer said, fit for one line of a log."""
-    return "".join(char if char.isprintable() else "?" for char in text[:300])
+def printable(text: str, most: int = 300) -> str:
+    """What another said, fit for one line of a log."""
+    return "".join(char if char.isprintable() else "?" for char in text[:most])
