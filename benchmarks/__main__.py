@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any, NoReturn
 
 from benchmarks.machine import describe
-from benchmarks.picture import draw
+from benchmarks.picture import FORMATS, draw
 from benchmarks.picture import missing as no_picture
 from benchmarks.report import markdown, plain
 from benchmarks.results import Result, Row, medians
@@ -42,6 +42,14 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"no benchmark is called {name!r}: try --list")
     if found.runs is not None and found.runs < 1:
         parser.error("--runs must be at least 1")
+    for name in ("json", "markdown", "picture"):
+        file: Path | None = getattr(found, name)
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            parser.error(f"--{name} {file}: must be a file in a directory that there is")
+    if found.picture and found.picture.suffix not in FORMATS:
+        parser.error(f"--picture {found.picture}: must end in {' or '.join(FORMATS)}")
+    if found.directory and not found.directory.is_dir():
+        parser.error(f"--directory {found.directory}: there is no such directory")
     return found
 
 

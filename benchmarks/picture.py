@@ -8,6 +8,8 @@ from pathlib import Path
 
 from benchmarks.results import Result
 
+FORMATS = (".svg", ".png")
+
 
 def missing() -> str | None:
     """Why no picture can be drawn; None if one can."""

@@ -90,7 +90,7 @@ def _checked(address: object, name: str) -> str:
 def seconds_of(value: float, name: str) -> float:
     """The value, if a thread can wait that long."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{name}={value!r}: must be a number of seconds, 0 or more")
+        raise ValueError(f"{name}={value!r}: must be a number of seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
     return value
 
 

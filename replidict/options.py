@@ -61,7 +61,7 @@ class Options:
                 and not isinstance(value, bool)
                 and not (0 < value < 2**40 or may_be_zero)
             ):
-                raise ValueError(f"Options({field.name}={value!r}): must be {wanted}, finite number")
+                raise ValueError(f"Options({field.name}={value!r}): must be {wanted} number below 2**40")
         if self.durability not in ("fsync", "process"):
             raise ValueError(f"Options(durability={self.durability!r}): must be 'fsync' or 'process'")
         if self.election_timeout < 3 * self.heartbeat:

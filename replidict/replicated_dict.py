@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import (
     Hashable,
@@ -49,7 +48,7 @@ from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.ticker import clock
 from replidict.views import Items, Keys, Values, Versioned
-from replidict.waiting import make_current, write
+from replidict.waiting import make_current, update, write
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -274,7 +273,9 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         """As `set`, but returns a future of the revision at once: one thread can have many writes under way.
 
         They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
-        this dict; `cancel` does nothing. Raises `EncodingError`, `ClosedError` or `StorageError`.
+        this dict; `cancel` does nothing. Callbacks run in that thread, one after the other: while one takes its time,
+        other futures and `close` wait. It may call this dict, but must not wait for another future of it, nor for a
+        lock that is held around `close`. Raises `EncodingError`, `ClosedError` or `StorageError`.
         """
         encoded, data = self._key(key), self._value(value)
         operation, size = cmd.Put(encoded, data), len(encoded) + len(data)
@@ -349,14 +350,12 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         """Store many values, all at once: others see all of them or none.
 
         Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
-        one timeout; if one of them fails, those before it stay.
+        one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
         """
-        deadline = time.monotonic() + self._timeout
         pairs = other.items() if isinstance(other, Mapping) else pairs_of(other)
         encoded = [(self._key(key), self._value(value)) for key, value in pairs]
         encoded += [(self._key(key), self._value(value)) for key, value in values.items()]
-        for some, size in in_commands(encoded, self._options.max_command_bytes):
-            self._write(cmd.Update(some), size, max(deadline - time.monotonic(), 0.0))
+        update(self._host.node, in_commands(encoded, self._options.max_command_bytes), len(encoded), self._timeout)
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -452,7 +451,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def close(self) -> None:
         """Stop this node and let go of its files and address. Idempotent, for any thread.
 
-        Writes under way elsewhere in this process get `OutcomeUnknown` or `ClosedError`.
+        Writes under way elsewhere in this process get `OutcomeUnknown` or `ClosedError`. It waits until callbacks of
+        futures have run, unless it is called by one.
         """
         self._host.close()
 

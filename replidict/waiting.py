@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterable
 
 from replidict import commands as cmd
 from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew
 from replidict.node import Node
 from replidict.proposals import Write
 from replidict.reads import Read
+
+Pairs = list[tuple[bytes, bytes]]
 
 
 def rounded(seconds: float) -> str:
@@ -52,6 +56,28 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
             raise error
         # else the answer came at the last moment
     return result_of(submitted)
+
+
+def update(node: Node, parts: Iterable[tuple[Pairs, int]], count: int, seconds: float) -> None:
+    """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
+    deadline, stored = time.monotonic() + seconds, 0
+    for pairs, size in parts:
+        try:
+            write(node, cmd.Update(pairs), size, max(deadline - time.monotonic(), 0.0) if stored else seconds)
+        except (NotCommitted, OutcomeUnknown) as error:
+            if not stored:
+                raise
+            raise in_part(stored, count, error) from error
+        stored += len(pairs)
+
+
+def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> OutcomeUnknown:
+    """So many entries of an update are stored, and then there was this error: what its caller is to be told."""
+    others = "the others are not" if isinstance(error, NotCommitted) else "some of the others may be"
+    return OutcomeUnknown(
+        f"the first {stored:,} of the {whole:,} entries of this update are stored, and {others}: it was larger than "
+        "Options(max_command_bytes=...), and its time ran out, or the majority was gone. To do it again completes it"
+    )
 
 
 def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:

@@ -74,6 +74,17 @@ def test_an_unknown_name_is_refused() -> None:
     assert done.returncode == 2 and "wirtes" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--picture", "--directory"])
+def test_what_cannot_be_written_is_refused_before_the_run(tmp_path: Path, option: str) -> None:
+    """A full run takes an hour: that its figures have nowhere to go is said first."""
+    for wrong in (tmp_path / "missing" / "out.svg", *([tmp_path] if option != "--directory" else [])):
+        done = run("--list", option, str(wrong))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{option} {wrong}" in done.stderr
+    done = run("--list", "--picture", str(tmp_path / "out.bmp"))
+    assert done.returncode == 2 and ".svg or .png" in done.stderr
+
+
 @pytest.mark.skipif(etcd.missing() is not None, reason="etcd or grpcio is not installed")
 def test_etcd_keeps_what_the_client_writes(tmp_path: Path) -> None:
     """The hand-written messages are those of etcd, so that what is timed is a real write and a real read."""

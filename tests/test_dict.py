@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replidict import EncodingError, Options, ReplicatedDict
+from replidict import EncodingError, NotCommitted, Options, OutcomeUnknown, ReplicatedDict
+from replidict.waiting import in_part
 from tests.clusters import Dict
 
 QUICK = Options(durability="process")
@@ -588,6 +591,35 @@ def test_large_update_goes_in_order(tmp_path: Path) -> None:
         d["large"] = b"v" * 5000
         d.update({"larger": b"v" * 6000, "small": 1})
         assert (len(d["large"]), len(d["larger"]), d["small"]) == (5000, 6000, 1)
+
+
+def test_large_update_in_part(tmp_path: Path) -> None:
+    """When some commands of a large update are applied and the next is not, the error says neither that nothing is
+    stored nor that it may be, but how much surely is (promise 3)."""
+    options = Options(durability="process", max_command_bytes=1)
+    with ReplicatedDict[Any, Any](tmp_path / "d", options=options, timeout=2.0) as d:
+        d.clear()
+        with pytest.raises(OutcomeUnknown, match=r"the first [\d,]+ of the 300,000 entries") as raised:
+            d.update((number, None) for number in range(300_000))
+        said = re.search(r"the first ([\d,]+)", str(raised.value))
+        assert said is not None
+        surely = int(said[1].replace(",", ""))
+        assert list(d)[:surely] == list(range(surely))
+        assert surely <= len(d) <= surely + 1
+    assert "the others are not" in str(in_part(1, 2, NotCommitted("no leader")))
+    assert "some of the others" in str(in_part(1, 2, OutcomeUnknown("no answer")))
+
+
+def test_the_time_of_an_update_begins_when_it_is_encoded(tmp_path: Path) -> None:
+    """A source of pairs that takes longer than the timeout does not have its update fail before it was sent."""
+
+    def slow() -> Iterator[tuple[str, int]]:
+        yield "a", 1
+        time.sleep(2.1)
+
+    with ReplicatedDict[Any, Any](tmp_path / "d", options=QUICK, timeout=2.0) as d:
+        d.update(slow())
+        assert d.snapshot() == {"a": 1}
 
 
 # -- atomic, while others write -------------------------------------------------------------------------------------

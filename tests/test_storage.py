@@ -21,7 +21,7 @@ from replidict.storage import schema, snapshot
 from replidict.storage import store as store_module
 from replidict.storage.state_table import GATHER_BYTES, GATHER_ENTRIES, STEP_BYTES
 from replidict.storage.store import COMPACT_STEP
-from replidict.storage.wal import frames_before_checkpoint
+from replidict.storage.wal import frames_before_checkpoint, longest
 from tests.storage_support import Failing, Rig, put, rig
 
 
@@ -85,6 +85,20 @@ def test_the_write_ahead_log_is_longer_for_a_large_dict(tmp_path: Path) -> None:
     with rig(tmp_path) as again:
         assert again.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1500,)
         assert len(again.wal()) > 1500 * 4096
+
+
+def test_a_large_transaction_leaves_no_long_write_ahead_log(tmp_path: Path) -> None:
+    """What one large transaction, as that of a snapshot, took of the disk beside the file is given back soon after
+    (section 5)."""
+    limit = longest(4096)
+    with rig(tmp_path) as one:
+        one.perform(cmd.Update([(encode_key(number), bytes(1024 * 1024)) for number in range(40)]))
+        sizes = [len(one.wal())]
+        for number in range(2 * GATHER_ENTRIES):
+            one.put("small", number)
+            sizes.append(Path(f"{one.file}-wal").stat().st_size)
+        assert max(sizes) > limit
+        assert sizes[-1] <= limit
 
 
 def test_a_vote_survives_and_belongs_to_its_term(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.storage import schema
-from replidict.storage.wal import check_wal, frames_before_checkpoint, presize
+from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, presize
 
 FILE_NAME = "replidict.db"
 SUPERSEDED = "superseded"
@@ -269,6 +269,7 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
         frames = frames_before_checkpoint(last_position)
         db.execute(f"PRAGMA wal_autocheckpoint = {frames}")
+        db.execute(f"PRAGMA journal_size_limit = {longest(page_bytes)}")
         if durability == "fsync":
             presize(file, frames, page_bytes)
         sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it

@@ -104,6 +104,12 @@ def frames_before_checkpoint(positions: int) -> int:
     return max(FEWEST_FRAMES, min(positions // PAGE_ROWS, MOST_FRAMES))
 
 
+def longest(page_bytes: int) -> int:
+    """How many bytes of the log may stay. A snapshot that is installed, in one transaction, makes it as long as itself:
+    SQLite cuts it off here when it begins anew."""
+    return MOST_FRAMES * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES
+
+
 def presize(file: Path, frames: int, page_bytes: int) -> None:
     """Fill an empty log with zeros, for SQLite to write over. Raises `OSError`; without room it stays empty.
 
