@@ -436,6 +436,8 @@ def test_a_page_is_never_huge(opened: Opened, monkeypatch: pytest.MonkeyPatch) -
     first = client.get("/kv").json()
     assert [key[0] for key in first["keys"]] == ["0", "1"]
     assert [key[0] for key in client.get("/kv", params={"after": first["next"]}).json()["keys"]] == ["2", "3"]
+    d.update({f"z{number}" + "ä" * 300: 1 for number in range(5)})
+    assert len(client.get("/kv?prefix=z").json()["keys"]) == 2, "bytes count, not characters"
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "1.0", "\u0663", "9" * 5000])
@@ -450,6 +452,7 @@ def test_limits_of_a_page(opened: Opened, limit: str) -> None:
 def test_status_and_members(opened: Opened) -> None:
     """/status is what `status()` says, and /members what `members()` says."""
     d, client = opened
+    assert d.wait_ready()  # from here on nothing changes
     assert client.get("/status").json() == json.loads(json.dumps(vars(d.status())))
     [member] = client.get("/members").json()["members"]
     assert member["address"] == "local" and member["is_leader"] and member["voter"]

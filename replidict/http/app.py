@@ -184,7 +184,7 @@ class Store:
         keys = heapq.nsmallest(page.limit + 1, found)
         size, count = 0, 0
         while count < min(len(keys), page.limit) and size <= MAX_PAGE_BYTES:
-            size += len(keys[count])
+            size += len(keys[count].encode())
             count += 1
         following = keys[count - 1] if count < len(keys) else None
         return json.dumps({"keys": keys[:count], "next": following}, ensure_ascii=False).encode() + b"\n"
