@@ -113,39 +113,11 @@ class Host:
         options: Options,
         cleanup: ExitStack,
     ) -> Node:
-        directory = self.directory
-        if join is not None:
-            directory.found(address, partial(_let_in, directory, address, join))
-        elif directory.found(address, lambda: founded_by(founders)):
-            cleanup.callback(directory.file.unlink)
-            cleanup.callback(directory.mark.unlink, missing_ok=True)
-        try:
-            tidy(directory.path)  # before anything is written: they may be what has filled the disk
-        except OSError as error:
-            raise StorageError(f"{directory.path}: can't remove what an interrupted snapshot left: {error}") from error
-        connection = connect(directory.file, options.durability)
-        cleanup.callback(connection.close)
-        mark = Mark(directory.mark) if options.durability == "fsync" else None
-        if mark is not None:
-            cleanup.callback(mark.close)
         log_retain = 0 if security is None else options.log_retain  # without peers nobody will ask for old entries
-        store = Store(connection, directory.file.absolute().as_uri(), log_retain=log_retain, mark=mark)
-        identity = store.identity
-        if identity.address != address:
-            raise ValueError(
-                f"{directory.path} belongs to the node {identity.address}, not to {address}: "
-                "open it under its own address, or give this node an empty directory"
-            )
-        members = {*store.members.voters, *store.members.learners}
-        if address not in members:
-            raise removed(address)
-        if len(founders) > 1 and set(founders) != members:
-            logger.warning(
-                "%s: peers= differ from the members that %s knows: %s; these count",
-                address, directory.path, ", ".join(sorted(members)),
-            )  # fmt: skip
+        store = self._open_store(address, founders, join, options, log_retain, cleanup)
         background = ThreadPoolExecutor(1, f"{OWN_THREADS}snapshot")
         cleanup.callback(background.shutdown)
+        identity = Identity(store.identity.cluster_id, store.identity.node_id, address)
 
         def transport(sync_obj: Any, self_node: Any, other_nodes: Any) -> Any:
             if security is None:
@@ -155,7 +127,7 @@ class Host:
                 self_node,
                 other_nodes,
                 poller=sync_obj.poller,
-                identity=Identity(identity.cluster_id, identity.node_id, address),
+                identity=identity,
                 security=security,
                 clock=clock,
                 max_frame_bytes=options.max_frame_bytes,
@@ -175,9 +147,50 @@ class Host:
             clock=clock,
             rng=random.Random(),
             background=background,
-            snapshot_directory=directory.path,
+            snapshot_directory=self.directory.path,
             wake=self._waker.wake,
         )
+
+    def _open_store(
+        self,
+        address: str,
+        founders: list[str],
+        join: Callable[[str], Beginning] | None,
+        options: Options,
+        log_retain: int,
+        cleanup: ExitStack,
+    ) -> Store:
+        """The node's file, made if need be, if it is this node's and that is a member."""
+        directory = self.directory
+        if join is not None:
+            directory.found(address, partial(_let_in, directory, address, join))
+        elif directory.found(address, lambda: founded_by(founders)):
+            cleanup.callback(directory.file.unlink)
+            cleanup.callback(directory.mark.unlink, missing_ok=True)
+        try:
+            tidy(directory.path)  # before anything is written: they may be what has filled the disk
+        except OSError as error:
+            raise StorageError(f"{directory.path}: can't remove what an interrupted snapshot left: {error}") from error
+        connection = connect(directory.file, options.durability)
+        cleanup.callback(connection.close)
+        mark = Mark(directory.mark) if options.durability == "fsync" else None
+        if mark is not None:
+            cleanup.callback(mark.close)
+        store = Store(connection, directory.file.absolute().as_uri(), log_retain=log_retain, mark=mark)
+        if store.identity.address != address:
+            raise ValueError(
+                f"{directory.path} belongs to the node {store.identity.address}, not to {address}: "
+                "open it under its own address, or give this node an empty directory"
+            )
+        members = {*store.members.voters, *store.members.learners}
+        if address not in members:
+            raise removed(address)
+        if len(founders) > 1 and set(founders) != members:
+            logger.warning(
+                "%s: peers= differ from the members that %s knows: %s; these count",
+                address, directory.path, ", ".join(sorted(members)),
+            )  # fmt: skip
+        return store
 
     def close(self) -> None:
         """Stop, and let go of everything; return when that is done. Idempotent, for any thread."""

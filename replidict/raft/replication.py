@@ -46,7 +46,6 @@ class Replication:
         self._round = 0
         self._rounds: deque[tuple[int, float]] = deque()  # (round, when it began), not yet answered by a majority
         self.leader_since = float("-inf")  # when the leader last knew itself to be one, on its own clock
-        self.entries_sent = 0
         self.entries_resent = 0
         self._highest_sent: dict[str, int] = {}
         self._commit_due = float("inf")  # when some follower is to hear of what is committed, on this node's clock
@@ -143,7 +142,6 @@ class Replication:
 
     def _count_sent(self, peer: Peer, entries: list[Entry]) -> None:
         highest = self._highest_sent.get(peer.address, 0)
-        self.entries_sent += len(entries)
         self.entries_resent += sum(entry.index <= highest for entry in entries)
         self._highest_sent[peer.address] = max(highest, entries[-1].index)
 

@@ -124,9 +124,8 @@ class Log:
 
     def compact(self, index: int, term: int) -> None:
         """Forget everything up to `index`, which the state table covers."""
-        while self._sizes and self.start.index < index:
+        for _ in range(index - self.start.index):
             self.bytes -= self._sizes.popleft()
-            self.start = LogStart(self.start.index + 1, 0)
         self.start = LogStart(index, term)
         self._forget_up_to(index)
 
