@@ -1,4 +1,5 @@
-# Every target sets up what it needs: Python (3.11 or newer) and make are enough on a fresh machine.
+# Every target sets up what it needs: Python (3.11 or newer) and make are enough on a fresh machine, and for the tests
+# bash and curl.
 PYTHON ?= python3
 SEEDS ?= 100
 VENV := .venv

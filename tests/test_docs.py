@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.demo import free_addresses
+from replidict import Options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,3 +58,19 @@ def test_readme_names_every_error() -> None:
     errors = [name for name in errors if issubclass(getattr(replidict, name), Exception)]
     assert len(errors) == 9
     assert [name for name in errors if f"`{name}`" not in readme] == []
+
+
+def test_readme_names_every_option() -> None:
+    """Each option is in the README, with its default."""
+
+    def said(value: object) -> str:
+        if isinstance(value, str | bool):
+            return f"`{value}`" if isinstance(value, bool) else f'`"{value}"`'
+        if isinstance(value, int):
+            unit, factor = ("MiB", 1 << 20) if value >= 1 << 20 else ("KiB", 1 << 10)
+            return f"{value:,}" if value % factor else f"{value // factor} {unit}"
+        return str(value)
+
+    readme = (ROOT / "README.md").read_text()
+    rows = [f"| `{field.name}` | {said(field.default)} |" for field in fields(Options)]
+    assert [row for row in rows if row not in readme] == []
