@@ -489,6 +489,18 @@ def test_bench(nodes: list[Dict], monkeypatch: pytest.MonkeyPatch) -> None:
     assert nodes[0].snapshot() == before
 
 
+def test_bench_that_is_interrupted_leaves_nothing(nodes: list[Dict]) -> None:
+    """Ctrl-C while it writes: its keys are removed all the same, and the exit status is 130."""
+    before = nodes[0].snapshot()
+    status, said = interrupted(
+        "bench", "--seconds", "60", "--node", str(nodes[0].status().address),
+        when=lambda: wait_until(lambda: len(nodes[0]) > len(before), "it has written a key"),
+    )  # fmt: skip
+    assert (status, said) == (130, "Error: interrupted\n")
+    nodes[0].barrier()
+    assert nodes[0].snapshot() == before
+
+
 def test_bench_that_fails_says_why(tmp_path: Path) -> None:
     """Without a majority it ends, with what the first operation ended with."""
     addresses = free_addresses(3)

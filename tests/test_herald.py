@@ -87,7 +87,7 @@ def test_a_majority_that_comes_back_is_told_and_stops(
         assert len(said(caplog, logging.WARNING, old.addresses[0], address, "has come back")) == 1
         node.close()
         for _ in range(2):
-            with pytest.raises(StorageError, match=f"must not be opened any more.*goes on as {new}, founded by"):
+            with pytest.raises(RemovedError, match=f"must not be opened any more.*goes on as {new}, founded by"):
                 old.open(number)
     founder["k"] = "after"
     caplog.clear()
@@ -151,6 +151,26 @@ def test_an_old_member_gone_mad(
     lines = said(caplog, logging.ERROR, "does not stop: no. ")
     assert 0 < len(lines) <= herald.LINES
     assert all(line.isprintable() and len(line) < 2000 for line in lines)
+
+
+def test_a_recovery_that_was_a_mistake_is_taken_back(tmp_path: Path, stack: ExitStack) -> None:
+    """Without their notes, those that were left behind go on as the old cluster, and the founder's wiped disk joins."""
+    old = Old(tmp_path, stack)
+    assert recover(tmp_path / "n0", "--yes").exit_code == 0
+    founder = old.open(0)
+    back = [old.open(1), old.open(2)]
+    wait_until(lambda: all(map(old.has_stopped, back)), "both have stopped")
+    founder.close()
+    shutil.rmtree(tmp_path / "n0")
+    for number, node in enumerate(back, 1):
+        node.close()
+        (tmp_path / f"n{number}" / "superseded").unlink()
+    living = [old.open(1), old.open(2)]
+    assert living[0].get("k", linearizable=True) == "before"
+    living[1].remove_peer(old.addresses[0])
+    joined = old.open(0, join=old.addresses[1])
+    joined["k"] = "after"
+    assert [member.address for member in joined.members()] == sorted(old.addresses)
 
 
 def test_another_cluster_at_an_old_address_is_left_alone(

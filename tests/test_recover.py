@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from replidict import ReplicatedDict, StorageError
+from replidict import RemovedError, ReplicatedDict
 from replidict import commands as cmd
 from replidict.command.main import main
 from replidict.raft.messages import Entry
@@ -133,10 +133,10 @@ def test_disks_that_are_named_are_never_opened_again(disks: list[Path], addresse
     new = identity(disks[1])
     for number in (0, 2):
         for _ in range(2):
-            with pytest.raises(StorageError, match=rf"disk{number} must not be opened.*goes on as {new.cluster_id}"):
+            with pytest.raises(RemovedError, match=rf"disk{number} must not be opened.*goes on as {new.cluster_id}"):
                 ReplicatedDict[str, Any](disks[number], address=addresses[number])
         shown = CliRunner().invoke(main, ["inspect", str(disks[number])])
-        assert shown.exit_code == 5 and "goes on as" in shown.output and "integrity     ok" in shown.output
+        assert shown.exit_code == 8 and "goes on as" in shown.output and "integrity     ok" in shown.output
     with ReplicatedDict[str, Any](disks[1], address=addresses[1]) as founder:
         assert founder.snapshot() == {"k": 1, "only here": 1}
 
@@ -331,7 +331,7 @@ def the_same(disks: list[Path]) -> tuple[int, str]:
 
 def superseded(disks: list[Path]) -> tuple[int, str]:
     (disks[2] / "superseded").write_text("Its cluster goes on elsewhere")
-    return 5, "goes on elsewhere"
+    return 8, "goes on elsewhere"
 
 
 @pytest.mark.parametrize(

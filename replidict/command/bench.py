@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,12 +62,15 @@ def bench(connect: Callable[[], Client], seconds: float, connections: int, size:
     with ExitStack() as stack:
         clients = [stack.enter_context(connect()) for _ in range(connections)]
         pool = stack.enter_context(ThreadPoolExecutor(connections))
+        over = threading.Event()
         plan = [(name, count) for name in operations for count in sorted({1, connections})]
         try:
             with click.progressbar(plan, label="Bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
                 for name, count in bar:
-                    found.append(_measure(name, operations[name], clients[:count], pool, prefix, seconds))
+                    found.append(_measure(name, operations[name], clients[:count], pool, over, prefix, seconds))
         finally:
+            over.set()
+            pool.shutdown()  # until then they are on their connections, and may write one more key
             _remove(clients[0], prefix)
     if as_json:
         print_json(
@@ -82,7 +86,13 @@ def bench(connect: Callable[[], Client], seconds: float, connections: int, size:
 
 
 def _measure(
-    name: str, operation: Operation, clients: list[Client], pool: ThreadPoolExecutor, prefix: str, seconds: float
+    name: str,
+    operation: Operation,
+    clients: list[Client],
+    pool: ThreadPoolExecutor,
+    over: threading.Event,
+    prefix: str,
+    seconds: float,
 ) -> Measured:
     began = time.monotonic()
     until = began + seconds
@@ -90,7 +100,7 @@ def _measure(
     def run(number: int) -> list[float]:
         keys = [encode_key(f"{prefix}/{number}/{key}") for key in range(KEYS)]
         took: list[float] = []
-        while (before := time.perf_counter()) and time.monotonic() < until:
+        while (before := time.perf_counter()) and time.monotonic() < until and not over.is_set():
             operation(clients[number], keys[len(took) % KEYS])
             took.append(time.perf_counter() - before)
         return took

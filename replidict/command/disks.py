@@ -13,9 +13,9 @@ import msgspec
 from replidict.arguments import member_of
 from replidict.command.asking import as_json_option
 from replidict.command.entries import described
-from replidict.command.failures import STORAGE, Failure, told
+from replidict.command.failures import told
 from replidict.command.output import age, print_facts, print_json, print_table, size
-from replidict.errors import OutcomeUnknown
+from replidict.errors import OutcomeUnknown, RemovedError, StorageError
 from replidict.node import NO_NETWORK
 from replidict.raft.membership import removed
 from replidict.raft.messages import NUMBER_MAX
@@ -37,7 +37,8 @@ def inspect_node(data: Path, entries: int, as_json: bool) -> None:
     """Show what is on the disk of a stopped node, and check it.
 
     DATA is the node's directory. Nothing in it is changed. The exit status is 5 if
-    the node would refuse to start with it, 8 if it was removed from its cluster.
+    the node would refuse to start with it, 8 if it was removed from its cluster, or
+    that was recovered without it.
     """
     with told(), resting(data):
         found = inspect(data, entries)
@@ -50,10 +51,12 @@ def inspect_node(data: Path, entries: int, as_json: bool) -> None:
             rows = [(kept.index, kept.term, _is_committed(found, kept.index), described(kept.command))
                     for kept in found.entries]  # fmt: skip
             print_table(["index", "term", "committed", "entry"], rows)
-    if found.damage is not None or found.superseded is not None:
-        raise Failure(found.damage or f"{data} must not be opened any more. {found.superseded}", STORAGE)
-    if found.removed:
-        with told():
+    with told():
+        if found.damage is not None:
+            raise StorageError(found.damage)
+        if found.superseded is not None:
+            raise RemovedError(f"{data} must not be opened any more. {found.superseded}")
+        if found.removed:
             raise removed(found.identity.address)
 
 

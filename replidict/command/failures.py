@@ -8,7 +8,8 @@
 5  the node's disk or file: damaged, full, or in use
 6  no answer in time: the node can't be reached, or a read could not be made sure
 7  not let in: the secret or the certificates do not fit, or there is no protection where some is needed
-8  not done, here and for ever: the node is no member of its cluster any more; do not start it again
+8  not done, here and for ever: the node is no member of its cluster any more, or that goes on elsewhere; do not start
+   it again
 130  interrupted (Ctrl-C) before a node was asked to change something; afterwards it is 4
 """
 
@@ -31,7 +32,6 @@ from replidict.errors import (
 )
 
 NOT_DONE = 1
-STORAGE = 5
 NO_ANSWER = 6
 INTERRUPTED = 130
 
@@ -39,7 +39,7 @@ _STATUS: list[tuple[type[ReplidictError], int]] = [
     (RemovedError, 8),  # a NotCommitted as well, but trying again is in vain
     (NotCommitted, 3),
     (OutcomeUnknown, 4),
-    (StorageError, STORAGE),
+    (StorageError, 5),
     (ReadTimeout, NO_ANSWER),
     (UnreachableError, NO_ANSWER),
     (SecurityError, 7),

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from replidict.errors import StorageError
+from replidict.errors import RemovedError, StorageError
 from replidict.storage import schema
 from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, presize
 
@@ -121,12 +121,12 @@ class Directory:
     ) -> bool:
         """Make the node's file, if there is none yet; returns whether it did. `fill` puts more in it than a beginning.
 
-        Raises `StorageError`.
+        Raises `StorageError`, and `RemovedError` if it is superseded.
         """
         file = self.file
         wal = Path(f"{file}-wal")
         if self.superseded.exists():
-            raise StorageError(f"{self.path} must not be opened any more. {read_note(self.superseded)}")
+            raise RemovedError(f"{self.path} must not be opened any more. {read_note(self.superseded)}")
         if file.exists():
             return False
         for left in (wal, self.mark):

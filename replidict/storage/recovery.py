@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replidict import commands as cmd
-from replidict.errors import ReplidictError, StorageError
+from replidict.errors import RemovedError, ReplidictError, StorageError
 from replidict.storage import schema
 from replidict.storage.files import Directory, connect, put_facts, supersede
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node
@@ -97,7 +97,7 @@ class Survivors:
             if node.damage is not None:
                 return StorageError(node.damage)
         if self.chosen.superseded is not None:
-            return StorageError(f"{self.chosen.path} is not to be used any more. {self.chosen.superseded}")
+            return RemovedError(f"{self.chosen.path} is not to be used any more. {self.chosen.superseded}")
         seen: dict[str, Inspected] = {}
         for node in nodes:
             if node.identity.cluster_id != self.chosen.identity.cluster_id:
