@@ -73,9 +73,9 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
 
-    Raises `ValueError` (an argument that makes no sense), `StorageError` (the directory), `SecurityError`,
-    `ReplidictError` (the address can't be listened on, or `join` refuses it); `NotCommitted` or `OutcomeUnknown` when
-    nobody let it in within `timeout` seconds: do the same again.
+    Raises `ValueError` (an argument that makes no sense), `StorageError` (the directory), `RemovedError` (its cluster
+    was recovered without it), `SecurityError`, `ReplidictError` (the address can't be listened on, or `join` refuses
+    it); other `NotCommitted` or `OutcomeUnknown` when nobody let it in within `timeout` seconds: do the same again.
 
     Keys: what `dict` takes, of the types listed in `replidict.codec`. Each mutating method is one atomic command
     and raises `NotCommitted` (surely not applied), `OutcomeUnknown` (may or may not be applied), `EncodingError`
