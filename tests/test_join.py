@@ -214,6 +214,17 @@ def test_an_interrupted_join(tmp_path: Path) -> None:
             assert new.status().node_id == identity
 
 
+@pytest.mark.parametrize("left", [b"", b"0123", bytes(32), b"\xff" * 32])
+def test_an_identity_that_was_being_written(tmp_path: Path, left: bytes) -> None:
+    """A node whose power went before the identity it would join with was on disk takes another one, and joins."""
+    (address,) = free_addresses(1)
+    directory = tmp_path / address.rpartition(":")[2]
+    directory.mkdir()
+    (directory / "joining").write_bytes(left)
+    with cluster(tmp_path, 1) as nodes, joining(tmp_path, address, nodes[0]) as new:
+        settled([nodes[0], new])
+
+
 def test_a_lost_disk(tmp_path: Path) -> None:
     """A node that lost its disk is refused, and told what to do: remove it, then let it join anew."""
     (address,) = free_addresses(1)

@@ -85,6 +85,12 @@ def test_the_write_ahead_log_is_longer_for_a_large_dict(tmp_path: Path) -> None:
     with rig(tmp_path) as again:
         assert again.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1500,)
         assert len(again.wal()) > 1500 * 4096
+        again.perform(cmd.Clear())
+        for number in range(GATHER_ENTRIES):
+            again.put("k1", number)
+        assert again.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,), "few keys, after many"
+    with rig(tmp_path) as again:
+        assert again.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
 
 
 def test_a_large_transaction_leaves_no_long_write_ahead_log(tmp_path: Path) -> None:

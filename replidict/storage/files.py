@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import struct
 import sys
@@ -31,6 +32,8 @@ from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, 
 FILE_NAME = "replidict.db"
 SUPERSEDED = "superseded"
 """There if a node may not be opened any more: it says why. See `supersede`."""
+
+_ID = re.compile(b"[0-9a-f]{32}")
 
 
 class Beginning(NamedTuple):
@@ -104,8 +107,8 @@ class Directory:
         reserved = self.path / "joining"
         try:
             try:
-                if len(known := reserved.read_text()) == len(uuid.uuid4().hex):
-                    return known
+                if _ID.fullmatch(known := reserved.read_bytes()):  # else it was being written when the power went
+                    return known.decode()
             except FileNotFoundError:
                 pass
             node_id = uuid.uuid4().hex
@@ -265,9 +268,9 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise _refusal(file, "another program is using it")
-        (last_position,) = db.execute("SELECT ifnull(max(position), 0) FROM state").fetchone()
+        (rows,) = db.execute("SELECT count(*) FROM state").fetchone()
         (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-        frames = frames_before_checkpoint(last_position)
+        frames = frames_before_checkpoint(rows)
         db.execute(f"PRAGMA wal_autocheckpoint = {frames}")
         db.execute(f"PRAGMA journal_size_limit = {longest(page_bytes)}")
         if durability == "fsync":

@@ -118,7 +118,7 @@ class StateTable:
         sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
         put(db, *schema.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
         put(db, *schema.PUT_SESSION, [(n, data, schema.session_crc(n, data)) for n, data in sessions])
-        frames = frames_before_checkpoint(changes.next_position)
+        frames = frames_before_checkpoint(changes.keys)
         if frames != self._frames:
             self._frames = frames
             db.execute(f"PRAGMA wal_autocheckpoint = {frames}")

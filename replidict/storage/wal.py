@@ -94,14 +94,14 @@ def check_wal(file: Path) -> str | None:
     return None
 
 
-def frames_before_checkpoint(positions: int) -> int:
+def frames_before_checkpoint(rows: int) -> int:
     """How many frames gather before SQLite copies them to the database and begins anew at the log's start.
 
-    As many as a state table of so many positions has pages, within bounds. Of a small table the same pages are written
+    As many as a state table of so many rows has pages, within bounds. Of a small table the same pages are written
     again and again. Keys drawn at random from a large one are on a page each, so 1,000 frames would be copied every few
     hundred writes, and what waits for it would be more than one write in a hundred.
     """
-    return max(FEWEST_FRAMES, min(positions // PAGE_ROWS, MOST_FRAMES))
+    return max(FEWEST_FRAMES, min(rows // PAGE_ROWS, MOST_FRAMES))
 
 
 def longest(page_bytes: int) -> int:
