@@ -48,6 +48,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} {file}: must be a file in a directory that there is")
     if found.picture and found.picture.suffix not in FORMATS:
         parser.error(f"--picture {found.picture}: must end in {' or '.join(FORMATS)}")
+    if found.picture and found.names and "writes" not in found.names:
+        parser.error("--picture draws what writes has measured: name that as well")
     if found.directory and not found.directory.is_dir():
         parser.error(f"--directory {found.directory}: there is no such directory")
     return found

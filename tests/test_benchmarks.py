@@ -83,6 +83,8 @@ def test_what_cannot_be_written_is_refused_before_the_run(tmp_path: Path, option
         assert f"{option} {wrong}" in done.stderr
     done = run("--list", "--picture", str(tmp_path / "out.bmp"))
     assert done.returncode == 2 and ".svg or .png" in done.stderr
+    done = run("--list", "floor", "--picture", str(tmp_path / "out.svg"))
+    assert done.returncode == 2 and "writes" in done.stderr
 
 
 @pytest.mark.skipif(etcd.missing() is not None, reason="etcd or grpcio is not installed")
