@@ -605,7 +605,7 @@ with ReplicatedDict(sys.argv[1]) as d:
 with ReplicatedDict(sys.argv[1]) as d:
     print(dict(d))
 """
-    ended = run(script, str(tmp_path / "d"))
+    ended = run(script, str(tmp_path / "d"), flags=["-W", "ignore::DeprecationWarning"])  # see pytestmark
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "{'a': 1, 'b': 2}\n", "")
 
 
