@@ -88,11 +88,12 @@ class Operator:
         self._cluster.trace.note("operator", what, detail)
 
     def tidy(self) -> None:
-        """Remove whoever was let in and never came: a question that was given up may have been heard much later. And
-        let those join anew whom nobody can reach: see `_is_stranded`."""
+        """Remove whoever was let in and never came, or heard that it was removed and was then let in again: a question
+        that was given up may have been heard much later. And let those join anew whom nobody can reach: see
+        `_is_stranded`."""
         for address in self._free(self._members.latest.all):
             machine = self._cluster.machines.get(address)
-            if machine is None or not self._members.is_member(machine):
+            if machine is None or not self._members.is_member(machine) or (machine.removed and machine.node is None):
                 self._begin(address, self._until_gone(address))
             elif self._is_stranded(machine):
                 self.stranded += 1
