@@ -161,7 +161,9 @@ class Siege:
             assert len(warnings(caplog, node, silence)) <= lines, warnings(caplog, node, silence)
             assert len(warnings(caplog, node)) <= lines + LINES_PER_PEER, warnings(caplog, node)
             wait_until(lambda node=node: len(wire_of(node)._connections) == 2, "no stranger is left")  # type: ignore[misc]
-        assert all(record.levelno < logging.ERROR for record in caplog.records)
+        errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        # Any guest may tell a node that its cluster was recovered elsewhere, which is an error where there is a leader.
+        assert [text for text in errors if "was recovered on" not in text] == []
 
 
 @pytest.fixture(scope="module", params=MODES)
