@@ -71,8 +71,8 @@ BIRTH = [
 ]
 INSTALL = [
     ["ATTACH", "DELETE FROM log$"],
-    ["ATTACH", "INSERT INTO state SELECT"],
-    ["ATTACH", "INSERT INTO session SELECT", "after"],
+    ["ATTACH", "INSERT OR ROLLBACK INTO state SELECT"],
+    ["ATTACH", "INSERT OR ROLLBACK INTO session SELECT", "after"],
     ["ATTACH", "INSERT OR REPLACE INTO fact SELECT", "after"],
     ["ATTACH", "COMMIT"],
     ["ATTACH", "COMMIT", "after"],

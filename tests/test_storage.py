@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +21,7 @@ from replidict.state_machine import StateMachine
 from replidict.storage import log as log_module
 from replidict.storage import schema, snapshot
 from replidict.storage import store as store_module
+from replidict.storage.files import FILE_NAME
 from replidict.storage.state_table import GATHER_BYTES, GATHER_ENTRIES, STEP_BYTES
 from replidict.storage.store import COMPACT_STEP
 from replidict.storage.wal import frames_before_checkpoint, longest
@@ -66,7 +69,7 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
 
 def test_nothing_is_written_beside_what_is_needed(tmp_path: Path) -> None:
     """Deleted pages are not filled with zeros, and no statement keeps its way back in a temporary file: with large
-    values that is two bytes for every one written, and a disk that nobody thinks of."""
+    values that is two bytes more for each one stored, and a disk that nobody thinks of."""
     with rig(tmp_path) as one:
         assert one.connection.execute("PRAGMA secure_delete").fetchone() == (0,)
         assert one.connection.execute("PRAGMA temp_store").fetchone() == (2,), "memory"
@@ -499,8 +502,39 @@ def test_a_snapshot_goes_round(tmp_path: Path) -> None:
         assert again.log.last_index == made.index
 
 
+_INSTALL = """
+import sys
+from pathlib import Path
+from replidict.storage.files import connect
+from replidict.storage.store import Store
+
+def most() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+file, snapshot = map(Path, sys.argv[1:])
+store = Store(connect(file, "fsync"), file.as_uri(), log_retain=0)
+before = most()
+store.install(snapshot.as_uri() + "?mode=ro")
+print((most() - before) // 1024)
+"""
+
+
+def test_an_install_takes_no_memory_for_what_it_replaces(tmp_path: Path) -> None:
+    """A snapshot of 96 MiB in the place of as much is copied from file to file: the node has a dict in memory already,
+    and must not have another there."""
+    with rig(tmp_path / "n") as made:
+        for number in range(96):
+            made.put(f"k{number}", "x" * 1024 * 1024)
+        made.store.flush()
+        snapshot.create(made.store.uri, tmp_path / "snapshot")
+    command = [sys.executable, "-c", _INSTALL, str(tmp_path / "n" / FILE_NAME), str(tmp_path / "snapshot")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert int(done.stdout) < 24, "MiB"
+
+
 @pytest.mark.parametrize(
-    "statement", ["ATTACH", "BEGIN", "DELETE FROM state", "INSERT INTO session", "INSERT OR REPLACE", "COMMIT"]
+    "statement",
+    ["ATTACH", "BEGIN", "DELETE FROM state", "INSERT OR ROLLBACK INTO session", "INSERT OR REPLACE", "COMMIT"],
 )
 def test_an_interrupted_install_changes_nothing(tmp_path: Path, statement: str) -> None:
     """An install is one transaction: whatever fails in it, the node's old state is there at the restart (section 5)."""

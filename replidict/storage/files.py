@@ -259,8 +259,9 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
             if actual != expected:
                 what = f"{pragma} is {actual!r} instead of {expected!r}: its file system can't keep data safe"
                 raise _refusal(file, what)
-        # What a statement of many rows may have to undo stays in memory, not in a file under /var/tmp. And what is
-        # deleted is not overwritten with zeros, as some builds of SQLite do: it doubles what large values write.
+        # What a statement of many rows may have to undo stays in memory, not in a file under /var/tmp: no statement
+        # overwrites much, but that of a snapshot, which undoes nothing. And what is deleted is not overwritten with
+        # zeros, as some builds of SQLite do: large values would write half as much again.
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute("PRAGMA secure_delete = OFF")
         check_inside(db, file)

@@ -59,7 +59,7 @@ class StateTable:
     def clear(self) -> None:
         """Forget what has gathered: the table was replaced by a later one."""
         self._gathered.clear()
-        self._rows = self._bytes = 0
+        self._rows = self._bytes = self._recent_rows = self._recent_bytes = 0
 
     @property
     def behind(self) -> bool:

@@ -365,7 +365,8 @@ class Store:
         for table in ("log", "state", "session"):
             db.execute(f"DELETE FROM {table}")
         for table in ("state", "session"):
-            db.execute(f"INSERT INTO {table} SELECT * FROM snapshot.{table}")
+            # A plain INSERT would keep all that it overwrites, to undo itself alone. If this fails, nothing is to stay.
+            db.execute(f"INSERT OR ROLLBACK INTO {table} SELECT * FROM snapshot.{table}")
         applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
         db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
         data = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
