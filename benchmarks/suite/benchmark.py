@@ -21,5 +21,5 @@ class Benchmark:
     against: tuple[str, ...] = ()
     """... of ours to those of these systems."""
     repeated: bool = True
-    """Whether `--runs` applies; not where one round takes minutes, or has its own repetitions."""
+    """Whether `--runs` applies; not where one round has repetitions enough."""
     by_default: bool = True

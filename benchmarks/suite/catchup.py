@@ -36,4 +36,4 @@ def measure(settings: Settings) -> Measured:
     )
 
 
-BENCHMARK = Benchmark("catchup", "A follower far behind catches up from the log", measure, repeated=False)
+BENCHMARK = Benchmark("catchup", "A follower far behind catches up from the log", measure)

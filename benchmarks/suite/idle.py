@@ -41,5 +41,4 @@ BENCHMARK = Benchmark(
     measure,
     compare=("median % of a core",),
     against=("etcd", "stock"),
-    repeated=False,
 )

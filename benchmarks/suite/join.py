@@ -54,5 +54,4 @@ BENCHMARK = Benchmark(
     measure,
     compare=("p50 ms", "p99 ms"),
     against=("three nodes",),
-    repeated=False,
 )

@@ -78,5 +78,4 @@ BENCHMARK = Benchmark(
     measure,
     compare=("p50 ms", "p99 ms"),
     against=("replidict, 1,000 keys",),
-    repeated=False,
 )

@@ -29,4 +29,4 @@ def measure(settings: Settings) -> Measured:
     yield Note(f"Options(log_retain={RETAIN}), so that a short absence is enough; 1 thread writes on the leader")
 
 
-BENCHMARK = Benchmark("snapshot", "A follower gets a snapshot", measure, repeated=False)
+BENCHMARK = Benchmark("snapshot", "A follower gets a snapshot", measure)
