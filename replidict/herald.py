@@ -19,9 +19,9 @@ import threading
 
 from replidict.client import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
+from replidict.log_throttle import Complaints
 from replidict.node import Node
 from replidict.raft.asks import Done, Supersede
-from replidict.raft.complaints import Complaints
 from replidict.raft.wire import printable
 from replidict.security import Security
 from replidict.storage import schema

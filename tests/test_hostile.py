@@ -32,9 +32,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
-from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, workers
+from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, workers
 from replidict import commands as cmd
-from replidict.raft import complaints, messages, sockets, traffic, transport
+from replidict.raft import messages, sockets, traffic, transport
 from replidict.raft.framing import WireError, frame
 from replidict.raft.replication import MESSAGE_BYTES
 from replidict.raft.routes import PAUSE_LAST
@@ -76,7 +76,7 @@ def nothing_is_late() -> Iterator[None]:
         for name in ("SILENCE_TIMEOUT", "CONNECT_TIMEOUT", "HANDSHAKE_TIMEOUT"):
             patch.setattr(transport, name, 10 * IN_TIME)
         patch.setattr(traffic, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
-        patch.setattr(complaints, "INTERVAL", float("inf"))
+        patch.setattr(log_throttle, "INTERVAL", float("inf"))
         patch.setattr(workers, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
         yield
 

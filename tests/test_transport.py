@@ -14,9 +14,10 @@ import pytest
 from pysyncobj.node import Node
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller, PollPoller, SelectPoller
 
+from replidict import log_throttle
 from replidict.errors import ReplidictError
-from replidict.raft import complaints, messages, routes, sockets, transport
-from replidict.raft.complaints import Complaints
+from replidict.log_throttle import Complaints
+from replidict.raft import messages, routes, sockets, transport
 from replidict.raft.messages import Message, Propose, TimeoutNow
 from replidict.raft.pairs import MISSED_CALL
 from replidict.raft.routes import Route
@@ -620,8 +621,8 @@ def test_complaints_are_counted_not_repeated(caplog: pytest.LogCaptureFixture) -
     said.tick(1000.0)
     assert warnings(caplog)[3:] == ["me: 39 more like that about h1 within a minute"]
     caplog.clear()
-    for host in range(complaints.KEYS_MAX * 2):
+    for host in range(log_throttle.KEYS_MAX * 2):
         said.log(f"h{host}", 2000.0, "bad")
-    assert len(said._said) == complaints.KEYS_MAX + 1 == len(warnings(caplog))
+    assert len(said._said) == log_throttle.KEYS_MAX + 1 == len(warnings(caplog))
     said.tick(3000.0)
     assert said._said == {} and "1023 more like that about other hosts" in caplog.text

@@ -39,9 +39,9 @@ from typing_extensions import override
 
 from replidict import commands as cmd
 from replidict.errors import StorageError
+from replidict.log_throttle import Complaints
 from replidict.options import Options
 from replidict.raft.changes import Changes
-from replidict.raft.complaints import Complaints
 from replidict.raft.elections import Elections
 from replidict.raft.membership import Members, Membership, removed
 from replidict.raft.messages import AppendReply, Entry, MembersAre, Message, SnapshotReply

@@ -20,7 +20,7 @@ from typing import Any
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
-from replidict.raft.complaints import Complaints
+from replidict.log_throttle import Complaints
 from replidict.raft.routes import Target, numeric, reason, resolve
 from replidict.raft.wire import Session
 from replidict.security import split_address

@@ -26,8 +26,8 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.errors import ReplidictError
+from replidict.log_throttle import Complaints
 from replidict.raft.asks import Answer, Ask
-from replidict.raft.complaints import Complaints
 from replidict.raft.framing import TAG_BYTES, frame
 from replidict.raft.guests import Guests
 from replidict.raft.messages import MembersAre, Message, encode
