@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from replidict.client import Client, UnreachableError
+from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.log_throttle import Complaints
 from replidict.node import Node

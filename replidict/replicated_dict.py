@@ -35,10 +35,10 @@ from replidict.arguments import (
     seconds_of,
 )
 from replidict.backup import Backup
+from replidict.client.join import way_in
 from replidict.codec import DEFAULT_CODEC, Codec, decode_key
 from replidict.errors import ReadTimeout, raise_anew
 from replidict.host import Host
-from replidict.joining import way_in
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.messages import AddMember, RemoveMember

@@ -29,8 +29,8 @@ from replidict import (
     desk,
     workers,
 )
-from replidict import client as client_module
-from replidict.client import Client, UnreachableError
+from replidict.client import connection as client_module
+from replidict.client.connection import Client, UnreachableError
 from replidict.codec import decode, encode, encode_key
 from replidict.options import MiB
 from replidict.raft import asks, guests, messages

@@ -428,7 +428,7 @@ def test_backup_and_restore(nodes: list[Dict], tmp_path: Path) -> None:
 
 def test_a_node_that_falls_silent(nodes: list[Dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup whose node says nothing any more is given up, as no answer in time, and nothing is left of it."""
-    monkeypatch.setattr("replidict.client.SILENCE", 1.0)
+    monkeypatch.setattr("replidict.client.connection.SILENCE", 1.0)
     nodes[0][KEY] = os.urandom(2_000_000)
     with through_proxy(str(nodes[0].status().address), 1_000_000) as address:
         done = run(address, "backup", tmp_path / "b")

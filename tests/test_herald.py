@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from replidict import RemovedError, ReplicatedDict, ReplidictError, StorageError, herald
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.options import Options
 from replidict.raft.asks import Done, Supersede
 from replidict.raft.messages import NUMBER_MAX

@@ -24,7 +24,7 @@ from replidict import (
     SecurityError,
     StorageError,
 )
-from replidict.joining import enter
+from replidict.client.join import enter
 from replidict.raft.messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import state_table

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from replidict.arguments import member_of
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.command.failures import told
 from replidict.command.security import Protection, protected
 from replidict.errors import OutcomeUnknown

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.command.asking import as_json_option, asking
 from replidict.command.failures import Failure
 from replidict.command.output import print_json, size

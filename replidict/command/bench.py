@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import click
 
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.codec import encode, encode_key
 from replidict.command.asking import as_json_option, reaching
 from replidict.command.output import print_json, print_table

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.command.asking import as_json_option, asking, reaching, told_if_interrupted
 from replidict.command.output import print_facts, print_json, print_table, size
 from replidict.errors import NotCommitted, OutcomeUnknown, RemovedError, ReplidictError

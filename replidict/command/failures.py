@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import click
 
-from replidict.client import UnreachableError
+from replidict.client.connection import UnreachableError
 from replidict.errors import (
     NotCommitted,
     OutcomeUnknown,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from replidict.client import Client
+from replidict.client.connection import Client
 from replidict.codec import decode, decode_key, encode, encode_key
 from replidict.command.asking import as_json_option, asking
 from replidict.command.failures import Failure

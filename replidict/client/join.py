@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from replidict.client import Client, UnreachableError
+from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
 from replidict.raft.asks import Join, Joined
 from replidict.security import Security

@@ -1,0 +1,1 @@
+"""A program that talks to a node from outside, over the nodes' own protocol."""
