@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from replidict import ReplicatedDict
 from replidict import commands as cmd
 from replidict.codec import encode, encode_key
-from replidict.command.entries import described
+from replidict.command.log_entries import described
 from replidict.command.main import main
 from replidict.errors import StorageError
 from replidict.storage.files import FILE_NAME

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from replidict.client.connection import Client
-from replidict.command.asking import as_json_option, asking
 from replidict.command.failures import Failure
+from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json, size
 from replidict.errors import ReplidictError
 from replidict.raft import asks

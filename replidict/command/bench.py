@@ -17,7 +17,7 @@ import click
 
 from replidict.client.connection import Client
 from replidict.codec import encode, encode_key
-from replidict.command.asking import as_json_option, reaching
+from replidict.command.node_options import as_json_option, reaching
 from replidict.command.output import print_json, print_table
 from replidict.raft import asks
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from replidict.client.connection import Client
-from replidict.command.asking import as_json_option, asking, reaching, told_if_interrupted
+from replidict.command.node_options import as_json_option, asking, reaching, told_if_interrupted
 from replidict.command.output import print_facts, print_json, print_table, size
 from replidict.errors import NotCommitted, OutcomeUnknown, RemovedError, ReplidictError
 from replidict.raft import asks

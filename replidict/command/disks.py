@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from replidict.arguments import member_of
-from replidict.command.asking import as_json_option
-from replidict.command.entries import described
 from replidict.command.failures import told
+from replidict.command.log_entries import described
+from replidict.command.node_options import as_json_option
 from replidict.command.output import age, print_facts, print_json, print_table, size
 from replidict.errors import OutcomeUnknown, RemovedError, StorageError
 from replidict.node import NO_NETWORK

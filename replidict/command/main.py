@@ -11,7 +11,7 @@ from replidict.command.backup import backup
 from replidict.command.bench import bench
 from replidict.command.cluster import add, members, remove, status, transfer
 from replidict.command.disks import inspect_node, recover, restore
-from replidict.command.pairs import delete, get, keys, set_value
+from replidict.command.keys import delete, get, keys, set_value
 from replidict.command.serve import serve
 
 
