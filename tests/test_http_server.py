@@ -19,7 +19,7 @@ import pytest
 
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
 from replidict.codec import encode_key
-from replidict.http import bodies, connection, lanes, server
+from replidict.http import bodies, bulkheads, connection, server
 from replidict.http.app import application
 from replidict.http.problems import PROBLEMS, Problem
 from replidict.http.server import HttpServer, check_protected, listening, token_of
@@ -629,7 +629,7 @@ def test_a_lane_is_bounded() -> None:
     ran: list[str] = []
 
     async def check() -> None:
-        lane = lanes.Lane("test", 1, 2)
+        lane = bulkheads.Lane("test", 1, 2)
 
         def work(name: str) -> str:
             go.wait(30)

@@ -35,8 +35,8 @@ from replidict.http.arguments import (
     timeout_of,
 )
 from replidict.http.bodies import Bodies
+from replidict.http.bulkheads import Lane
 from replidict.http.guard import Guard
-from replidict.http.lanes import Lane
 from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
 from replidict.http.values import body_of, value_of
