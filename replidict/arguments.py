@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from replidict.codec import Codec, encode_key
 from replidict.errors import EncodingError, ReplidictError
+from replidict.machine.codec import Codec, encode_key
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.security import TLS, Security, is_same, security_for, split_address

@@ -27,13 +27,13 @@ from typing import TypeVar
 
 from msgspec.structs import astuple, replace
 
-from replidict import commands as cmd
 from replidict import errors
 from replidict.arguments import encoded_key, encoded_value, member_of
 from replidict.backup import Backups, not_made
 from replidict.cluster import Cluster
-from replidict.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
+from replidict.machine import commands as cmd
+from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft import asks

@@ -19,8 +19,8 @@ from itertools import takewhile
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from replidict import commands as cmd
 from replidict.errors import ReplidictError, raise_anew
+from replidict.machine import commands as cmd
 from replidict.node import Node
 from replidict.proposals import Write
 from replidict.waiting import given_up, result_of

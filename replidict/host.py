@@ -26,11 +26,12 @@ from typing_extensions import override
 from replidict.automatic import Automatic
 from replidict.backup import Backups
 from replidict.cluster import Cluster
-from replidict.codec import Codec
 from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew
 from replidict.futures import Futures
 from replidict.herald import Herald
+from replidict.machine.codec import Codec
+from replidict.machine.state_machine import Item
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
@@ -40,7 +41,6 @@ from replidict.raft.sockets import listen
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import Identity
 from replidict.security import Security
-from replidict.state_machine import Item
 from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from replidict.codec import Codec
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew
+from replidict.machine.codec import Codec
+from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.proposals import Proposals
 from replidict.raft.engine import Engine
 from replidict.raft.role import Role
 from replidict.reads import Reads
-from replidict.state_machine import StateMachine
 from replidict.status import Status
 from replidict.storage.store import Store
 

@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replidict import commands as cmd
 from replidict.errors import OutcomeUnknown, ReplidictError, raise_anew
+from replidict.machine import commands as cmd
+from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.options import Options
 from replidict.raft.engine import Engine
 from replidict.raft.messages import Propose, ProposeRefused
 from replidict.raft.peer import Peer
-from replidict.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
 
 WINDOW = 4
 """Batches under way at a time: enough to keep disk and network busy, few enough to gather writes meanwhile."""

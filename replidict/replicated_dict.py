@@ -21,7 +21,6 @@ from typing import Any, Self, TypeVar, overload
 
 from typing_extensions import override
 
-from replidict import commands as cmd
 from replidict.arguments import (
     check_kinds,
     encoded_key,
@@ -36,14 +35,15 @@ from replidict.arguments import (
 )
 from replidict.backup import Backup
 from replidict.client.join import way_in
-from replidict.codec import DEFAULT_CODEC, Codec, decode_key
 from replidict.errors import ReadTimeout, raise_anew
 from replidict.host import Host
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
+from replidict.machine.state_machine import Item
 from replidict.node import NO_NETWORK
 from replidict.options import Options
 from replidict.raft.messages import AddMember, RemoveMember
 from replidict.security import TLS
-from replidict.state_machine import Item
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.ticker import clock
@@ -77,7 +77,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     was recovered without it), `SecurityError`, `ReplidictError` (the address can't be listened on, or `join` refuses
     it); other `NotCommitted` or `OutcomeUnknown` when nobody let it in within `timeout` seconds: do the same again.
 
-    Keys: what `dict` takes, of the types listed in `replidict.codec`. Each mutating method is one atomic command
+    Keys: what `dict` takes, of the types listed in `replidict.machine.codec`. Each mutating method is one atomic
+    command
     and raises `NotCommitted` (surely not applied), `OutcomeUnknown` (may or may not be applied), `EncodingError`
     (a key or value that can't be kept), `ClosedError` or `StorageError`.
     """

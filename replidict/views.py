@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from typing_extensions import override
 
-from replidict.state_machine import Item
+from replidict.machine.state_machine import Item
 
 K = TypeVar("K")
 V = TypeVar("V")

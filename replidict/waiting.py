@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from replidict import commands as cmd
 from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew
+from replidict.machine import commands as cmd
 from replidict.node import Node
 from replidict.proposals import Write
 from replidict.reads import Read

@@ -49,9 +49,9 @@ import msgspec
 import trustme
 
 from replidict import Options, ReplicatedDict
-from replidict import commands as cmd
-from replidict.codec import encode, encode_key
 from replidict.errors import ReplidictError
+from replidict.machine import commands as cmd
+from replidict.machine.codec import encode, encode_key
 from replidict.raft import asks, messages
 from replidict.raft.framing import TlsPipe, WireError, frame
 from replidict.raft.wire import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session

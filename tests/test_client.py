@@ -31,7 +31,7 @@ from replidict import (
 )
 from replidict.client import connection as client_module
 from replidict.client.connection import Client, UnreachableError
-from replidict.codec import decode, encode, encode_key
+from replidict.machine.codec import decode, encode, encode_key
 from replidict.options import MiB
 from replidict.raft import asks, guests, messages
 from replidict.raft.framing import frame

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
 from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, workers
-from replidict import commands as cmd
+from replidict.machine import commands as cmd
 from replidict.raft import messages, sockets, traffic, transport
 from replidict.raft.framing import WireError, frame
 from replidict.raft.replication import MESSAGE_BYTES

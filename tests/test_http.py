@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 
 import replidict
 from replidict import Options, ReplicatedDict
-from replidict.codec import encode, encode_key
 from replidict.http import app as app_module
 from replidict.http.app import application
 from replidict.http.metrics import ROUTES
 from replidict.http.problems import PROBLEMS, problem_of
+from replidict.machine.codec import encode, encode_key
 from tests.clusters import Dict, cluster, free_addresses, open_member, wait_until
 from tests.http_support import assert_problem, client_of, path_of, store
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
-from replidict.codec import encode_key
 from replidict.http import bodies, bulkheads, connection, server
 from replidict.http.app import application
 from replidict.http.problems import PROBLEMS, Problem
 from replidict.http.server import HttpServer, check_protected, listening, token_of
+from replidict.machine.codec import encode_key
 from tests.clusters import Dict, free_addresses, open_member, wait_until
 from tests.http_support import path_of
 

@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from replidict import ReplicatedDict
-from replidict import commands as cmd
-from replidict.codec import encode, encode_key
 from replidict.command.log_entries import described
 from replidict.command.main import main
 from replidict.errors import StorageError
+from replidict.machine import commands as cmd
+from replidict.machine.codec import encode, encode_key
 from replidict.storage.files import FILE_NAME
 from tests.clusters import cluster, wait_until
 from tests.storage_support import WAL, Rig, flip, image, put, written

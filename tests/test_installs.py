@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from replidict.codec import DEFAULT_CODEC
-from replidict.commands import NO_OP
+from replidict.machine.codec import DEFAULT_CODEC
+from replidict.machine.commands import NO_OP
 from replidict.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from replidict import commands as cmd
+from replidict.machine import commands as cmd
 from replidict.raft import asks, messages
 from replidict.raft.messages import AppendEntries, Entry
 

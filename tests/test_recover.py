@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from replidict import RemovedError, ReplicatedDict
-from replidict import commands as cmd
 from replidict.command.main import main
+from replidict.machine import commands as cmd
 from replidict.raft.messages import Entry
 from replidict.storage import recovery, schema
 from replidict.storage.files import FILE_NAME, connect

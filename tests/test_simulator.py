@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from replidict import commands as cmd
+from replidict.machine import commands as cmd
 from replidict.options import Options
 from replidict.raft.messages import AddMember, AppendEntries
 from tests.simulator import Result, simulate

@@ -13,19 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replidict import commands as cmd
-from replidict import state_machine
-from replidict.codec import DEFAULT_CODEC, encode, encode_key
+from replidict.machine import commands as cmd
+from replidict.machine import state_machine
+from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
+from replidict.machine.state_machine import BatchApplied, Item, Outcome, Refusal, Session, SessionOpened, StateMachine
 from replidict.raft.messages import Entry
-from replidict.state_machine import (
-    BatchApplied,
-    Item,
-    Outcome,
-    Refusal,
-    Session,
-    SessionOpened,
-    StateMachine,
-)
 from replidict.storage import state_table
 from replidict.storage import store as store_module
 from replidict.storage.files import Directory, connect, founded_by

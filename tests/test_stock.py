@@ -22,8 +22,8 @@ from pysyncobj.tcp_connection import TcpConnection
 from pysyncobj.transport import Transport
 from typing_extensions import override
 
-from replidict import commands as cmd
-from replidict.codec import encode
+from replidict.machine import commands as cmd
+from replidict.machine.codec import encode
 from replidict.options import Options
 from replidict.proposals import Write
 from replidict.raft.messages import (

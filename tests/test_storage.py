@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from replidict import commands as cmd
-from replidict.codec import DEFAULT_CODEC, encode_key
 from replidict.errors import StorageError
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC, encode_key
+from replidict.machine.state_machine import StateMachine
 from replidict.raft.messages import Entry
-from replidict.state_machine import StateMachine
 from replidict.storage import log as log_module
 from replidict.storage import schema, snapshot
 from replidict.storage import store as store_module

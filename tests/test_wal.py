@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from replidict.commands import NO_OP
+from replidict.machine.commands import NO_OP
 from replidict.raft.messages import Entry
 from replidict.storage import snapshot
 from replidict.storage.files import FILE_NAME

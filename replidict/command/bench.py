@@ -16,9 +16,9 @@ from typing import TypeAlias
 import click
 
 from replidict.client.connection import Client
-from replidict.codec import encode, encode_key
 from replidict.command.node_options import as_json_option, reaching
 from replidict.command.output import print_json, print_table
+from replidict.machine.codec import encode, encode_key
 from replidict.raft import asks
 
 KEYS = 100

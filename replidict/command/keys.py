@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import click
 
 from replidict.client.connection import Client
-from replidict.codec import decode, decode_key, encode, encode_key
 from replidict.command.failures import Failure
 from replidict.command.literals import for_scripts, from_input, is_odd, literal_key_option, printed_option, read, shown
 from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json
+from replidict.machine.codec import decode, decode_key, encode, encode_key
 from replidict.raft import asks
 from replidict.raft.messages import NUMBER_MAX
 

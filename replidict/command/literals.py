@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from replidict.command.failures import Failure
-from replidict.plain import plain
+from replidict.machine.jsonable import plain
 
 literal_key_option = click.option("-k", "--literal-key", is_flag=True, help="KEY is JSON or a Python literal.")
 printed_option = click.option("-l", "--literal", is_flag=True, help="Print text as Python literals, too.")

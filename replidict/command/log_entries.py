@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from replidict import commands as cmd
-from replidict.codec import DEFAULT_CODEC, decode_key
 from replidict.command.output import brief
 from replidict.errors import EncodingError
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC, decode_key
 
 SHOWN = 3
 """So many writes of an entry are told; how many more there are, is."""

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from replidict.codec import encode_key
 from replidict.http.problems import Problem
+from replidict.machine.codec import encode_key
 
 TIMEOUT = 10.0
 """Seconds an operation may take, unless the request says otherwise."""

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from replidict.http.problems import Problem
-from replidict.plain import plain
+from replidict.machine.jsonable import plain
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"

@@ -7,7 +7,7 @@ Rules this module keeps:
    `Piece` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the guest itself.
 3. Fields are only added at the end, with a default, and a tag is never used again, as for `messages`.
 
-Keys and values are bytes of `replidict.codec`, whatever codec the node was given.
+Keys and values are bytes of `replidict.machine.codec`, whatever codec the node was given.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from replidict import commands as cmd
 from replidict.errors import ReplidictError
+from replidict.machine import commands as cmd
 from replidict.raft.membership import Members
 from replidict.raft.messages import (
     WHY_MAX,

@@ -20,8 +20,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from replidict import commands as cmd
 from replidict.errors import StorageError
+from replidict.machine import commands as cmd
 from replidict.raft.messages import RequestVote, TimeoutNow, VoteReply
 from replidict.raft.role import Role
 

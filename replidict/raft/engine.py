@@ -37,9 +37,10 @@ from pysyncobj.node import Node
 from pysyncobj.poller import Poller
 from typing_extensions import override
 
-from replidict import commands as cmd
 from replidict.errors import StorageError
 from replidict.log_throttle import Complaints
+from replidict.machine import commands as cmd
+from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
 from replidict.raft.changes import Changes
 from replidict.raft.elections import Elections
@@ -52,7 +53,6 @@ from replidict.raft.role import Role
 from replidict.raft.snapshots import Snapshots
 from replidict.raft.succession import Succession
 from replidict.raft.transfer import Transfer
-from replidict.state_machine import Outcome, StateMachine
 from replidict.storage import schema
 from replidict.storage.store import Store
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from replidict.commands import Configuration
 from replidict.errors import RemovedError
+from replidict.machine.commands import Configuration
 from replidict.raft.messages import MembersAre
 from replidict.storage import schema
 

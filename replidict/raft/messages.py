@@ -28,7 +28,7 @@ NodeIds = Annotated[dict[Name, Name], msgspec.Meta(max_length=MEMBERS_MAX)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry of the log. `command` starts with a kind byte (see `replidict.commands`)."""
+    """One entry of the log. `command` starts with a kind byte (see `replidict.machine.commands`)."""
 
     index: Number
     term: Number

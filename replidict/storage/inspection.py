@@ -23,10 +23,10 @@ from typing import Any
 
 import msgspec
 
-from replidict import commands as cmd
-from replidict.codec import DEFAULT_CODEC
 from replidict.errors import StorageError
-from replidict.state_machine import StateMachine
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC
+from replidict.machine.state_machine import StateMachine
 from replidict.storage import schema
 from replidict.storage.files import (
     FILE_NAME,

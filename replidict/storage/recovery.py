@@ -33,8 +33,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from replidict import commands as cmd
 from replidict.errors import RemovedError, ReplidictError, StorageError
+from replidict.machine import commands as cmd
 from replidict.storage import schema
 from replidict.storage.files import Directory, connect, put_facts, supersede
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import msgspec
 
 from replidict.errors import StorageError
-from replidict.state_machine import Session
+from replidict.machine.state_machine import Session
 from replidict.storage import schema
 
 LookUp: TypeAlias = Callable[[], None]

@@ -15,7 +15,7 @@ from collections import deque
 
 import msgspec
 
-from replidict.state_machine import Changes
+from replidict.machine.state_machine import Changes
 from replidict.storage import schema
 from replidict.storage.rows import put
 from replidict.storage.wal import frames_before_checkpoint

@@ -21,8 +21,8 @@ from functools import partial
 import msgspec
 
 from replidict.errors import EncodingError, StorageError
+from replidict.machine.state_machine import Changes, Session, StateMachine
 from replidict.raft.messages import Entry
-from replidict.state_machine import Changes, Session, StateMachine
 from replidict.storage import schema
 from replidict.storage.log import Log
 from replidict.storage.mark import Mark

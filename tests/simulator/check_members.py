@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from replidict import commands as cmd
+from replidict.machine import commands as cmd
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, Entry, RemoveMember
 from replidict.storage.log import Log

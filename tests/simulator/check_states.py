@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from replidict import commands as cmd
-from replidict.state_machine import BatchApplied, Outcome, StateMachine
+from replidict.machine import commands as cmd
+from replidict.machine.state_machine import BatchApplied, Outcome, StateMachine
 from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import random
 
-from replidict import commands as cmd
-from replidict.codec import DEFAULT_CODEC, encode, encode_key
-from replidict.state_machine import StateMachine
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
+from replidict.machine.state_machine import StateMachine
 from replidict.storage.store import Store
 from tests.simulator.check_states import state_digest
 from tests.simulator.clients import Call, Client, History, Workload

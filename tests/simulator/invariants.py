@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from replidict.machine.state_machine import Outcome
 from replidict.raft.messages import (
     AppendEntries,
     AppendReply,
@@ -31,7 +32,6 @@ from replidict.raft.messages import (
     SnapshotReply,
     VoteReply,
 )
-from replidict.state_machine import Outcome
 from replidict.storage import schema
 from tests.simulator.check_elections import ElectionChecks
 from tests.simulator.check_logs import LogChecks

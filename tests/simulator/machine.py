@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replidict.codec import DEFAULT_CODEC
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
+from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node import Node
 from replidict.raft.membership import removed
 from replidict.security import split_address

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from pysyncobj.node import Node
 
-from replidict import commands as cmd
 from replidict import proposals
-from replidict.codec import decode, encode, encode_key
+from replidict.machine import commands as cmd
+from replidict.machine.codec import decode, encode, encode_key
 from replidict.proposals import Write
 from replidict.raft import engine, replication
 from replidict.raft.messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from replidict.codec import encode
+from replidict.machine.codec import encode
 
 
 def plain(value: Any) -> Any:

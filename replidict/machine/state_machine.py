@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from replidict import commands as cmd
-from replidict.codec import Codec, FaithfulCodec, decode_key
+from replidict.machine import commands as cmd
+from replidict.machine.codec import Codec, FaithfulCodec, decode_key
 
 MAX_SESSIONS = 1024
 """More sessions than this and the one used longest ago ends. A process uses one; counting them, instead of
