@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.measure import percentile
-from replidict.proposals import Proposals
+from replidict.node.proposals import Proposals
 from replidict.raft.peer import Peer
 from replidict.raft.replication import Replication
 from replidict.storage.store import Store

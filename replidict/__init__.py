@@ -1,6 +1,5 @@
 """A dict that survives the loss of the machine it runs on."""
 
-from replidict.backup import Backup
 from replidict.errors import (
     ClosedError,
     EncodingError,
@@ -13,6 +12,7 @@ from replidict.errors import (
     StorageError,
 )
 from replidict.machine.codec import Codec
+from replidict.node.backup import Backup
 from replidict.options import Options
 from replidict.replicated_dict import ReplicatedDict
 from replidict.security import TLS

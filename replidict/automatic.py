@@ -19,8 +19,8 @@ import threading
 import time
 from pathlib import Path
 
-from replidict.backup import Backups, not_made
 from replidict.errors import ReplidictError
+from replidict.node.backup import Backups, not_made
 from replidict.storage.files import remove, sync
 
 logger = logging.getLogger(__name__)

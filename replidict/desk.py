@@ -28,20 +28,20 @@ from typing import TypeVar
 from msgspec.structs import astuple, replace
 
 from replidict import errors
-from replidict.arguments import encoded_key, encoded_value, member_of
-from replidict.backup import Backups, not_made
-from replidict.cluster import Cluster
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
-from replidict.node import Node
+from replidict.node.admin import Cluster
+from replidict.node.backup import Backups, not_made
+from replidict.node.blocking_calls import make_current, write
+from replidict.node.call_arguments import encoded_key, encoded_value, member_of
+from replidict.node.node import Node
 from replidict.options import Options
 from replidict.raft import asks
 from replidict.raft.asks import Answer, Ask
 from replidict.raft.guests import Guests
 from replidict.raft.messages import AddMember, RemoveMember
 from replidict.storage.files import remove
-from replidict.waiting import make_current, write
 from replidict.workers import Workers
 
 logger = logging.getLogger(__name__)

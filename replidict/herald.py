@@ -20,7 +20,7 @@ import threading
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.log_throttle import Complaints
-from replidict.node import Node
+from replidict.node.node import Node
 from replidict.raft.asks import Done, Supersede
 from replidict.raft.wire import printable
 from replidict.security import Security

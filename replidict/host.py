@@ -24,15 +24,16 @@ from typing import Any, NoReturn
 from typing_extensions import override
 
 from replidict.automatic import Automatic
-from replidict.backup import Backups
-from replidict.cluster import Cluster
 from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew
-from replidict.futures import Futures
 from replidict.herald import Herald
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import Item
-from replidict.node import Node
+from replidict.node.admin import Cluster
+from replidict.node.backup import Backups
+from replidict.node.event_loop import Ticker, Waker, clock
+from replidict.node.futures import Futures
+from replidict.node.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
 from replidict.raft.membership import removed
@@ -44,7 +45,6 @@ from replidict.security import Security
 from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
-from replidict.ticker import Ticker, Waker, clock
 
 logger = logging.getLogger(__name__)
 

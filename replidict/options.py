@@ -7,6 +7,9 @@ from typing import Literal
 
 MiB = 1024 * 1024
 
+NO_NETWORK = "local"
+"""What a node without an address calls itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

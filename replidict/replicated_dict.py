@@ -21,7 +21,15 @@ from typing import Any, Self, TypeVar, overload
 
 from typing_extensions import override
 
-from replidict.arguments import (
+from replidict.client.join import way_in
+from replidict.errors import ReadTimeout, raise_anew
+from replidict.host import Host
+from replidict.machine import commands as cmd
+from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
+from replidict.machine.state_machine import Item
+from replidict.node.backup import Backup
+from replidict.node.blocking_calls import make_current, update, write
+from replidict.node.call_arguments import (
     check_kinds,
     encoded_key,
     encoded_value,
@@ -33,22 +41,13 @@ from replidict.arguments import (
     pairs_of,
     seconds_of,
 )
-from replidict.backup import Backup
-from replidict.client.join import way_in
-from replidict.errors import ReadTimeout, raise_anew
-from replidict.host import Host
-from replidict.machine import commands as cmd
-from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
-from replidict.machine.state_machine import Item
-from replidict.node import NO_NETWORK
-from replidict.options import Options
+from replidict.node.event_loop import clock
+from replidict.options import NO_NETWORK, Options
 from replidict.raft.messages import AddMember, RemoveMember
 from replidict.security import TLS
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
-from replidict.ticker import clock
 from replidict.views import Items, Keys, Values, Versioned
-from replidict.waiting import make_current, update, write
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError, automatic
-from replidict import backup as backup_module
+from replidict.node import backup as backup_module
 from replidict.storage import schema, snapshot
 from replidict.storage.files import FILE_NAME
 from tests.clusters import Dict, cluster, free_addresses, wait_until

@@ -32,12 +32,12 @@ from replidict import (
 from replidict.client import connection as client_module
 from replidict.client.connection import Client, UnreachableError
 from replidict.machine.codec import decode, encode, encode_key
+from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
 from replidict.raft import asks, guests, messages
 from replidict.raft.framing import frame
 from replidict.security import Mode, security_for
 from replidict.storage import snapshot
-from replidict.waiting import rounded
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.wire_support import MODES, Certificates, given
 

@@ -15,7 +15,7 @@ import pytest
 
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.commands import NO_OP
-from replidict.node import Node
+from replidict.node.node import Node
 from replidict.options import Options
 from replidict.raft.alone import NoTransport
 from replidict.raft.messages import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pysyncobj.node import Node
 
+from replidict.node.linearizable_reads import Read
 from replidict.options import Options
 from replidict.raft.messages import (
     AppendReply,
@@ -13,7 +14,6 @@ from replidict.raft.messages import (
     ReadIndexReply,
     ReadIndexRequest,
 )
-from replidict.reads import Read
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, put, until
 

@@ -24,8 +24,8 @@ from typing_extensions import override
 
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode
+from replidict.node.proposals import Write
 from replidict.options import Options
-from replidict.proposals import Write
 from replidict.raft.messages import (
     AddMember,
     AppendEntries,

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from replidict.arguments import member_of
 from replidict.command.failures import told
 from replidict.command.log_entries import described
 from replidict.command.node_options import as_json_option
 from replidict.command.output import age, print_facts, print_json, print_table, size
 from replidict.errors import OutcomeUnknown, RemovedError, StorageError
-from replidict.node import NO_NETWORK
+from replidict.node.call_arguments import member_of
+from replidict.options import NO_NETWORK
 from replidict.raft.membership import removed
 from replidict.raft.messages import NUMBER_MAX
 from replidict.replicated_dict import ReplicatedDict

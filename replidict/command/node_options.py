@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from replidict.arguments import member_of
 from replidict.client.connection import Client
 from replidict.command.failures import told
 from replidict.command.security import Protection, protected
 from replidict.errors import OutcomeUnknown
+from replidict.node.call_arguments import member_of
 from replidict.raft.asks import TIMEOUT_MAX
 from replidict.security import security_for
 

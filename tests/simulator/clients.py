@@ -23,8 +23,8 @@ from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode, encode, encode_key
 from replidict.machine.state_machine import Refusal
-from replidict.proposals import Write
-from replidict.reads import Read
+from replidict.node.linearizable_reads import Read
+from replidict.node.proposals import Write
 from tests.history import Operation
 from tests.simulator.check_states import marker_of
 from tests.simulator.cluster import Cluster

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from replidict import proposals
 from replidict.machine import state_machine
+from replidict.node import proposals
 from replidict.raft import engine, replication, snapshots
 from replidict.storage import log, state_table, store
 

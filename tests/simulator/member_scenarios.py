@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from functools import partial
 
+from replidict.node.linearizable_reads import Read
 from replidict.raft.messages import AddMember, AppendEntries, ConfirmLeader, Message, RemoveMember, Verdict
-from replidict.reads import Read
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. A change is asked of some member that runs, as `replidict.cluster` does it: again, until it is made, is impossible,
-   or is given up. Nothing is forced: that may lose the majority, by design.
+1. A change is asked of some member that runs, as `replidict.node.admin` does it: again, until it is made, is
+   impossible, or is given up. Nothing is forced: that may lose the majority, by design.
 2. A machine that joins gets its disk once it is let in. Interrupted before, it asks again under the same identity, or
    is removed instead.
 3. A disk that is lost is no safety matter, as long as nobody takes the new one for the old one. So one is lost only
@@ -238,7 +238,7 @@ class Operator:
                     return
 
     def _let_in(self, address: str, voter: bool, node_id: str) -> Generator[float, None, Beginning | None]:
-        """As `replidict.cluster.admit`; None: it is not possible."""
+        """As `replidict.node.admin.admit`; None: it is not possible."""
         change = AddMember(address, voter, node_id)
         while True:
             said = yield from self._change(change, self._rng.uniform(1.0, 20.0))
@@ -267,7 +267,7 @@ class Operator:
         return self._rng.choice(able) if able else None
 
     def _change(self, change: Change, seconds: float) -> Generator[float, None, Said]:
-        """As `replidict.cluster.change`; what was said last."""
+        """As `replidict.node.admin.change`; what was said last."""
         loop, lost, verdict = self._cluster.loop, False, None
         self._note("wants", change)
         deadline = loop.now + seconds

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 from pysyncobj.node import Node
 
-from replidict import proposals
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode, encode, encode_key
-from replidict.proposals import Write
+from replidict.node import proposals
+from replidict.node.linearizable_reads import Read
+from replidict.node.proposals import Write
 from replidict.raft import engine, replication
 from replidict.raft.messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply
 from replidict.raft.role import Role
-from replidict.reads import Read
 from replidict.storage import snapshot, state_table
 from tests.simulator import limits
 from tests.simulator.cluster import Cluster

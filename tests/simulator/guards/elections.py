@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
-from replidict import reads
+from replidict.node import linearizable_reads
 from replidict.raft import elections, engine, peer, read_index, replication, transfer
 from replidict.raft.messages import AppendEntries, ConfirmLeader, VoteReply
 from replidict.raft.role import Role
@@ -164,12 +164,12 @@ def read_after_an_entry_of_the_own_term() -> Replacements:
 def wait_for_the_read_index() -> Replacements:
     """A read is served before this node has applied what it must see."""
 
-    def release(self: reads.Reads) -> None:
+    def release(self: linearizable_reads.Reads) -> None:
         while self._waiting:
             for read in self._waiting.pop(0)[2]:
                 read.done()
 
-    yield reads.Reads, "release", release
+    yield linearizable_reads.Reads, "release", release
 
 
 @guard("thesis 6.4.1", 200)

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from replidict import proposals
 from replidict.machine import commands as cmd
 from replidict.machine import state_machine as module
 from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, Session, StateMachine
+from replidict.node import proposals
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard
 

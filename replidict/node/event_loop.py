@@ -18,7 +18,7 @@ from functools import partial
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
-from replidict.node import Node
+from replidict.node.node import Node
 
 logger = logging.getLogger(__name__)
 

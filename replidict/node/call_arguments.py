@@ -8,8 +8,7 @@ from typing import Any
 
 from replidict.errors import EncodingError, ReplidictError
 from replidict.machine.codec import Codec, encode_key
-from replidict.node import NO_NETWORK
-from replidict.options import Options
+from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Security, is_same, security_for, split_address
 
 

@@ -15,20 +15,17 @@ from typing import Any, Literal, TypeVar
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
-from replidict.options import Options
-from replidict.proposals import Proposals
+from replidict.node.linearizable_reads import Reads
+from replidict.node.proposals import Proposals
+from replidict.options import NO_NETWORK, Options
 from replidict.raft.engine import Engine
 from replidict.raft.role import Role
-from replidict.reads import Reads
 from replidict.status import Status
 from replidict.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
 Returned = TypeVar("Returned")
-
-NO_NETWORK = "local"
-"""What a node without an address calls itself."""
 
 
 class Node:

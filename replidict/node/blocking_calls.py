@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
-from replidict.node import Node
-from replidict.proposals import Write
-from replidict.reads import Read
+from replidict.node.linearizable_reads import Read
+from replidict.node.node import Node
+from replidict.node.proposals import Write
 
 Pairs = list[tuple[bytes, bytes]]
 

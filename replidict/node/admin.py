@@ -24,13 +24,13 @@ from replidict.errors import (
     SecurityError,
     raise_anew,
 )
-from replidict.node import Node
+from replidict.node.blocking_calls import rounded
+from replidict.node.node import Node
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
 from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
-from replidict.waiting import rounded
 
 RETRY_PAUSE = 0.02  # seconds
 REPORT_WITHIN = 2.0  # election timeouts in which a leader says how far everybody is, or there is none

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from replidict.errors import ReplidictError, raise_anew
 from replidict.machine import commands as cmd
-from replidict.node import Node
-from replidict.proposals import Write
-from replidict.waiting import given_up, result_of
+from replidict.node.blocking_calls import given_up, result_of
+from replidict.node.node import Node
+from replidict.node.proposals import Write
 
 logger = logging.getLogger(__name__)
 

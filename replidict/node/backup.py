@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replidict.errors import ReplidictError, StorageError, raise_anew
-from replidict.node import Node
+from replidict.node.node import Node
 from replidict.storage import schema, snapshot
 from replidict.storage.files import sync
 from replidict.storage.new_file import new_file
