@@ -37,10 +37,10 @@ from replidict.node.blocking_calls import make_current, write
 from replidict.node.call_arguments import encoded_key, encoded_value, member_of
 from replidict.node.node import Node
 from replidict.options import Options
-from replidict.raft import asks
-from replidict.raft.asks import Answer, Ask
+from replidict.protocol import client_messages
+from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.raft.guests import Guests
-from replidict.raft.messages import AddMember, RemoveMember
 from replidict.storage.files import remove
 from replidict.workers import Workers
 
@@ -91,10 +91,12 @@ class Desk:
 
     def hear(self, guest: int, ask: Ask) -> None:
         """A guest asks something."""
-        if isinstance(ask, asks.GetStatus):
-            self._guests.answer(guest, ask.id, self._guests.frame(asks.StatusIs(ask.id, self._node.status())), True)
+        if isinstance(ask, client_messages.GetStatus):
+            self._guests.answer(
+                guest, ask.id, self._guests.frame(client_messages.StatusIs(ask.id, self._node.status())), True
+            )
         elif not self._put(guest, ask, time.monotonic() + ask.timeout):
-            busy = asks.Failed(ask.id, "ReplidictError", NO_THREAD)
+            busy = client_messages.Failed(ask.id, "ReplidictError", NO_THREAD)
             self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
 
     def over(self, guest: int, ask: Ask) -> None:
@@ -102,10 +104,10 @@ class Desk:
         if any(lane.withdraw((guest, ask.id)) for lane in self._lanes.values()):
             self._guests.answer(guest, ask.id, self._guests.frame(self._too_late(ask)), True)
 
-    def _too_late(self, ask: Ask) -> asks.Failed:
-        kind = NotCommitted if isinstance(ask, asks.WRITES) else ReadTimeout
+    def _too_late(self, ask: Ask) -> client_messages.Failed:
+        kind = NotCommitted if isinstance(ask, client_messages.WRITES) else ReadTimeout
         why = f"{self._node.engine.address} was too busy to begin within {ask.timeout:g} s"
-        return asks.Failed(ask.id, kind.__name__, why)
+        return client_messages.Failed(ask.id, kind.__name__, why)
 
     def _put(self, guest: int, ask: Ask, deadline: float) -> bool:
         return self._lanes[_lane_of(ask)].put((guest, ask.id), partial(self._serve, guest, ask, deadline))
@@ -136,14 +138,16 @@ class Desk:
         except (ReplidictError, ValueError) as error:
             name = type(error).__name__
             known = name if hasattr(errors, name) or name == "ValueError" else "ReplidictError"
-            self._send(guest, asks.Failed(ask.id, known, str(error)))
+            self._send(guest, client_messages.Failed(ask.id, known, str(error)))
         except Exception:
             logger.exception("%s: could not do what a guest asked", self._node.engine.address)
-            self._send(guest, asks.Failed(ask.id, "ReplidictError", "an internal error of this node: see its log"))
+            self._send(
+                guest, client_messages.Failed(ask.id, "ReplidictError", "an internal error of this node: see its log")
+            )
 
     def _send(self, guest: int, answer: Answer) -> bool:
         """Hand out an answer, when the guest has room for it. False if it is gone, or the node has stopped."""
-        framed, last = self._guests.frame(answer), not isinstance(answer, asks.Keys | asks.Piece)
+        framed, last = self._guests.frame(answer), not isinstance(answer, client_messages.Keys | client_messages.Piece)
         while True:
             try:
                 done = self._node.call(lambda: self._guests.answer(guest, answer.id, framed, last)).result()
@@ -157,35 +161,40 @@ class Desk:
         """What there is to say; the last one ends the ask."""
         left = max(deadline - time.monotonic(), 0.0)
         match ask:
-            case asks.Get():
+            case client_messages.Get():
                 yield self._get(ask, left)
-            case asks.Set():
-                yield asks.Stored(ask.id, int(self._write(self._pair(cmd.Put, ask), left)))  # type: ignore[arg-type]
-            case asks.Add():
-                yield asks.Held(ask.id, self._write(self._pair(cmd.Add, ask), left) is True)
-            case asks.Replace():
+            case client_messages.Set():
+                yield client_messages.Stored(ask.id, int(self._write(self._pair(cmd.Put, ask), left)))  # type: ignore[arg-type]
+            case client_messages.Add():
+                yield client_messages.Held(ask.id, self._write(self._pair(cmd.Add, ask), left) is True)
+            case client_messages.Replace():
                 operation = partial(cmd.Replace, revision=ask.revision)
-                yield asks.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
-            case asks.Delete():
-                yield asks.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
-            case asks.ListKeys() if ask.linearizable:
+                yield client_messages.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
+            case client_messages.Delete():
+                yield client_messages.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
+            case client_messages.ListKeys() if ask.linearizable:
                 make_current(self._node, left)
                 if not self._put(guest, replace(ask, linearizable=False), deadline):
                     raise ReplidictError(NO_THREAD)
-            case asks.ListKeys():
+            case client_messages.ListKeys():
                 yield from self._keys(ask)
-            case asks.GetMembers():
-                yield asks.MembersAre(ask.id, list(self._cluster.members()))
-            case asks.Backup():
+            case client_messages.GetMembers():
+                yield client_messages.MembersAre(ask.id, list(self._cluster.members()))
+            case client_messages.Backup():
                 yield from self._backup(guest, ask)
-            case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
+            case (
+                client_messages.AddPeer()
+                | client_messages.RemovePeer()
+                | client_messages.Transfer()
+                | client_messages.Join()
+            ):
                 yield self._change(ask, left)
-            case asks.Supersede():
+            case client_messages.Supersede():
                 yield self._hear_of_successor(ask)
 
     # -- the dict -----------------------------------------------------------------------------------------------------
 
-    def _get(self, ask: asks.Get, left: float) -> Answer:
+    def _get(self, ask: client_messages.Get, left: float) -> Answer:
         key = decode_key(self._key(ask.key))
         if ask.linearizable:
             make_current(self._node, left)
@@ -193,22 +202,26 @@ class Desk:
         with machine.lock:
             item = machine.items.get(key)
         if item is None:
-            return asks.Value(ask.id, None, 0)
+            return client_messages.Value(ask.id, None, 0)
         plain = isinstance(self._codec, FaithfulCodec)
-        return asks.Value(ask.id, item.value if plain else encode(self._codec.decode(item.value)), item.revision)
+        return client_messages.Value(
+            ask.id, item.value if plain else encode(self._codec.decode(item.value)), item.revision
+        )
 
     def _key(self, data: bytes) -> bytes:
         return encoded_key(decode_key(data), self._options)
 
     def _pair(
-        self, operation: Callable[[bytes, bytes], cmd.Operation], ask: asks.Set | asks.Add | asks.Replace
+        self,
+        operation: Callable[[bytes, bytes], cmd.Operation],
+        ask: client_messages.Set | client_messages.Add | client_messages.Replace,
     ) -> cmd.Operation:
         return operation(self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options))
 
     def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:
         return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
 
-    def _keys(self, ask: asks.ListKeys) -> Iterator[Answer]:
+    def _keys(self, ask: client_messages.ListKeys) -> Iterator[Answer]:
         machine = self._node.machine
         with machine.lock:
             held = list(machine.items.items())
@@ -226,43 +239,47 @@ class Desk:
             some.append(key)
             size += len(key)
             if size >= KEYS_BYTES:
-                yield asks.Keys(ask.id, some)
+                yield client_messages.Keys(ask.id, some)
                 some, size = [], 0
         if some:
-            yield asks.Keys(ask.id, some)
-        yield asks.Done(ask.id)
+            yield client_messages.Keys(ask.id, some)
+        yield client_messages.Done(ask.id)
 
     # -- the cluster --------------------------------------------------------------------------------------------------
 
-    def _change(self, ask: asks.AddPeer | asks.RemovePeer | asks.Transfer | asks.Join, left: float) -> Answer:
+    def _change(
+        self,
+        ask: client_messages.AddPeer | client_messages.RemovePeer | client_messages.Transfer | client_messages.Join,
+        left: float,
+    ) -> Answer:
         match ask:
-            case asks.AddPeer():
+            case client_messages.AddPeer():
                 self._cluster.change(AddMember(member_of(ask.address), ask.voter), left)
-            case asks.RemovePeer():
+            case client_messages.RemovePeer():
                 self._cluster.change(RemoveMember(member_of(ask.address), ask.force), left)
-            case asks.Transfer():
+            case client_messages.Transfer():
                 self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
-            case asks.Join():
+            case client_messages.Join():
                 _check_id("node_id", ask.node_id)
                 said = self._cluster.admit(member_of(ask.address), ask.node_id, ask.voter, left)
                 members = said.configuration()
-                return asks.Joined(
+                return client_messages.Joined(
                     ask.id, self._node.store.identity.cluster_id, said.index,
                     members.voters, members.learners, members.node_ids, members.readers,
                 )  # fmt: skip
-        return asks.Done(ask.id)
+        return client_messages.Done(ask.id)
 
-    def _hear_of_successor(self, ask: asks.Supersede) -> Answer:
+    def _hear_of_successor(self, ask: client_messages.Supersede) -> Answer:
         at = dt.datetime.fromisoformat(ask.at).isoformat()  # which takes any character between date and time
         said = replace(ask, address=member_of(ask.address), founder=member_of(ask.founder), at=at)
         _check_id("successor", said.successor)
         _check_id("node_id", said.node_id)
         self._node.call(lambda: self._node.engine.succession.hear(said)).result()
-        return asks.Done(ask.id)
+        return client_messages.Done(ask.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------
 
-    def _backup(self, guest: int, ask: asks.Backup) -> Iterator[Answer]:
+    def _backup(self, guest: int, ask: client_messages.Backup) -> Iterator[Answer]:
         def look_up() -> None:
             if not self._guests.waits(guest, ask.id):
                 raise _GoneError
@@ -272,8 +289,8 @@ class Desk:
             total = self._backups.write(file, file, look_up).size
             with file.open("rb") as opened:
                 while piece := opened.read(PIECE_BYTES):
-                    yield asks.Piece(ask.id, total, piece)
-            yield asks.Done(ask.id)
+                    yield client_messages.Piece(ask.id, total, piece)
+            yield client_messages.Done(ask.id)
         except OSError as error:
             raise not_made(file, error) from error
         finally:
@@ -287,15 +304,20 @@ def _check_id(name: str, given: str) -> None:
 
 def _lane_of(ask: Ask) -> str:
     match ask:
-        case asks.AddPeer() | asks.RemovePeer() | asks.Transfer() | asks.Join():
+        case (
+            client_messages.AddPeer()
+            | client_messages.RemovePeer()
+            | client_messages.Transfer()
+            | client_messages.Join()
+        ):
             return "changes"
-        case asks.Backup():
+        case client_messages.Backup():
             return "copies"
-        case asks.GetMembers() | asks.Supersede():
+        case client_messages.GetMembers() | client_messages.Supersede():
             return "looks"
-        case asks.Get() if not ask.linearizable:
+        case client_messages.Get() if not ask.linearizable:
             return "looks"
-        case asks.ListKeys() if not ask.linearizable:
+        case client_messages.ListKeys() if not ask.linearizable:
             return "lists"
     return "waits"
 

@@ -21,7 +21,7 @@ from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.log_throttle import Complaints
 from replidict.node.node import Node
-from replidict.raft.asks import Done, Supersede
+from replidict.protocol.client_messages import Done, Supersede
 from replidict.raft.wire import printable
 from replidict.security import Security
 from replidict.storage import schema

@@ -43,7 +43,7 @@ from replidict.node.call_arguments import (
 )
 from replidict.node.event_loop import clock
 from replidict.options import NO_NETWORK, Options
-from replidict.raft.messages import AddMember, RemoveMember
+from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import TLS
 from replidict.status import Member, Status
 from replidict.storage.restore import restore

@@ -52,7 +52,7 @@ from replidict import Options, ReplicatedDict
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
-from replidict.raft import asks, messages
+from replidict.protocol import client_messages, log_entry, peer_messages
 from replidict.raft.framing import TlsPipe, WireError, frame
 from replidict.raft.wire import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
 from replidict.security import TLS, Mode, Security, security_for, split_address
@@ -160,30 +160,30 @@ NO_SUCCESSORS = [("no id", "a:1", "2026-01-01"), ("0" * 32, "", "2026-01-01"), (
 """What a founder says of itself; the last two may be, and are an error in the log of a cluster that has a leader."""
 
 
-def samples(rng: random.Random) -> list[messages.Message]:
+def samples(rng: random.Random) -> list[peer_messages.Message]:
     """One message of each kind, as a member that is far behind (term 0) might say it."""
-    entries = [messages.Entry(index, 0, rng.randbytes(rng.randrange(40))) for index in range(1, rng.randrange(1, 5))]
+    entries = [log_entry.Entry(index, 0, rng.randbytes(rng.randrange(40))) for index in range(1, rng.randrange(1, 5))]
     number = rng.getrandbits(rng.choice((1, 8, 40)))
     return [
-        messages.RequestVote(number, number, 0, rng.random() < 0.5),
-        messages.VoteReply(0, True, rng.random() < 0.5, number),
-        messages.AppendEntries(0, 0, 0, number, entries, number, rng.random(), rng.random()),
-        messages.AppendReply(0, rng.random() < 0.5, number, number, rng.random()),
-        messages.TimeoutNow(number),
-        messages.SnapshotPiece(0, number, 0, "1-1-ab", number + 50, rng.randbytes(32), number, rng.randbytes(50)),
-        messages.SnapshotReply(0, "1-1-ab", number, True, number),
-        messages.Propose(number, b"\xc1" + rng.randbytes(rng.randrange(60))),
-        messages.ProposeRefused(0, "127.0.0.1:1"),
-        messages.ConfirmLeader(0, number),
-        messages.LeaderConfirmed(0, number),
-        messages.ReadIndexRequest(number, number),
-        messages.ReadIndexReply(number, number, number),
-        messages.CommitTo(number, number),
-        messages.MembersAre(number, 0, ["127.0.0.1:1"], [], {}, []),
-        messages.ChangeRequest(number, number, messages.AddMember(rng.choice(NO_ADDRESSES), True, None)),
-        messages.ChangeReply(number, number, "done", "because"),
-        messages.MembersRequest(number, number),
-        messages.MembersReply(number, number, {"127.0.0.1:1": (number, rng.random())}),
+        peer_messages.RequestVote(number, number, 0, rng.random() < 0.5),
+        peer_messages.VoteReply(0, True, rng.random() < 0.5, number),
+        peer_messages.AppendEntries(0, 0, 0, number, entries, number, rng.random(), rng.random()),
+        peer_messages.AppendReply(0, rng.random() < 0.5, number, number, rng.random()),
+        peer_messages.TimeoutNow(number),
+        peer_messages.SnapshotPiece(0, number, 0, "1-1-ab", number + 50, rng.randbytes(32), number, rng.randbytes(50)),
+        peer_messages.SnapshotReply(0, "1-1-ab", number, True, number),
+        peer_messages.Propose(number, b"\xc1" + rng.randbytes(rng.randrange(60))),
+        peer_messages.ProposeRefused(0, "127.0.0.1:1"),
+        peer_messages.ConfirmLeader(0, number),
+        peer_messages.LeaderConfirmed(0, number),
+        peer_messages.ReadIndexRequest(number, number),
+        peer_messages.ReadIndexReply(number, number, number),
+        peer_messages.CommitTo(number, number),
+        peer_messages.MembersAre(number, 0, ["127.0.0.1:1"], [], {}, []),
+        peer_messages.ChangeRequest(number, number, peer_messages.AddMember(rng.choice(NO_ADDRESSES), True, None)),
+        peer_messages.ChangeReply(number, number, "done", "because"),
+        peer_messages.MembersRequest(number, number),
+        peer_messages.MembersReply(number, number, {"127.0.0.1:1": (number, rng.random())}),
     ]
 
 
@@ -196,30 +196,35 @@ def is_address(text: str) -> bool:
         return False
 
 
-def may_be_said(message: messages.Message) -> bool:
+def may_be_said(message: peer_messages.Message) -> bool:
     """Might an honest member that lags say this, whatever the others know? (Their terms are above 0.)"""
     match message:
-        case messages.RequestVote():
+        case peer_messages.RequestVote():
             return not message.transfer  # others may always be asked; that a leader asked for it would be a lie
-        case messages.Propose():
+        case peer_messages.Propose():
             command = message.command
             return isinstance(cmd.decode(command), cmd.Unknown) and not cmd.is_configuration(command)
-        case messages.TimeoutNow() | messages.ReadIndexRequest() | messages.ReadIndexReply() | messages.CommitTo():
+        case (
+            peer_messages.TimeoutNow()
+            | peer_messages.ReadIndexRequest()
+            | peer_messages.ReadIndexReply()
+            | peer_messages.CommitTo()
+        ):
             return True  # not a leader's, or about nothing that was asked
-        case messages.ChangeReply() | messages.MembersRequest() | messages.MembersReply():
+        case peer_messages.ChangeReply() | peer_messages.MembersRequest() | peer_messages.MembersReply():
             return True
-        case messages.MembersAre():
+        case peer_messages.MembersAre():
             return message.index == 0  # what all know; of a later one the rogue would have to know
-        case messages.ChangeRequest():
-            return isinstance(message.change, messages.AddMember) and not is_address(message.change.address)
+        case peer_messages.ChangeRequest():
+            return isinstance(message.change, peer_messages.AddMember) and not is_address(message.change.address)
         case _:
             return message.term == 0
 
 
-def decoded(body: bytes) -> messages.Message | None:
+def decoded(body: bytes) -> peer_messages.Message | None:
     """The message that these bytes are, if they are one."""
     try:
-        message: messages.Message = messages.decode(body)
+        message: peer_messages.Message = peer_messages.decode(body)
         return message
     except (ValueError, RecursionError, OverflowError):
         return None
@@ -268,7 +273,7 @@ class Forge:
         return length.to_bytes(4, "big") + self._rng.randbytes(self._rng.randrange(200)), 1
 
     def _mutated_hello(self, called: str) -> tuple[bytes, int]:
-        body = mutate(self._rng, messages.encode(self.hello(called)))
+        body = mutate(self._rng, peer_messages.encode(self.hello(called)))
         return (frame(body) if self._rng.random() < 0.8 else mutate(self._rng, frame(body))), 1
 
     def _altered_hello(self, called: str) -> tuple[bytes, int]:
@@ -288,28 +293,28 @@ class Forge:
             {"nonce": rng.randbytes(rng.choice((0, 31, 33, 64)))},
         ]
         hello = msgspec.structs.replace(self.hello(called), **rng.choice(changes))
-        return frame(messages.encode(hello)) + frame(messages.encode(Proof(b""))), 1
+        return frame(peer_messages.encode(hello)) + frame(peer_messages.encode(Proof(b""))), 1
 
     def _bad_proof(self, called: str) -> tuple[bytes, int]:
         rng = self._rng
-        proof = messages.encode(Proof(rng.choice((b"", rng.randbytes(32), bytes(32)))))
+        proof = peer_messages.encode(Proof(rng.choice((b"", rng.randbytes(32), bytes(32)))))
         if rng.random() < 0.5:
             proof = mutate(rng, proof)
-        return frame(messages.encode(self.hello(called))) + frame(proof) + frame(PING), 2
+        return frame(peer_messages.encode(self.hello(called))) + frame(proof) + frame(PING), 2
 
     def _then_random(self, called: str) -> tuple[bytes, int]:
         rng = self._rng
         body = rng.choice(
-            (rng.randbytes(rng.randrange(1, 60)), messages.encode(rng.choice(samples(rng))), PING, b"\x01")
+            (rng.randbytes(rng.randrange(1, 60)), peer_messages.encode(rng.choice(samples(rng))), PING, b"\x01")
         )
-        return frame(messages.encode(self.hello(called))) + frame(body), 2
+        return frame(peer_messages.encode(self.hello(called))) + frame(body), 2
 
     def _other_first(self, called: str) -> tuple[bytes, int]:
         rng = self._rng
         body = rng.choice([
-            messages.encode(Proof(rng.randbytes(32))),
-            messages.encode(Refused("secret", "\x1b[2J" + "x" * rng.randrange(400))),
-            messages.encode(rng.choice(samples(rng))),
+            peer_messages.encode(Proof(rng.randbytes(32))),
+            peer_messages.encode(Refused("secret", "\x1b[2J" + "x" * rng.randrange(400))),
+            peer_messages.encode(rng.choice(samples(rng))),
             PING,
         ])  # fmt: skip
         return frame(body), 1
@@ -522,7 +527,7 @@ class Rogue:
         ended = 0
         while ended < wanted and (data := self.sock.recv(65536)):
             for said in self.session.receive(data):
-                ended += not isinstance(said, asks.Keys | asks.Piece)
+                ended += not isinstance(said, client_messages.Keys | client_messages.Piece)
         return ended
 
     def closed(self) -> bool:
@@ -581,8 +586,8 @@ class Rogues:
         rng = self._rng
         bodies: list[bytes] = []
         while len(bodies) < count:
-            said: messages.Message | None = rng.choice(samples(rng))
-            body = messages.encode(said)
+            said: peer_messages.Message | None = rng.choice(samples(rng))
+            body = peer_messages.encode(said)
             if rng.random() < 0.7:
                 body = mutate(rng, body)
                 said = decoded(body)
@@ -609,7 +614,7 @@ class Rogues:
                         continue
                     return body
                 case _:
-                    body = mutate(rng, messages.encode(rng.choice(samples(rng))))
+                    body = mutate(rng, peer_messages.encode(rng.choice(samples(rng))))
             if len(body) > 1:
                 if decoded(body) is None:
                     return body
@@ -620,14 +625,14 @@ class Rogues:
         match rng.randrange(4):
             case 0 if mode != "plain":
                 # A good frame, changed on the way.
-                body = messages.encode(messages.TimeoutNow(0))
+                body = peer_messages.encode(peer_messages.TimeoutNow(0))
                 sealed = bytearray(session.encrypt(session.seal(frame(body, session.tag_bytes))))
                 start = 5 if mode == "tls" else 4  # the length stays as it was, or it would be another kind
                 sealed[rng.randrange(start, len(sealed))] ^= 1 << rng.randrange(8)
                 rogue.sock.sendall(sealed)
                 return "proven: changed on the way"
             case 1 if mode == "secret":
-                framed = session.seal(frame(messages.encode(messages.TimeoutNow(0)), session.tag_bytes))
+                framed = session.seal(frame(peer_messages.encode(peer_messages.TimeoutNow(0)), session.tag_bytes))
                 tally.frames += 1
                 tally.well_formed += 1
                 rogue.write(framed + framed)
@@ -644,31 +649,37 @@ class Rogues:
 # -- guests -----------------------------------------------------------------------------------------------------------
 
 
-def asked(rng: random.Random, number: int, cluster_id: str) -> asks.Ask:
+def asked(rng: random.Random, number: int, cluster_id: str) -> client_messages.Ask:
     """An ask that changes nothing, whoever of this cluster, which has a leader, it is put to; some can't be met."""
     node_id = f"{rng.getrandbits(128):032x}"
     successor = rng.choice(("no cluster", cluster_id)), node_id, f"h{number}:{1 + rng.randrange(65535)}"
     key = rng.choice((encode_key("0-1"), encode_key(("a", 1)), b"", rng.randbytes(rng.randrange(30))))
-    made: list[asks.Ask] = [
-        asks.Get(number, rng.choice((0.0, 5.0)), key, rng.random() < 0.2),
-        asks.Replace(number, 5.0, encode_key("0-1"), encode(rng.random()), 0),  # nothing was written by revision 0
-        asks.Set(number, 5.0, rng.randbytes(20), b"\xc1"),
-        asks.Delete(number, 5.0, encode_key("never there")),
-        asks.ListKeys(number, 5.0, rng.choice(("", "0", "é")), rng.choice((None, key)), rng.randrange(200), False),
-        asks.GetStatus(number, 5.0),
-        asks.GetMembers(number, 5.0),
-        asks.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
-        asks.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
-        asks.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
-        asks.Supersede(number, 5.0, *successor, rng.choice((0, messages.NUMBER_MAX)), *rng.choice(NO_SUCCESSORS)),
+    made: list[client_messages.Ask] = [
+        client_messages.Get(number, rng.choice((0.0, 5.0)), key, rng.random() < 0.2),
+        client_messages.Replace(
+            number, 5.0, encode_key("0-1"), encode(rng.random()), 0
+        ),  # nothing was written by revision 0
+        client_messages.Set(number, 5.0, rng.randbytes(20), b"\xc1"),
+        client_messages.Delete(number, 5.0, encode_key("never there")),
+        client_messages.ListKeys(
+            number, 5.0, rng.choice(("", "0", "é")), rng.choice((None, key)), rng.randrange(200), False
+        ),
+        client_messages.GetStatus(number, 5.0),
+        client_messages.GetMembers(number, 5.0),
+        client_messages.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
+        client_messages.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
+        client_messages.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
+        client_messages.Supersede(
+            number, 5.0, *successor, rng.choice((0, log_entry.NUMBER_MAX)), *rng.choice(NO_SUCCESSORS)
+        ),
     ]
     return rng.choice(made)
 
 
-def decoded_ask(body: bytes) -> asks.Ask | None:
+def decoded_ask(body: bytes) -> client_messages.Ask | None:
     """The ask that these bytes are, if they are one."""
     try:
-        ask: asks.Ask = asks.decode_ask(body)
+        ask: client_messages.Ask = client_messages.decode_ask(body)
         return ask
     except (ValueError, RecursionError, OverflowError):
         return None
@@ -690,7 +701,9 @@ class FuzzGuests:
         try:
             guest.prove()
             count = rng.randrange(15)
-            guest.say(*[messages.encode(asked(rng, number, self._target.cluster_id)) for number in range(1, count + 1)])
+            guest.say(
+                *[peer_messages.encode(asked(rng, number, self._target.cluster_id)) for number in range(1, count + 1)]
+            )
             tally.frames += count
             tally.kinds["guest: asks"] += count
             if rng.random() < 0.7 and guest.answers(count) != count:
@@ -708,10 +721,12 @@ class FuzzGuests:
         rng = self._rng
         match rng.randrange(4):
             case 0:
-                guest.say(*[messages.encode(asks.GetMembers(number, 1.0)) for number in range(100, 120)])
+                guest.say(
+                    *[peer_messages.encode(client_messages.GetMembers(number, 1.0)) for number in range(100, 120)]
+                )
                 return "guest: too many asks"
             case 1:
-                said = [body for body in map(messages.encode, samples(rng)) if decoded_ask(body) is None]
+                said = [body for body in map(peer_messages.encode, samples(rng)) if decoded_ask(body) is None]
                 guest.say(rng.choice(said))
                 return "guest: speaks as a member"
             case 2:
@@ -720,7 +735,7 @@ class FuzzGuests:
         while True:
             body = rng.randbytes(rng.choice((2, 20, 200)))
             if rng.random() < 0.8:
-                body = mutate(rng, messages.encode(asked(rng, rng.choice((0, 1, 99)), self._target.cluster_id)))
+                body = mutate(rng, peer_messages.encode(asked(rng, rng.choice((0, 1, 99)), self._target.cluster_id)))
             if len(body) > 1 and decoded_ask(body) is None:
                 guest.say(body)
                 return "guest: no ask"

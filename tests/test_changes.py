@@ -6,7 +6,7 @@ import pytest
 
 from replidict.errors import RemovedError
 from replidict.options import Options
-from replidict.raft.messages import AddMember, AppendEntries, MembersAre, Message, RemoveMember
+from replidict.protocol.peer_messages import AddMember, AppendEntries, MembersAre, Message, RemoveMember
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
 from tests.simulator.member_scenarios import change

@@ -34,7 +34,8 @@ from replidict.client.connection import Client, UnreachableError
 from replidict.machine.codec import decode, encode, encode_key
 from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
-from replidict.raft import asks, guests, messages
+from replidict.protocol import client_messages, peer_messages
+from replidict.raft import guests
 from replidict.raft.framing import frame
 from replidict.security import Mode, security_for
 from replidict.storage import snapshot
@@ -51,18 +52,20 @@ def client_of(node: Dict, mode: Mode, certificates: Certificates | None = None, 
 def exercise(client: Client, node: Dict, name: str) -> None:
     """All that a guest can do with one key."""
     key = encode_key(name)
-    assert client.ask(lambda i, t: asks.Get(i, t, key, True), asks.Value).value is None
-    revision = client.ask(lambda i, t: asks.Set(i, t, key, encode([1])), asks.Stored).revision
+    assert client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value).value is None
+    revision = client.ask(lambda i, t: client_messages.Set(i, t, key, encode([1])), client_messages.Stored).revision
     assert node.versioned(name) == ([1], revision)
-    value = client.ask(lambda i, t: asks.Get(i, t, key, False), asks.Value)
+    value = client.ask(lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value)
     assert (decode(value.value or b""), value.revision) == ([1], revision)
-    assert not client.ask(lambda i, t: asks.Add(i, t, key, encode(2)), asks.Held).held
-    assert not client.ask(lambda i, t: asks.Replace(i, t, key, encode(2), revision + 9), asks.Held).held
-    assert client.ask(lambda i, t: asks.Replace(i, t, key, encode(2), revision), asks.Held).held
+    assert not client.ask(lambda i, t: client_messages.Add(i, t, key, encode(2)), client_messages.Held).held
+    assert not client.ask(
+        lambda i, t: client_messages.Replace(i, t, key, encode(2), revision + 9), client_messages.Held
+    ).held
+    assert client.ask(lambda i, t: client_messages.Replace(i, t, key, encode(2), revision), client_messages.Held).held
     assert node[name] == 2
-    assert client.ask(lambda i, t: asks.Delete(i, t, key), asks.Held).held
-    assert not client.ask(lambda i, t: asks.Delete(i, t, key), asks.Held).held
-    assert client.ask(lambda i, t: asks.Add(i, t, key, encode(3)), asks.Held).held
+    assert client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
+    assert not client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
+    assert client.ask(lambda i, t: client_messages.Add(i, t, key, encode(3)), client_messages.Held).held
     assert node[name] == 3
 
 
@@ -74,8 +77,8 @@ def test_what_guests_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certi
             with client_of(node, mode, certificates, timeout=30) as client:
                 assert client.cluster_id == node.status().cluster_id
                 exercise(client, node, f"k{number}")
-                assert client.ask(asks.GetStatus, asks.StatusIs).status.address == client.address
-                members = client.ask(asks.GetMembers, asks.MembersAre).members
+                assert client.ask(client_messages.GetStatus, client_messages.StatusIs).status.address == client.address
+                members = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
                 assert [m.address for m in members] == [m.address for m in nodes[0].members()]
         assert leader_of(nodes).get("k1", linearizable=True) == 3
 
@@ -91,8 +94,8 @@ def test_keys_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         nodes[0].update(dict.fromkeys([*reversed(texts), *others], 0))
 
         def listed(prefix: str = "", after: bytes | None = None, limit: int = 1000) -> list[bytes]:
-            parts = client.stream(lambda i, t: asks.ListKeys(i, t, prefix, after, limit, True))
-            return [key for part in parts if isinstance(part, asks.Keys) for key in part.keys]
+            parts = client.stream(lambda i, t: client_messages.ListKeys(i, t, prefix, after, limit, True))
+            return [key for part in parts if isinstance(part, client_messages.Keys) for key in part.keys]
 
         assert listed() == ordered
         assert listed(limit=0) == []
@@ -108,29 +111,29 @@ def test_what_guests_give_is_checked(tmp_path: Path) -> None:
     """Keys, values, addresses and identities of guests are refused where the program's are."""
     options = Options(max_key_bytes=100, max_value_bytes=200)
     key, long = encode_key("k"), encode("x" * 300)
-    wrong: list[tuple[Callable[[int, float], asks.Ask], type[Exception], str]] = [
-        (lambda i, t: asks.Set(i, t, encode("x" * 101), key), EncodingError, "longer than"),
-        (lambda i, t: asks.Set(i, t, encode(b"x" * 999), key), EncodingError, "longer than"),
-        (lambda i, t: asks.Set(i, t, b"\xc1", key), EncodingError, "not an encoded value"),
-        (lambda i, t: asks.Set(i, t, encode(float("nan")), key), EncodingError, "NaN"),
-        (lambda i, t: asks.Set(i, t, encode([1]), key), EncodingError, "hashable"),
-        (lambda i, t: asks.Set(i, t, key, long), EncodingError, "larger than"),
-        (lambda i, t: asks.Add(i, t, key, encode("x" * 9999)), EncodingError, "larger than"),
-        (lambda i, t: asks.Replace(i, t, key, b"\x93\x01", 1), EncodingError, "not an encoded value"),
-        (lambda i, t: asks.Get(i, t, b"", False), EncodingError, "not an encoded value"),
-        (lambda i, t: asks.Delete(i, t, b"\x91" * 99), EncodingError, "not an encoded value"),
-        (lambda i, t: asks.AddPeer(i, t, "nowhere", True), ValueError, "must end in a port"),
-        (lambda i, t: asks.AddPeer(i, t, "192.0.2.1:1", True), SecurityError, "off loopback"),
-        (lambda i, t: asks.Join(i, t, "127.0.0.1:1", "no id", True), ValueError, "32 hexadecimal"),
-        (lambda i, t: asks.Join(i, t, "10.0.0.1:1", "0" * 32, True), SecurityError, "off loopback"),
-        (lambda i, t: asks.RemovePeer(i, t, "127.0.0.1:1", False), ReplidictError, "is no member"),
-        (lambda i, t: asks.Transfer(i, t, "127.0.0.1:1"), ReplidictError, "is no voter"),
+    wrong: list[tuple[Callable[[int, float], client_messages.Ask], type[Exception], str]] = [
+        (lambda i, t: client_messages.Set(i, t, encode("x" * 101), key), EncodingError, "longer than"),
+        (lambda i, t: client_messages.Set(i, t, encode(b"x" * 999), key), EncodingError, "longer than"),
+        (lambda i, t: client_messages.Set(i, t, b"\xc1", key), EncodingError, "not an encoded value"),
+        (lambda i, t: client_messages.Set(i, t, encode(float("nan")), key), EncodingError, "NaN"),
+        (lambda i, t: client_messages.Set(i, t, encode([1]), key), EncodingError, "hashable"),
+        (lambda i, t: client_messages.Set(i, t, key, long), EncodingError, "larger than"),
+        (lambda i, t: client_messages.Add(i, t, key, encode("x" * 9999)), EncodingError, "larger than"),
+        (lambda i, t: client_messages.Replace(i, t, key, b"\x93\x01", 1), EncodingError, "not an encoded value"),
+        (lambda i, t: client_messages.Get(i, t, b"", False), EncodingError, "not an encoded value"),
+        (lambda i, t: client_messages.Delete(i, t, b"\x91" * 99), EncodingError, "not an encoded value"),
+        (lambda i, t: client_messages.AddPeer(i, t, "nowhere", True), ValueError, "must end in a port"),
+        (lambda i, t: client_messages.AddPeer(i, t, "192.0.2.1:1", True), SecurityError, "off loopback"),
+        (lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "no id", True), ValueError, "32 hexadecimal"),
+        (lambda i, t: client_messages.Join(i, t, "10.0.0.1:1", "0" * 32, True), SecurityError, "off loopback"),
+        (lambda i, t: client_messages.RemovePeer(i, t, "127.0.0.1:1", False), ReplidictError, "is no member"),
+        (lambda i, t: client_messages.Transfer(i, t, "127.0.0.1:1"), ReplidictError, "is no voter"),
     ]
     with cluster(tmp_path, 1, options=options) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0]["k"] = 1
         for make, kind, why in wrong:
             with pytest.raises(kind, match=why):
-                client.ask(make, asks.Done)
+                client.ask(make, client_messages.Done)
         assert dict(nodes[0]) == {"k": 1} and nodes[0].revision == 1
         assert len(nodes[0].members()) == 1
 
@@ -139,7 +142,7 @@ def test_stored_as_the_program_would(tmp_path: Path) -> None:
     """Whatever bytes a guest chose for a key and value, what is stored is what the program would have stored."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         one, text = b"\xcf" + (1).to_bytes(8, "big"), b"\xd9\x01k"  # longer than need be
-        client.ask(lambda i, t: asks.Set(i, t, one, text), asks.Stored)
+        client.ask(lambda i, t: client_messages.Set(i, t, one, text), client_messages.Stored)
         item = nodes[0]._machine.items[1]
         assert (item.key, item.value) == (encode_key(1), encode("k"))
 
@@ -164,8 +167,8 @@ def test_a_codec_of_the_programs_own(tmp_path: Path) -> None:
 
 
 def received(client: Client, until: int | None = None) -> bytes:
-    parts = client.stream(asks.Backup)
-    return b"".join(part.data for part in islice(parts, until) if isinstance(part, asks.Piece))
+    parts = client.stream(client_messages.Backup)
+    return b"".join(part.data for part in islice(parts, until) if isinstance(part, client_messages.Piece))
 
 
 def left_over(node: Dict) -> list[Path]:
@@ -179,14 +182,14 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
         nodes[0].update({number: bytes(10_000) for number in range(300)})
         expected = nodes[0].snapshot()
         with client_of(nodes[0], mode, certificates) as client:
-            parts = client.stream(asks.Backup)
+            parts = client.stream(client_messages.Backup)
             first = next(parts)
             nodes[1]["later"] = "not in it"
             pieces = [first, *parts]
-            assert all(isinstance(part, asks.Piece) for part in pieces)
-            data = b"".join(part.data for part in pieces if isinstance(part, asks.Piece))
-            assert {part.total_bytes for part in pieces if isinstance(part, asks.Piece)} == {len(data)}
-            assert client.ask(asks.GetStatus, asks.StatusIs).status.keys >= 300
+            assert all(isinstance(part, client_messages.Piece) for part in pieces)
+            data = b"".join(part.data for part in pieces if isinstance(part, client_messages.Piece))
+            assert {part.total_bytes for part in pieces if isinstance(part, client_messages.Piece)} == {len(data)}
+            assert client.ask(client_messages.GetStatus, client_messages.StatusIs).status.keys >= 300
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
     (tmp_path / "backup").write_bytes(data)
     ReplicatedDict.restore(tmp_path / "backup", tmp_path / "restored")
@@ -203,11 +206,11 @@ def test_a_guest_that_is_slow(tmp_path: Path) -> None:
     """A guest that takes its backup slowly gets all of it, and the node keeps no more than a queue of it in memory."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
-        parts = client.stream(asks.Backup)
+        parts = client.stream(client_messages.Backup)
         first = next(parts)
         wait_until(lambda: full(nodes[0]), "the queue is full")
-        assert isinstance(first, asks.Piece)
-        rest = sum(len(part.data) for part in parts if isinstance(part, asks.Piece))
+        assert isinstance(first, client_messages.Piece)
+        rest = sum(len(part.data) for part in parts if isinstance(part, client_messages.Piece))
         assert len(first.data) + rest == first.total_bytes
 
 
@@ -218,7 +221,7 @@ def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
         with client_of(nodes[0], "plain") as client:
             assert len(received(client, 1)) == desk.PIECE_BYTES
             with pytest.raises(ClosedError):
-                client.ask(asks.GetStatus, asks.StatusIs)
+                client.ask(client_messages.GetStatus, client_messages.StatusIs)
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
         exercise_anew(nodes[0])
 
@@ -230,7 +233,7 @@ def test_a_guest_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: p
     with cluster(tmp_path, 1) as nodes:
         nodes[0].update(dict.fromkeys(range(300), 1))
         with client_of(nodes[0], "plain") as client:
-            client._send(asks.Backup, None)
+            client._send(client_messages.Backup, None)
             wait_until(lambda: bool(left_over(nodes[0])), "it is being made")
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
 
@@ -240,7 +243,7 @@ def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(desk, "FULL_PAUSE", 1.0)
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
-        parts = client.stream(asks.Backup)
+        parts = client.stream(client_messages.Backup)
         next(parts)
         wait_until(lambda: full(nodes[0]), "the queue is full")
         nodes[0].close()
@@ -290,17 +293,17 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, ExitStack() as stack, client_of(node, "plain", timeout=0.3) as client:
         with pytest.raises(NotCommitted, match="not applied and never will be"):
-            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+            client.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         with pytest.raises(ReadTimeout):
-            client.ask(lambda i, t: asks.Get(i, t, key, True), asks.Value)
+            client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value)
         with pytest.raises(NotCommitted, match="no leader could be reached"):
-            client.ask(lambda i, t: asks.Join(i, t, "127.0.0.1:1", "0" * 32, True), asks.Joined)
+            client.ask(lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "0" * 32, True), client_messages.Joined)
         waiting = [stack.enter_context(client_of(node, "plain", timeout=600)) for _ in range(20)]
         ended: list[BaseException] = []
 
         def write(each: Client) -> None:
             try:
-                each.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+                each.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
             except ReplidictError as error:
                 ended.append(error)
 
@@ -310,14 +313,16 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         busy = node._host._desk._lanes["waits"]  # type: ignore[union-attr]
         wait_until(lambda: len(busy._work) == 4 and len(busy._threads) == 16, "the threads are busy, and some wait")
         with client_of(node, "plain") as other:
-            assert other.ask(lambda i, t: asks.Get(i, t, key, False), asks.Value).value == encode("value")
-            assert other.ask(asks.GetStatus, asks.StatusIs).status.leader is None
-            assert len(other.ask(asks.GetMembers, asks.MembersAre).members) == 3
+            assert other.ask(lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value).value == encode(
+                "value"
+            )
+            assert other.ask(client_messages.GetStatus, client_messages.StatusIs).status.leader is None
+            assert len(other.ask(client_messages.GetMembers, client_messages.MembersAre).members) == 3
         monkeypatch.setattr(client_module, "GRACE", 60.0)
         with pytest.raises(NotCommitted, match=r"too busy to begin within 0\.3 s"):
-            client.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+            client.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         with client_of(node, "plain", timeout=600) as leaves:
-            leaves._send(lambda i, t: asks.Set(i, t, key, key), None)
+            leaves._send(lambda i, t: client_messages.Set(i, t, key, key), None)
             wait_until(lambda: len(busy._work) == 5, "one more waits")
         wait_until(lambda: len(busy._work) == 4, "it is gone, and so is what it asked")
         assert ended == [], "and no thread was free meanwhile"
@@ -341,10 +346,10 @@ def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pyte
         for place, each in enumerate(deaf):
             for number in range(1, 9):
                 linearizable = number % 2 == 0
-                ask: asks.Ask = asks.Get(number, 600.0, large, linearizable)
+                ask: client_messages.Ask = client_messages.Get(number, 600.0, large, linearizable)
                 if place < desk.LANES["lists"]:
-                    ask = asks.ListKeys(number, 600.0, "", None, 99, linearizable)
-                each._socket.sendall(frame(messages.encode(ask)))
+                    ask = client_messages.ListKeys(number, 600.0, "", None, 99, linearizable)
+                each._socket.sendall(frame(peer_messages.encode(ask)))
         wait_until(lambda: full(nodes[0]), "they have got more than they take")
         for _ in range(3):
             exercise_anew(nodes[0])
@@ -360,13 +365,13 @@ def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypa
         halves = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(5)]
         at_node = nodes[0]._host.node.engine.transport.guests._guests
         for number, half in enumerate(halves, 1):
-            half._socket.sendall(frame(messages.encode(asks.Set(1, 600.0, key, value)))[: 3 * MiB])
+            half._socket.sendall(frame(peer_messages.encode(client_messages.Set(1, 600.0, key, value)))[: 3 * MiB])
             wait_until(lambda: at_node[number].held == 3 * MiB, "the node has that half")  # noqa: B023
         with client_of(nodes[0], "plain") as client:
-            client.ask(lambda i, t: asks.Set(i, t, key, value), asks.Stored)
+            client.ask(lambda i, t: client_messages.Set(i, t, key, value), client_messages.Stored)
         assert len(nodes[0]["key"]) == 4 * MiB - 100
         with pytest.raises(NotCommitted, match="too much is asked at once"):
-            halves[0].ask(lambda i, t: asks.Delete(i, t, key), asks.Held)
+            halves[0].ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)
 
 
 def test_a_time_in_an_error_is_the_one_asked_for() -> None:
@@ -401,7 +406,7 @@ def test_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", refuse)
             with pytest.raises(ReplidictError, match="can't start another thread"):
-                client.ask(lambda i, t: asks.Get(i, t, encode_key("key"), False), asks.Value)
+                client.ask(lambda i, t: client_messages.Get(i, t, encode_key("key"), False), client_messages.Value)
         exercise(client, nodes[0], "key")
 
 
@@ -498,11 +503,11 @@ def test_a_connection_lost_between(tmp_path: Path) -> None:
         exercise(client, nodes[0], "key")
         nodes[0].close()
         with pytest.raises(NotCommitted, match="lost before this was asked"):
-            client.ask(lambda i, t: asks.Delete(i, t, encode_key("key")), asks.Held)
+            client.ask(lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held)
         with pytest.raises(UnreachableError, match="any more: lost before"):
-            client.ask(asks.GetStatus, asks.StatusIs)
+            client.ask(client_messages.GetStatus, client_messages.StatusIs)
     with pytest.raises(UnreachableError, match="any more: lost before"):
-        client.ask(asks.GetStatus, asks.StatusIs)
+        client.ask(client_messages.GetStatus, client_messages.StatusIs)
 
 
 def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
@@ -513,8 +518,10 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
         client_of(node, "plain", timeout=60) as two,
         ThreadPoolExecutor(2) as pool,
     ):
-        write = pool.submit(one.ask, lambda i, t: asks.Delete(i, t, encode_key("key")), asks.Held)
-        read = pool.submit(two.ask, lambda i, t: asks.Get(i, t, encode_key("key"), True), asks.Value)
+        write = pool.submit(one.ask, lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held)
+        read = pool.submit(
+            two.ask, lambda i, t: client_messages.Get(i, t, encode_key("key"), True), client_messages.Value
+        )
         wait_until(lambda: under_way(node) == 2, "both have asked")
         node.close()
         with pytest.raises(OutcomeUnknown, match=r"lost: .* may or may not be done"):
@@ -528,10 +535,10 @@ def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(guests, "GUESTS_MAX", 1)
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(one.ask, lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+        waiting = pool.submit(one.ask, lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         wait_until(lambda: under_way(node) == 1, "one waits")
         with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 guests, which is all it takes"):
-            two.ask(lambda i, t: asks.Set(i, t, key, key), asks.Stored)
+            two.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         node.close()
         assert isinstance(waiting.exception(30), OutcomeUnknown | NotCommitted)
 
@@ -543,7 +550,7 @@ def test_a_closed_client(tmp_path: Path) -> None:
         client.close()
         client.close()
         with pytest.raises(ClosedError, match="is closed"):
-            client.ask(asks.GetStatus, asks.StatusIs)
+            client.ask(client_messages.GetStatus, client_messages.StatusIs)
 
 
 # -- nonsense ---------------------------------------------------------------------------------------------------------
@@ -552,17 +559,19 @@ def test_a_closed_client(tmp_path: Path) -> None:
 def nonsense(rng: random.Random) -> bytes:
     """Bytes that are an ask, or nearly one, or nothing at all."""
     key, text = encode_key(rng.choice(["key", 1, b"x"])), rng.choice(["", "127.0.0.1:1", "key", "\x00", "x" * 300])
-    say: list[asks.Ask] = [
-        asks.Get(rng.randrange(9), 0.01, key, rng.random() < 0.5),
-        asks.Set(rng.randrange(9), 0.01, rng.randbytes(rng.randrange(9)), rng.randbytes(rng.randrange(99))),
-        asks.ListKeys(rng.randrange(9), 0.0, text, rng.choice([None, key, rng.randbytes(3)]), rng.randrange(99), False),
-        asks.Replace(rng.randrange(9), 0.01, key, encode(text), rng.randrange(2**40)),
-        asks.Transfer(rng.randrange(9), 0.01, text),
-        asks.RemovePeer(rng.randrange(9), 0.01, text, True),
-        asks.Join(rng.randrange(9), 0.01, text, text[:32], False),
-        asks.Backup(rng.randrange(9), 0.01),
+    say: list[client_messages.Ask] = [
+        client_messages.Get(rng.randrange(9), 0.01, key, rng.random() < 0.5),
+        client_messages.Set(rng.randrange(9), 0.01, rng.randbytes(rng.randrange(9)), rng.randbytes(rng.randrange(99))),
+        client_messages.ListKeys(
+            rng.randrange(9), 0.0, text, rng.choice([None, key, rng.randbytes(3)]), rng.randrange(99), False
+        ),
+        client_messages.Replace(rng.randrange(9), 0.01, key, encode(text), rng.randrange(2**40)),
+        client_messages.Transfer(rng.randrange(9), 0.01, text),
+        client_messages.RemovePeer(rng.randrange(9), 0.01, text, True),
+        client_messages.Join(rng.randrange(9), 0.01, text, text[:32], False),
+        client_messages.Backup(rng.randrange(9), 0.01),
     ]
-    data = bytearray(messages.encode(rng.choice(say)))
+    data = bytearray(peer_messages.encode(rng.choice(say)))
     for _ in range(rng.choice((0, 0, 1, 2, 8))):
         data[rng.randrange(len(data))] = rng.randrange(256)
     return bytes(data) if rng.random() < 0.9 else rng.randbytes(rng.randrange(1, 200))

@@ -146,7 +146,7 @@ def test_keys(nodes: list[Dict], monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{KEY}/{number:03}" for number in range(50)]
     nodes[0].update(dict.fromkeys(reversed(names), 1))
     for page in (7, 50, 1000):
-        monkeypatch.setattr("replidict.raft.asks.PAGE_MAX", page)
+        monkeypatch.setattr("replidict.protocol.client_messages.PAGE_MAX", page)
         assert out(nodes[1], "keys", f"{KEY}/").split() == names
         assert out(nodes[1], "keys", f"{KEY}/", "--limit", "20").split() == names[:20]
         assert out(nodes[1], "keys", f"{KEY}/", "--limit", "5", "--after", names[9]).split() == names[10:15]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from replidict.raft import asks, guests, messages, sockets
+from replidict.protocol import client_messages, peer_messages
+from replidict.protocol.peer_messages import Propose, TimeoutNow
+from replidict.raft import guests, sockets
 from replidict.raft.framing import WireError, frame
 from replidict.raft.guests import ASKS_MAX, GUESTS_MAX
-from replidict.raft.messages import Propose, TimeoutNow
 from replidict.raft.sockets import SEND_QUEUE_BYTES
 from replidict.security import Mode
 from tests.wire_nets import (
@@ -28,14 +29,14 @@ class RawGuest(RawPeer):
     """A guest, driven by hand, and what it is answered."""
 
     def __init__(self, net: Net, stranger: Stranger, target: Host, mode: Mode) -> None:
-        self.heard: list[asks.Answer] = []
+        self.heard: list[client_messages.Answer] = []
         self.gone = False
         super().__init__(net, stranger, target, "", mode)
 
     def ask(self, number: int, timeout: float = 1.0, prefix: str = "") -> None:
-        self.say(messages.encode(asks.ListKeys(number, timeout, prefix, None, 1, False)))
+        self.say(peer_messages.encode(client_messages.ListKeys(number, timeout, prefix, None, 1, False)))
 
-    def read(self) -> list[asks.Answer]:
+    def read(self) -> list[client_messages.Answer]:
         """All answers so far."""
         while not self.gone:
             try:
@@ -53,15 +54,15 @@ class RawGuest(RawPeer):
         return self.heard
 
 
-def with_a_desk(net: Net, mode: Mode) -> tuple[list[Host], list[tuple[int, asks.Ask]]]:
+def with_a_desk(net: Net, mode: Mode) -> tuple[list[Host], list[tuple[int, client_messages.Ask]]]:
     """Two nodes, and what guests ask the first one."""
     hosts = net.mesh(2, mode)
-    asked: list[tuple[int, asks.Ask]] = []
+    asked: list[tuple[int, client_messages.Ask]] = []
     hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
     return hosts, asked
 
 
-def answer(host: Host, guest: int, said: asks.Answer, last: bool = True) -> str:
+def answer(host: Host, guest: int, said: client_messages.Answer, last: bool = True) -> str:
     return host.wire.guests.answer(guest, said.id, host.wire.guests.frame(said), last)
 
 
@@ -78,16 +79,16 @@ def test_a_guest_asks(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) ->
         net.run(lambda: len(asked) == 9)
         asked.sort(key=lambda each: each[1].id)  # stable: the order among those of one guest is seen in the answers
         for number, ask in reversed(asked):
-            assert answer(hosts[0], number, asks.Keys(ask.id, [b"%d" % number]), last=False) == "sent"
-            assert answer(hosts[0], number, asks.Done(ask.id)) == "sent"
-            assert answer(hosts[0], number, asks.Done(ask.id)) == "gone", "an ask is ended once"
+            assert answer(hosts[0], number, client_messages.Keys(ask.id, [b"%d" % number]), last=False) == "sent"
+            assert answer(hosts[0], number, client_messages.Done(ask.id)) == "sent"
+            assert answer(hosts[0], number, client_messages.Done(ask.id)) == "gone", "an ask is ended once"
         net.run(lambda: all(len(guest.read()) == 6 for guest in three))
         for place, guest in enumerate(three):
-            assert guest.heard[::2] == [asks.Keys(turn, [b"%d" % asked[place][0]]) for turn in (3, 2, 1)]
+            assert guest.heard[::2] == [client_messages.Keys(turn, [b"%d" % asked[place][0]]) for turn in (3, 2, 1)]
         assert hosts[0].heard == [] and len(hosts[0].events) == 1
         serves(net, hosts)
     net.run(lambda: len(hosts[0].wire.guests) == 0)
-    assert answer(hosts[0], asked[0][0], asks.Done(1)) == "gone"
+    assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "gone"
     assert warnings(caplog) == []
 
 
@@ -101,7 +102,7 @@ def test_a_guest_that_waits_is_pinged_and_one_that_rests_is_dropped(net: Net) ->
         before = live_guest(hosts[0]).taken
         net.pass_time(20)
         assert 35 < (live_guest(hosts[0]).taken - before) / (4 + 1 + 16) < 45
-        answer(hosts[0], asked[0][0], asks.Done(1))
+        answer(hosts[0], asked[0][0], client_messages.Done(1))
         net.run(lambda: guest.read())
         assert 58 < net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=70) < 62
         net.run(lambda: guest.read() and guest.gone)
@@ -128,12 +129,12 @@ def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str) -> None:
             net.round()
         if what == "too large":
             net.run(lambda: len(asked) == ASKS_MAX)
-            answer(hosts[0], *(asked[0][0], asks.Done(asked.pop(0)[1].id)))
+            answer(hosts[0], *(asked[0][0], client_messages.Done(asked.pop(0)[1].id)))
         if what != "no desk":
             guest.ask({"twice": 3, "zero": 0}.get(what, ASKS_MAX + 1), prefix="x" * 101)
         net.run(lambda: guest.read() and guest.gone)
         said = guest.heard[-1]
-        assert isinstance(said, asks.Failed) and (said.id, said.error) == (0, "ReplidictError")
+        assert isinstance(said, client_messages.Failed) and (said.id, said.error) == (0, "ReplidictError")
         assert len(asked) == {"no desk": 0, "too large": ASKS_MAX - 1}.get(what, ASKS_MAX)
         assert hosts[0].wire.guests._bytes == 0 == len(hosts[0].wire.guests)
         hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
@@ -155,8 +156,8 @@ def test_a_thousand_guests(net: Net, mode: Mode, caplog: pytest.LogCaptureFixtur
         for _ in range(1000 if mode == "plain" else 200):
             RawGuest(net, stranger, hosts[0], mode)
             assert len(hosts[0].wire.guests) <= GUESTS_MAX
-        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent"
-        net.run(lambda: asks.Done(1) in waiting.read())
+        assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "sent"
+        net.run(lambda: client_messages.Done(1) in waiting.read())
         serves(net, hosts)
         assert len(hosts[0].wire._connections) <= GUESTS_MAX + 1
         assert warnings(caplog) == []
@@ -172,9 +173,9 @@ def test_busy_guests_keep_their_places(net: Net) -> None:
         net.run(lambda: len(asked) == GUESTS_MAX)
         late = RawGuest(net, stranger, hosts[0], "plain")
         net.run(lambda: late.read() and late.gone)
-        assert isinstance(late.heard[0], asks.Failed) and "guests" in late.heard[0].text
+        assert isinstance(late.heard[0], client_messages.Failed) and "guests" in late.heard[0].text
         for number, _ in asked:
-            assert answer(hosts[0], number, asks.Done(1)) == "sent"
+            assert answer(hosts[0], number, client_messages.Done(1)) == "sent"
         net.run(lambda: all(guest.read() for guest in busy))
 
 
@@ -186,14 +187,14 @@ def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptur
         guest = RawGuest(net, stranger, hosts[0], mode)
         guest.ask(1)
         net.run(lambda: asked)
-        connection, piece = live_guest(hosts[0]), asks.Piece(1, 1 << 40, bytes(1_000_000))
+        connection, piece = live_guest(hosts[0]), client_messages.Piece(1, 1 << 40, bytes(1_000_000))
         while answer(hosts[0], asked[0][0], piece, last=False) == "sent":
             net.round()
             assert connection.queued < SEND_QUEUE_BYTES + 1_100_000
         assert answer(hosts[0], asked[0][0], piece, last=False) == "full"
-        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent", "the end holds nobody up"
+        assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "sent", "the end holds nobody up"
         net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=11.0)
-        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "gone"
+        assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "gone"
         assert "does not take its answers" in caplog.text
         serves(net, hosts)
 
@@ -203,11 +204,13 @@ def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptur
 LARGE = 5 * 1024 * 1024  # of the `MAX_FRAME` that a guest may say at once
 
 
-def in_little_room(net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Host], list[asks.Ask]]:
+def in_little_room(
+    net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Host], list[client_messages.Ask]]:
     """Two nodes, the first with room for one large frame, and little more; and what guests ask that one."""
     monkeypatch.setattr(guests, "BYTES_MAX", 1024 * 1024)
     hosts = net.mesh(2, mode)
-    asked: list[asks.Ask] = []
+    asked: list[client_messages.Ask] = []
     hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append(ask)
     return hosts, asked
 
@@ -219,7 +222,7 @@ def kept(host: Host) -> int:
 
 def large_ask(guest: RawGuest, number: int) -> bytes:
     """A large ask as it goes on the wire."""
-    body = messages.encode(asks.Set(number, 1.0, b"key", bytes(LARGE)))
+    body = peer_messages.encode(client_messages.Set(number, 1.0, b"key", bytes(LARGE)))
     return bytes(guest.session.encrypt(guest.session.seal(frame(body, guest.session.tag_bytes))))
 
 
@@ -260,10 +263,13 @@ def test_halves_of_asks_have_a_bound(net: Net, mode: Mode, monkeypatch: pytest.M
             net.run(lambda number=number: len(asked) == number)  # type: ignore[misc]
         net.run(lambda: all(half.read() and half.gone for half in halves[:2]))
         for half in halves[:2]:
-            assert isinstance(half.heard[-1], asks.Failed) and "too much is asked at once" in half.heard[-1].text
+            assert (
+                isinstance(half.heard[-1], client_messages.Failed)
+                and "too much is asked at once" in half.heard[-1].text
+            )
         whole = RawGuest(net, stranger, hosts[0], mode)
         push(net, hosts[0], whole, large_ask(whole, 1))
-        net.run(lambda: any(isinstance(ask, asks.Set) and len(ask.value) == LARGE for ask in asked))
+        net.run(lambda: any(isinstance(ask, client_messages.Set) and len(ask.value) == LARGE for ask in asked))
         assert kept(hosts[0]) <= len(begun), "nothing is kept of an ask that was heard"
         assert len(hosts[0].wire.guests) == 3, "who has said little may take its time"
         serves(net, hosts)
@@ -317,16 +323,16 @@ def test_answers_that_nobody_takes_have_a_bound(net: Net, mode: Mode, monkeypatc
             net.pass_time(0.1)
             while asked:
                 number, ask = asked.pop()
-                answer(hosts[0], number, asks.Value(ask.id, bytes(LARGE), 1))
+                answer(hosts[0], number, client_messages.Value(ask.id, bytes(LARGE), 1))
                 assert kept(hosts[0]) <= room
                 net.round()
         assert 1 <= len(hosts[0].wire.guests) < 6
         reads.ask(1)
         net.run(lambda: asked)
-        assert answer(hosts[0], asked[0][0], asks.Value(1, bytes(LARGE), 1)) == "sent"
+        assert answer(hosts[0], asked[0][0], client_messages.Value(1, bytes(LARGE), 1)) == "sent"
         assert kept(hosts[0]) <= room
         net.run(lambda: reads.read())
-        assert isinstance(reads.heard[0], asks.Value)
+        assert isinstance(reads.heard[0], client_messages.Value)
         serves(net, hosts)
 
 
@@ -343,7 +349,7 @@ def test_an_ask_is_given_back_in_time(net: Net) -> None:
         net.run(lambda: len(asked) == 3)
         assert 2.9 < net.run(lambda: over) < 3.6
         assert set(over) == {1}
-        assert answer(hosts[0], asked[0][0], asks.Done(1)) == "sent"
+        assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "sent"
         over.clear()
         net.pass_time(2)
         assert over == []
@@ -357,7 +363,7 @@ def test_a_guest_gone_mad(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture
     hosts, asked = with_a_desk(net, mode)
     caplog.clear()
     with Stranger(hosts[0]) as stranger:
-        for body in (messages.encode(TimeoutNow(1)), messages.encode(Propose(1, b"x")), b"\xc1\xc1", b"\x07"):
+        for body in (peer_messages.encode(TimeoutNow(1)), peer_messages.encode(Propose(1, b"x")), b"\xc1\xc1", b"\x07"):
             guest = RawGuest(net, stranger, hosts[0], mode)
             guest.say(body)
             net.run(lambda guest=guest: guest.read() or guest.gone)  # type: ignore[misc]

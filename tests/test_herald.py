@@ -15,8 +15,8 @@ import pytest
 from replidict import RemovedError, ReplicatedDict, ReplidictError, StorageError, herald
 from replidict.client.connection import Client
 from replidict.options import Options
-from replidict.raft.asks import Done, Supersede
-from replidict.raft.messages import NUMBER_MAX
+from replidict.protocol.client_messages import Done, Supersede
+from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.succession import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until

@@ -34,7 +34,8 @@ from pysyncobj.utility import TcpUtility, UtilityException
 
 from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, workers
 from replidict.machine import commands as cmd
-from replidict.raft import messages, sockets, traffic, transport
+from replidict.protocol import peer_messages
+from replidict.raft import sockets, traffic, transport
 from replidict.raft.framing import WireError, frame
 from replidict.raft.replication import MESSAGE_BYTES
 from replidict.raft.routes import PAUSE_LAST
@@ -234,9 +235,9 @@ def test_whatever_strangers_say(siege: Siege, caplog: pytest.LogCaptureFixture) 
                 seed, kind = part
                 rng = random.Random(seed)
                 whole = {
-                    "hello": messages.encode(forge.hello(address)),
+                    "hello": peer_messages.encode(forge.hello(address)),
                     "proof": b"\x92\x02\xc4\x20" + rng.randbytes(32),
-                    "message": messages.encode(rng.choice(samples(rng))),
+                    "message": peer_messages.encode(rng.choice(samples(rng))),
                 }[kind]
                 data += frame(whole if rng.random() < 0.4 else mutate(rng, whole))
             with closing(call(address)) as sock:
@@ -262,7 +263,7 @@ def test_whatever_a_member_says_that_is_no_message(siege: Siege, caplog: pytest.
     def attack(body: bytes | int) -> None:
         if isinstance(body, int):
             rng = random.Random(body)
-            body = mutate(rng, messages.encode(rng.choice(samples(rng))))
+            body = mutate(rng, peer_messages.encode(rng.choice(samples(rng))))
         if len(body) < 2 or decoded(body) is not None:
             return
         for address in siege.target.live:
@@ -312,14 +313,14 @@ def test_a_thousand_idle_connections_each(siege: Siege, caplog: pytest.LogCaptur
 def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFixture) -> None:
     """A member that proposes what only a leader may say, hundreds of times, changes nothing and gets one line."""
     members = [node._host.node.engine.members for node in siege.nodes]
-    said = [messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
+    said = [peer_messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
     for node in siege.nodes:
         node._host.node.engine.complaints._said.clear()
     with siege.unharmed(caplog, lines=1):
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)
             rogue.prove()
-            rogue.say(*map(messages.encode, said))
+            rogue.say(*map(peer_messages.encode, said))
             assert rogue.closed()
     assert "that is neither a write nor a session" in caplog.text
     assert [node._host.node.engine.members for node in siege.nodes] == members
@@ -361,7 +362,7 @@ def test_a_member_that_never_reads(
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
             def ask(rogue: Rogue = rogue, connection: sockets.Connection = connection) -> bool:
-                rogue.say(*[messages.encode(messages.ReadIndexRequest(0, n)) for n in range(1000)])
+                rogue.say(*[peer_messages.encode(peer_messages.ReadIndexRequest(0, n)) for n in range(1000)])
                 return connection.full
 
             wait_until(ask, "the queue is full")

@@ -100,7 +100,7 @@ def test_it_tells_what_is_there(killed: Path) -> None:
 
 def test_a_changed_membership_is_told(tmp_path: Path) -> None:
     """The members are those of the last configuration in the log, committed or not: it is the one in force."""
-    from replidict.raft.messages import Entry
+    from replidict.protocol.log_entry import Entry
 
     one = Rig(tmp_path / "n", founders=FOUNDERS)
     one.store.set_vote(1, None)

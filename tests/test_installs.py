@@ -17,16 +17,16 @@ from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.commands import NO_OP
 from replidict.node.node import Node
 from replidict.options import Options
-from replidict.raft.alone import NoTransport
-from replidict.raft.messages import (
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import (
     AppendEntries,
     AppendReply,
-    Entry,
     RequestVote,
     SnapshotPiece,
     SnapshotReply,
     VoteReply,
 )
+from replidict.raft.alone import NoTransport
 from replidict.storage import snapshot
 from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.mark import Mark

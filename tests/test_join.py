@@ -25,7 +25,7 @@ from replidict import (
     StorageError,
 )
 from replidict.client.join import enter
-from replidict.raft.messages import Change, Verdict
+from replidict.protocol.peer_messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import state_table
 from replidict.storage.files import Directory

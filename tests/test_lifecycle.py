@@ -33,8 +33,8 @@ from replidict import (
     ReplidictError,
     StorageError,
 )
+from replidict.protocol.peer_messages import SnapshotPiece
 from replidict.raft import transport
-from replidict.raft.messages import SnapshotPiece
 from replidict.raft.peer import Peer
 from replidict.raft.snapshots import INCOMING, _Incoming
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until

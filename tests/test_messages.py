@@ -10,8 +10,9 @@ import pytest
 from msgspec import inspect
 
 from replidict.machine import commands as cmd
-from replidict.raft import asks, messages
-from replidict.raft.messages import AppendEntries, Entry
+from replidict.protocol import client_messages, peer_messages
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import AppendEntries
 
 
 @pytest.mark.parametrize(
@@ -29,17 +30,17 @@ from replidict.raft.messages import AppendEntries, Entry
 def test_entries_that_do_not_follow_are_no_message(entries: list[tuple[int, int]]) -> None:
     """Entries that no leader's log can hold are refused when they are read: they reach neither log nor disk."""
     held = [Entry(index, term, cmd.NO_OP) for index, term in entries]
-    data = messages.encode(AppendEntries(3, 7, 2, 7, []))
+    data = peer_messages.encode(AppendEntries(3, 7, 2, 7, []))
     fields = msgspec.msgpack.decode(data)
     fields[5] = held
     with pytest.raises(msgspec.ValidationError, match="can't follow"):
-        messages.decode(msgspec.msgpack.encode(fields))
+        peer_messages.decode(msgspec.msgpack.encode(fields))
 
 
 def test_entries_that_follow_are_a_message() -> None:
     """What a leader sends is read as it was sent."""
     said = AppendEntries(3, 7, 2, 7, [Entry(8, 2, cmd.NO_OP), Entry(9, 3, cmd.NO_OP)])
-    assert messages.decode(messages.encode(said)) == said
+    assert peer_messages.decode(peer_messages.encode(said)) == said
 
 
 def test_only_writes_and_sessions_may_be_proposed() -> None:
@@ -61,11 +62,11 @@ def refused(kind: inspect.Type) -> list[Any]:
         case inspect.StrType():
             return ["x" * 1001]
         case inspect.ListType() | inspect.VarTupleType():
-            whole = [["x:1"] * (messages.MEMBERS_MAX + 1)] if isinstance(kind.item_type, inspect.StrType) else []
+            whole = [["x:1"] * (peer_messages.MEMBERS_MAX + 1)] if isinstance(kind.item_type, inspect.StrType) else []
             return whole + [[bad] for bad in refused(kind.item_type)]
         case inspect.DictType():
             value = [7, 0.5] if isinstance(kind.value_type, inspect.TupleType) else "x"
-            names = [f"n{number}:1" for number in range(messages.MEMBERS_MAX + 1)]
+            names = [f"n{number}:1" for number in range(peer_messages.MEMBERS_MAX + 1)]
             return [dict.fromkeys(names, value), *({bad: value} for bad in refused(kind.key_type)),
                     *({"n1:1": bad} for bad in refused(kind.value_type))]  # fmt: skip
         case inspect.TupleType():
@@ -120,13 +121,13 @@ def fields_refused(kind: inspect.StructType) -> list[list[Any]]:
     ]
 
 
-KINDS = [*get_args(messages.Message), *get_args(asks.Ask)]
+KINDS = [*get_args(peer_messages.Message), *get_args(client_messages.Ask)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_field_is_without_bounds(kind: type[msgspec.Struct]) -> None:
     """No message and no ask takes a number that is none, a time that never was, or a name or a list without an end."""
-    decode = messages.decode if kind in get_args(messages.Message) else asks.decode_ask
+    decode = peer_messages.decode if kind in get_args(peer_messages.Message) else client_messages.decode_ask
     struct = inspect.type_info(kind)
     assert isinstance(struct, inspect.StructType)
     for fields in fields_refused(struct):
@@ -137,10 +138,10 @@ def test_no_field_is_without_bounds(kind: type[msgspec.Struct]) -> None:
 
 def test_pieces_are_of_the_file() -> None:
     """A piece of a snapshot that would reach beyond its end is refused."""
-    piece = messages.SnapshotPiece(1, 2, 1, "id", 10, b"", 8, b"xy")
-    assert messages.decode(messages.encode(piece)) == piece
+    piece = peer_messages.SnapshotPiece(1, 2, 1, "id", 10, b"", 8, b"xy")
+    assert peer_messages.decode(peer_messages.encode(piece)) == piece
     with pytest.raises(ValueError, match="a piece up to 11 of a file of 10 bytes"):
-        messages.SnapshotPiece(1, 2, 1, "id", 10, b"", 9, b"xy")
+        peer_messages.SnapshotPiece(1, 2, 1, "id", 10, b"", 9, b"xy")
 
 
 def test_broken_text_is_an_unknown_command() -> None:

@@ -6,7 +6,7 @@ from pysyncobj.node import Node
 
 from replidict.node.linearizable_reads import Read
 from replidict.options import Options
-from replidict.raft.messages import (
+from replidict.protocol.peer_messages import (
     AppendReply,
     ConfirmLeader,
     LeaderConfirmed,

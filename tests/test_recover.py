@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from replidict import RemovedError, ReplicatedDict
 from replidict.command.main import main
 from replidict.machine import commands as cmd
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage import recovery, schema
 from replidict.storage.files import FILE_NAME, connect
 from tests.clusters import cluster, free_addresses, leader_of, wait_until

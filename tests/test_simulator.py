@@ -13,7 +13,7 @@ import pytest
 
 from replidict.machine import commands as cmd
 from replidict.options import Options
-from replidict.raft.messages import AddMember, AppendEntries
+from replidict.protocol.peer_messages import AddMember, AppendEntries
 from tests.simulator import Result, simulate
 from tests.simulator.__main__ import main, show, summary
 from tests.simulator.member_scenarios import change, made

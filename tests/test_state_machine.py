@@ -17,7 +17,7 @@ from replidict.machine import commands as cmd
 from replidict.machine import state_machine
 from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
 from replidict.machine.state_machine import BatchApplied, Item, Outcome, Refusal, Session, SessionOpened, StateMachine
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage import state_table
 from replidict.storage import store as store_module
 from replidict.storage.files import Directory, connect, founded_by

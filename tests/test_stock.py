@@ -26,11 +26,11 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import encode
 from replidict.node.proposals import Write
 from replidict.options import Options
-from replidict.raft.messages import (
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import (
     AddMember,
     AppendEntries,
     AppendReply,
-    Entry,
     Message,
     RequestVote,
     SnapshotPiece,

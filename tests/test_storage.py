@@ -17,7 +17,7 @@ from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, encode_key
 from replidict.machine.state_machine import StateMachine
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage import log as log_module
 from replidict.storage import schema, snapshot
 from replidict.storage import store as store_module

@@ -14,9 +14,10 @@ import pytest
 import trustme
 from pysyncobj.node import Node
 
-from replidict.raft import messages, strangers
+from replidict.protocol import peer_messages
+from replidict.protocol.peer_messages import MembersAre, Propose, encode
+from replidict.raft import strangers
 from replidict.raft.framing import WireError, frame
-from replidict.raft.messages import MembersAre, Propose, encode
 from replidict.raft.strangers import STRANGERS_MAX
 from replidict.raft.transport import LINES_PER_PEER
 from replidict.raft.wire import PING, Refused
@@ -198,7 +199,7 @@ def test_a_recorded_session_is_worth_nothing(net: Net, mode: Mode, caplog: pytes
     hosts, address = with_a_raw_peer(net, mode)
     with Stranger(hosts[0]) as stranger:
         peer = RawPeer(net, stranger, hosts[0], address, mode)
-        peer.say(messages.encode(Propose(1, b"once")))
+        peer.say(peer_messages.encode(Propose(1, b"once")))
         net.run(lambda: hosts[0].heard)
         events = list(hosts[0].events)
         caplog.clear()
@@ -400,7 +401,7 @@ def test_last_words_are_not_waited_for_long(net: Net) -> None:
         net.run(lambda: host.wire._strangers)
         start = net.now
         while not closed(peer.sock):
-            peer.say(messages.encode(Propose(1, b"x")))
+            peer.say(peer_messages.encode(Propose(1, b"x")))
             net.pass_time(0.05)
             assert net.now < start + 3
         assert net.now > start + 1 and host.heard == [] and host.events == []

@@ -17,8 +17,9 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller, PollPoller, SelectPoller
 from replidict import log_throttle
 from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
-from replidict.raft import messages, routes, sockets, transport
-from replidict.raft.messages import Message, Propose, TimeoutNow
+from replidict.protocol import peer_messages
+from replidict.protocol.peer_messages import Message, Propose, TimeoutNow
+from replidict.raft import routes, sockets, transport
 from replidict.raft.pairs import MISSED_CALL
 from replidict.raft.routes import Route
 from replidict.raft.sockets import SEND_QUEUE_BYTES, connected
@@ -76,7 +77,7 @@ def test_messages_arrive_once_and_in_order(net: Net, mode: Mode) -> None:
 def test_largest_message(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) -> None:
     """A message of the largest size passes; a larger one is refused by send, and the connection stays."""
     one, two = net.mesh(2, mode)
-    overhead = len(messages.encode(Propose(1, bytes(100_000)))) - 100_000 + one.wire._tag_bytes
+    overhead = len(peer_messages.encode(Propose(1, bytes(100_000)))) - 100_000 + one.wire._tag_bytes
     assert one.send(two, Propose(1, bytes(MAX_FRAME - overhead)))
     net.run(lambda: two.heard)
     assert not one.send(two, Propose(1, bytes(MAX_FRAME - overhead + 1)))
@@ -92,7 +93,7 @@ def test_one_message_to_many_is_encoded_once(net: Net, monkeypatch: pytest.Monke
 
     def counted(message: Message) -> bytes:
         calls.append(message)
-        encoded: bytes = messages.encode(message)
+        encoded: bytes = peer_messages.encode(message)
         return encoded
 
     monkeypatch.setattr(transport, "encode", counted)
@@ -525,7 +526,7 @@ def test_a_new_connection_replaces_the_old(net: Net, mode: Mode) -> None:
         new = RawPeer(net, stranger, hosts[0], address, mode)
         net.run(lambda: hosts[0].events[1:] == [("+", address), ("-", address), ("+", address)])
         net.run(lambda: closed(old.sock))
-        new.say(messages.encode(TimeoutNow(5)))
+        new.say(peer_messages.encode(TimeoutNow(5)))
         net.run(lambda: hosts[0].heard == [(address, TimeoutNow(5))])
         serves(net, hosts)
 

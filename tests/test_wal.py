@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from replidict.machine.commands import NO_OP
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage import snapshot
 from replidict.storage.files import FILE_NAME
 from replidict.storage.mark import Mark

@@ -20,9 +20,11 @@ from cryptography.x509.oid import ExtensionOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replidict.raft import asks, messages, wire
+from replidict.protocol import client_messages, peer_messages
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import AppendEntries, Message, Propose, TimeoutNow
+from replidict.raft import wire
 from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
-from replidict.raft.messages import AppendEntries, Entry, Message, Propose, TimeoutNow
 from replidict.raft.wire import CLOSE, OPENED, PING, Hello, Identity, Session, State
 from replidict.security import TLS, Mode, Security, security_for
 from tests.wire_support import MODES, SECRET, Certificates
@@ -83,7 +85,7 @@ class End:
         return out
 
     def say(self, message: Any) -> bytes:
-        framed = frame(messages.encode(message), self.session.tag_bytes)
+        framed = frame(peer_messages.encode(message), self.session.tag_bytes)
         out = bytes(self.session.encrypt(self.session.seal(framed)))
         self.sent += out
         return out
@@ -314,9 +316,9 @@ def test_the_called_side_must_prove_itself_too() -> None:
     """A caller tells nothing, and opens not, for an answer that knows no secret."""
     caller = End(HIGH, security_for(LOW, None, SECRET, False), called=LOW)
     caller.take()
-    caller.receive(frame(messages.encode(Hello("replidict", 1, "secret", "c1", "x", LOW, bytes(32)))))
+    caller.receive(frame(peer_messages.encode(Hello("replidict", 1, "secret", "c1", "x", LOW, bytes(32)))))
     caller.take()
-    caller.receive(frame(messages.encode(wire.Proof(b""))))
+    caller.receive(frame(peer_messages.encode(wire.Proof(b""))))
     assert (caller.code, caller.opened, caller.admitted) == ("secret", 0, [])
 
 
@@ -324,7 +326,7 @@ def test_a_proof_can_not_be_turned_back() -> None:
     """Who sends a caller's own proof back proves nothing: the two sides' proofs differ."""
     caller = End(HIGH, security_for(LOW, None, SECRET, False), called=LOW)
     caller.take()
-    caller.receive(frame(messages.encode(Hello("replidict", 1, "secret", "c1", "x", LOW, bytes(32)))))
+    caller.receive(frame(peer_messages.encode(Hello("replidict", 1, "secret", "c1", "x", LOW, bytes(32)))))
     caller.receive(caller.take())
     assert (caller.code, caller.opened) == ("secret", 0)
 
@@ -457,7 +459,7 @@ def test_guests_ask_and_are_answered(mode: Mode, certificates: Certificates, see
     link(guest, called, cut)
     assert (guest.opened, called.opened, called.admitted) == (1, 1, []), (guest.error, called.error)
     assert called.session.guest and guest.session.guest
-    ask, answer = asks.Set(1, 2.5, b"key", b"x" * 10_000), asks.Stored(1, 7)
+    ask, answer = client_messages.Set(1, 2.5, b"key", b"x" * 10_000), client_messages.Stored(1, 7)
     for chunk in chunks(guest.say(ask), cut):
         called.receive(chunk)
     for chunk in chunks(called.say(answer), cut):
@@ -466,22 +468,22 @@ def test_guests_ask_and_are_answered(mode: Mode, certificates: Certificates, see
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("message", [*SAID, *(m for m in (messages.RequestVote(9, 9, 9), messages.MembersAre(
-    9, 9, [HIGH], [], {}, []), messages.ConfirmLeader(9, 9), messages.ReadIndexRequest(9, 9)))],
+@pytest.mark.parametrize("message", [*SAID, *(m for m in (peer_messages.RequestVote(9, 9, 9), peer_messages.MembersAre(
+    9, 9, [HIGH], [], {}, []), peer_messages.ConfirmLeader(9, 9), peer_messages.ReadIndexRequest(9, 9)))],
     ids=lambda message: type(message).__name__)  # fmt: skip
 def test_what_a_guest_says_is_no_message_of_raft(mode: Mode, message: Message, certificates: Certificates) -> None:
     """A guest that says what a member says is closed, or is heard as asking what its bytes happen to ask."""
     guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
     link(guest, called)
     called.receive(guest.say(message))
-    assert called.code == "protocol" or all(isinstance(heard, asks.Ask) for heard in called.heard)
+    assert called.code == "protocol" or all(isinstance(heard, client_messages.Ask) for heard in called.heard)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_members_do_not_ask_as_guests(mode: Mode, certificates: Certificates) -> None:
     """What only guests say, said by a member, closes the connection; so does a guest's word to the other end."""
     caller, called = pair(certificates.security(mode))
-    called.receive(caller.say(asks.Set(1, 2.5, b"key", b"value")))
+    called.receive(caller.say(client_messages.Set(1, 2.5, b"key", b"value")))
     assert (called.code, called.heard) == ("protocol", [])
     guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
     link(guest, called)
@@ -540,7 +542,7 @@ def test_half_a_guest_is_refused(certificates: Certificates) -> None:
 def test_who_is_no_member_may_be_told_farewell(mode: Mode, certificates: Certificates) -> None:
     """A caller that may not call proves itself, and then both sides are open, for the last words alone."""
     security = certificates.security(mode)
-    words = messages.MembersAre(3, 4, [LOW], [], {}, [])
+    words = peer_messages.MembersAre(3, 4, [LOW], [], {}, [])
     caller = End(HIGH, security, called=LOW)
     called = End(LOW, security, called=None, may_call=lambda address: "removed", farewell=lambda: words)
     link(caller, called)
@@ -684,7 +686,7 @@ def test_frames_in_secret_mode(what: str) -> None:
     caller, called = pair(security_for(LOW, None, SECRET, False))
     first, second = caller.say(SAID[0]), caller.say(SAID[1])
     called.receive(first)
-    untagged = frame(messages.encode(SAID[1]))
+    untagged = frame(peer_messages.encode(SAID[1]))
     ended = second[4:]
     bad = {
         "repeated": first,
@@ -717,8 +719,8 @@ def test_close_is_heard_as_such() -> None:
 def test_reasons_of_a_peer_are_fit_for_a_log() -> None:
     """What a peer gives as its reason can't break out of its line, nor fill the log."""
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
-    caller.receive(frame(messages.encode(wire.Refused("x\n", "\x1b[2Jowned\r\n" + "y" * 200))))
+    caller.receive(frame(peer_messages.encode(wire.Refused("x\n", "\x1b[2Jowned\r\n" + "y" * 200))))
     assert caller.error is not None and caller.error.text.startswith("?[2Jowned??") and caller.error.code == "refused"
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
-    caller.receive(frame(messages.encode(wire.Refused("x", "y" * 301))))
+    caller.receive(frame(peer_messages.encode(wire.Refused("x", "y" * 301))))
     assert caller.code == "protocol"

@@ -19,9 +19,9 @@ import pytest
 from pysyncobj.node import Node
 from pysyncobj.poller import Poller, PollPoller
 
+from replidict.protocol.peer_messages import MembersAre, Message, TimeoutNow
 from replidict.raft import sockets
 from replidict.raft.framing import frame
-from replidict.raft.messages import MembersAre, Message, TimeoutNow
 from replidict.raft.transport import TcpTransport
 from replidict.raft.wire import OPENED, Identity, Session
 from replidict.security import Mode, Security

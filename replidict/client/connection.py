@@ -29,10 +29,10 @@ from replidict.errors import (
     raise_anew,
 )
 from replidict.options import MiB, Options
-from replidict.raft import asks
-from replidict.raft.asks import Answer, Ask, Failed, Keys, Piece
+from replidict.protocol import client_messages
+from replidict.protocol.client_messages import Answer, Ask, Failed, Keys, Piece
+from replidict.protocol.peer_messages import encode
 from replidict.raft.framing import WireError, frame
-from replidict.raft.messages import encode
 from replidict.raft.routes import Lookup, Target, numeric, reason
 from replidict.raft.sockets import connected
 from replidict.raft.wire import OPENED, Identity, Session
@@ -153,7 +153,7 @@ class Client:
         """
         ask = self._send(make, timeout)
         try:
-            while not isinstance(said := self._next(ask, float("inf")), asks.Done):
+            while not isinstance(said := self._next(ask, float("inf")), client_messages.Done):
                 if not isinstance(said, Keys | Piece):
                     self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
                 yield said
@@ -179,10 +179,10 @@ class Client:
         if self._closed is not None:
             raise_anew(self._closed)
         self._ids += 1
-        ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), asks.TIMEOUT_MAX))
+        ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), client_messages.TIMEOUT_MAX))
         self._look(ask)
         framed = self._session.encrypt(self._session.seal(frame(encode(ask), self._session.tag_bytes)))
-        self.wrote = self.wrote or isinstance(ask, asks.WRITES)
+        self.wrote = self.wrote or isinstance(ask, client_messages.WRITES)
         try:
             self._socket.settimeout(ask.timeout + GRACE)
             self._socket.sendall(framed)
@@ -236,7 +236,7 @@ class Client:
     ) -> NoReturn:
         """Close the connection, and raise what that means for an ask."""
         self._end(UnreachableError(f"no connection to {self.address} any more: {why}"))
-        if not isinstance(ask, asks.WRITES):
+        if not isinstance(ask, client_messages.WRITES):
             raise of_reads(f"no answer from {self.address}: {why}")
         means = "may or may not be done" if of_writes is OutcomeUnknown else "is not done"
         raise of_writes(f"no answer from {self.address}: {why}. What was asked {means}")

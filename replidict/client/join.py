@@ -9,7 +9,7 @@ from functools import partial
 
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
-from replidict.raft.asks import Join, Joined
+from replidict.protocol.client_messages import Join, Joined
 from replidict.security import Security
 from replidict.storage import schema
 from replidict.storage.files import Beginning

@@ -13,7 +13,7 @@ from replidict.command.failures import Failure
 from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json, size
 from replidict.errors import ReplidictError
-from replidict.raft import asks
+from replidict.protocol import client_messages
 from replidict.storage.files import sync
 from replidict.storage.new_file import new_file
 from replidict.storage.snapshot import Snapshot, check
@@ -50,8 +50,8 @@ def _receive(client: Client, temporary: Path) -> Snapshot:
         open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened,
         click.progressbar(length=1, label="Backup", file=sys.stderr, hidden=quiet) as bar,
     ):
-        for piece in client.stream(asks.Backup):
-            assert isinstance(piece, asks.Piece)
+        for piece in client.stream(client_messages.Backup):
+            assert isinstance(piece, client_messages.Piece)
             opened.write(piece.data)
             bar.length = piece.total_bytes
             bar.update(len(piece.data))

@@ -19,7 +19,7 @@ from replidict.client.connection import Client
 from replidict.command.node_options import as_json_option, reaching
 from replidict.command.output import print_json, print_table
 from replidict.machine.codec import encode, encode_key
-from replidict.raft import asks
+from replidict.protocol import client_messages
 
 KEYS = 100
 """Each connection writes so many keys over and over."""
@@ -53,9 +53,13 @@ def bench(connect: Callable[[], Client], seconds: float, connections: int, size:
     """
     value = encode(bytes(size))
     operations: dict[str, Operation] = {
-        "set": lambda client, key: client.ask(lambda i, t: asks.Set(i, t, key, value), asks.Stored),
-        "get": lambda client, key: client.ask(lambda i, t: asks.Get(i, t, key, True), asks.Value),
-        "get --local": lambda client, key: client.ask(lambda i, t: asks.Get(i, t, key, False), asks.Value),
+        "set": lambda client, key: client.ask(
+            lambda i, t: client_messages.Set(i, t, key, value), client_messages.Stored
+        ),
+        "get": lambda client, key: client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value),
+        "get --local": lambda client, key: client.ask(
+            lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value
+        ),
     }
     prefix = f"replidict-bench/{secrets.token_hex(4)}"
     found = []
@@ -114,6 +118,6 @@ def _measure(
 
 
 def _remove(client: Client, prefix: str) -> None:
-    listed = client.stream(lambda i, t: asks.ListKeys(i, t, prefix, None, asks.PAGE_MAX, True))
-    for key in [key for part in listed if isinstance(part, asks.Keys) for key in part.keys]:
-        client.ask(lambda i, t: asks.Delete(i, t, key), asks.Held)  # noqa: B023 -- done before the next key
+    listed = client.stream(lambda i, t: client_messages.ListKeys(i, t, prefix, None, client_messages.PAGE_MAX, True))
+    for key in [key for part in listed if isinstance(part, client_messages.Keys) for key in part.keys]:
+        client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)  # noqa: B023 -- done before the next key

@@ -11,7 +11,7 @@ from replidict.client.connection import Client
 from replidict.command.node_options import as_json_option, asking, reaching, told_if_interrupted
 from replidict.command.output import print_facts, print_json, print_table, size
 from replidict.errors import NotCommitted, OutcomeUnknown, RemovedError, ReplidictError
-from replidict.raft import asks
+from replidict.protocol import client_messages
 
 
 @click.command()
@@ -19,7 +19,7 @@ from replidict.raft import asks
 @asking
 def status(client: Client, as_json: bool) -> None:
     """Show what a node knows of itself."""
-    found = client.ask(asks.GetStatus, asks.StatusIs).status
+    found = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
     if as_json:
         print_json(dataclasses.asdict(found))
         return
@@ -43,7 +43,7 @@ def status(client: Client, as_json: bool) -> None:
 @asking
 def members(client: Client, as_json: bool) -> None:
     """List who belongs to the cluster, and how far they are."""
-    found = client.ask(asks.GetMembers, asks.MembersAre).members
+    found = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
     if as_json:
         print_json({"members": [dataclasses.asdict(member) for member in found]})
         return
@@ -71,7 +71,7 @@ def add(client: Client, address: str, no_vote: bool, as_json: bool) -> None:
     ADDRESS is where the others will reach it. It becomes a voter once it runs and
     has caught up. Start it with --join.
     """
-    client.ask(lambda i, t: asks.AddPeer(i, t, address, not no_vote), asks.Done)
+    client.ask(lambda i, t: client_messages.AddPeer(i, t, address, not no_vote), client_messages.Done)
     if as_json:
         print_json({"done": True, "address": address})
     else:
@@ -89,7 +89,7 @@ def remove(connect: Callable[..., Client], address: str, force: bool, as_json: b
     The node at ADDRESS stops by itself; its directory is of no use any more.
     """
     with connect() as client, told_if_interrupted(client):
-        asked = client.ask(asks.GetStatus, asks.StatusIs).status
+        asked = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
         try:
             _remove(client, address, force)
         except RemovedError:  # by now it is
@@ -105,7 +105,7 @@ def remove(connect: Callable[..., Client], address: str, force: bool, as_json: b
 
 
 def _remove(client: Client, address: str, force: bool) -> None:
-    client.ask(lambda i, t: asks.RemovePeer(i, t, address, force), asks.Done)
+    client.ask(lambda i, t: client_messages.RemovePeer(i, t, address, force), client_messages.Done)
 
 
 def _is_removed(connect: Callable[..., Client], peer: str, address: str) -> bool:
@@ -120,7 +120,7 @@ def _is_removed(connect: Callable[..., Client], peer: str, address: str) -> bool
             except (NotCommitted, OutcomeUnknown):
                 return False
             except ReplidictError:
-                found = client.ask(asks.GetMembers, asks.MembersAre).members
+                found = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
                 return address.lower() not in [member.address for member in found]
             return True
     except ReplidictError:
@@ -136,8 +136,8 @@ def transfer(client: Client, address: str | None, as_json: bool) -> None:
 
     The one at ADDRESS, or else the one that is furthest.
     """
-    client.ask(lambda i, t: asks.Transfer(i, t, address), asks.Done)
-    found = client.ask(asks.GetStatus, asks.StatusIs).status
+    client.ask(lambda i, t: client_messages.Transfer(i, t, address), client_messages.Done)
+    found = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
     if as_json:
         print_json({"done": True, "leader": found.leader or address})
     else:

@@ -13,8 +13,8 @@ from replidict.command.literals import for_scripts, from_input, is_odd, literal_
 from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json
 from replidict.machine.codec import decode, decode_key, encode, encode_key
-from replidict.raft import asks
-from replidict.raft.messages import NUMBER_MAX
+from replidict.protocol import client_messages
+from replidict.protocol.log_entry import NUMBER_MAX
 
 local_option = click.option("--local", is_flag=True, help="The node's own copy, which may be behind.")
 
@@ -34,7 +34,7 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
     status is 1 if there is no such key.
     """
     name = encode_key(read(key, literal_key))
-    found = client.ask(lambda i, t: asks.Get(i, t, name, not local), asks.Value)
+    found = client.ask(lambda i, t: client_messages.Get(i, t, name, not local), client_messages.Value)
     if found.value is None:
         raise Failure(f"there is no key {key!r}")
     value = decode(found.value)
@@ -82,13 +82,15 @@ def set_value(
     given = read(value, literal) if value is not None else from_input(sys.stdin.buffer.read())
     data = encode(given)
     if if_absent:
-        held = client.ask(lambda i, t: asks.Add(i, t, name, data), asks.Held).held
+        held = client.ask(lambda i, t: client_messages.Add(i, t, name, data), client_messages.Held).held
         said: dict[str, object] = {"done": held}
     elif if_revision is not None:
-        held = client.ask(lambda i, t: asks.Replace(i, t, name, data, if_revision), asks.Held).held
+        held = client.ask(
+            lambda i, t: client_messages.Replace(i, t, name, data, if_revision), client_messages.Held
+        ).held
         said = {"done": held}
     else:
-        revision = client.ask(lambda i, t: asks.Set(i, t, name, data), asks.Stored).revision
+        revision = client.ask(lambda i, t: client_messages.Set(i, t, name, data), client_messages.Stored).revision
         held, said = True, {"done": True, "revision": revision}
     if as_json:
         print_json(said)
@@ -107,7 +109,7 @@ def delete(client: Client, key: str, literal_key: bool, as_json: bool) -> None:
     The exit status is 1 if there was no such key.
     """
     name = encode_key(read(key, literal_key))
-    held = client.ask(lambda i, t: asks.Delete(i, t, name), asks.Held).held
+    held = client.ask(lambda i, t: client_messages.Delete(i, t, name), client_messages.Held).held
     if as_json:
         print_json({"done": held})
     if not held:
@@ -150,10 +152,10 @@ def keys(
 def _pages(client: Client, prefix: str, after: bytes | None, limit: int | None, linearizable: bool) -> Iterator[bytes]:
     left = limit
     while left is None or left > 0:
-        wanted = asks.PAGE_MAX if left is None else min(left, asks.PAGE_MAX)
+        wanted = client_messages.PAGE_MAX if left is None else min(left, client_messages.PAGE_MAX)
         count = 0
-        for part in client.stream(lambda i, t: asks.ListKeys(i, t, prefix, after, wanted, linearizable)):  # noqa: B023
-            assert isinstance(part, asks.Keys)
+        for part in client.stream(lambda i, t: client_messages.ListKeys(i, t, prefix, after, wanted, linearizable)):  # noqa: B023
+            assert isinstance(part, client_messages.Keys)
             yield from part.keys
             count += len(part.keys)
             after = part.keys[-1]

@@ -26,9 +26,9 @@ from replidict.errors import (
 )
 from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
+from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.raft.changes import Progress
 from replidict.raft.membership import Members
-from replidict.raft.messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
 

@@ -22,8 +22,8 @@ from replidict.errors import OutcomeUnknown, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.options import Options
+from replidict.protocol.peer_messages import Propose, ProposeRefused
 from replidict.raft.engine import Engine
-from replidict.raft.messages import Propose, ProposeRefused
 from replidict.raft.peer import Peer
 
 WINDOW = 4

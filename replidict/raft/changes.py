@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
-from replidict.raft.membership import Members
-from replidict.raft.messages import (
+from replidict.protocol.peer_messages import (
     WHY_MAX,
     AddMember,
     Change,
@@ -35,6 +34,7 @@ from replidict.raft.messages import (
     TransferTo,
     Verdict,
 )
+from replidict.raft.membership import Members
 from replidict.security import is_same, split_address
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from replidict.errors import StorageError
 from replidict.machine import commands as cmd
-from replidict.raft.messages import RequestVote, TimeoutNow, VoteReply
+from replidict.protocol.peer_messages import RequestVote, TimeoutNow, VoteReply
 from replidict.raft.role import Role
 
 if TYPE_CHECKING:

@@ -42,10 +42,11 @@ from replidict.log_throttle import Complaints
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import AppendReply, MembersAre, Message, SnapshotReply
 from replidict.raft.changes import Changes
 from replidict.raft.elections import Elections
 from replidict.raft.membership import Members, Membership, removed
-from replidict.raft.messages import AppendReply, Entry, MembersAre, Message, SnapshotReply
 from replidict.raft.peer import Peer
 from replidict.raft.read_index import ReadIndex
 from replidict.raft.replication import Replication

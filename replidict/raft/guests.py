@@ -23,9 +23,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from replidict.raft.asks import Answer, Ask, Failed
+from replidict.protocol.client_messages import Answer, Ask, Failed
+from replidict.protocol.peer_messages import encode
 from replidict.raft.framing import frame
-from replidict.raft.messages import encode
 from replidict.raft.sockets import Connection
 
 GUESTS_MAX = 64

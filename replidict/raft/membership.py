@@ -18,7 +18,7 @@ from typing import Self
 
 from replidict.errors import RemovedError
 from replidict.machine.commands import Configuration
-from replidict.raft.messages import MembersAre
+from replidict.protocol.peer_messages import MembersAre
 from replidict.storage import schema
 
 

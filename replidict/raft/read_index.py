@@ -17,7 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from replidict.raft.messages import AppendEntries, ConfirmLeader, LeaderConfirmed, ReadIndexReply, ReadIndexRequest
+from replidict.protocol.peer_messages import (
+    AppendEntries,
+    ConfirmLeader,
+    LeaderConfirmed,
+    ReadIndexReply,
+    ReadIndexRequest,
+)
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine

@@ -20,7 +20,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from replidict.errors import StorageError
-from replidict.raft.messages import AppendEntries, AppendReply, CommitTo, Entry
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine

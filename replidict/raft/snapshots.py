@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from replidict.errors import StorageError
-from replidict.raft.messages import SnapshotPiece, SnapshotReply
+from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
 from replidict.storage import schema, snapshot
 from replidict.storage.snapshot import Snapshot
 

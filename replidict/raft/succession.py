@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replidict.errors import RemovedError, ReplidictError
-from replidict.raft.asks import Supersede
+from replidict.protocol.client_messages import Supersede
 from replidict.storage.files import supersede
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
-from replidict.raft.asks import Answer, Ask
+from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.peer_messages import Message
 from replidict.raft.framing import WireError
-from replidict.raft.messages import Message
 from replidict.raft.routes import reason
 from replidict.raft.sockets import Connection, connected
 from replidict.raft.wire import Opened

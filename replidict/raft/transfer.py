@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replidict.raft.messages import TimeoutNow
+from replidict.protocol.peer_messages import TimeoutNow
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine

@@ -27,10 +27,10 @@ from typing_extensions import override
 
 from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
-from replidict.raft.asks import Answer, Ask
+from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.peer_messages import MembersAre, Message, encode
 from replidict.raft.framing import TAG_BYTES, frame
 from replidict.raft.guests import Guests
-from replidict.raft.messages import MembersAre, Message, encode
 from replidict.raft.pairs import Pair
 from replidict.raft.routes import Lookup, reason
 from replidict.raft.sockets import Connection, Listener, dial

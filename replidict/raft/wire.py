@@ -48,9 +48,9 @@ from typing import Annotated, Literal, NoReturn
 import msgspec
 
 from replidict.errors import ReplidictError
-from replidict.raft.asks import Answer, Ask, decode_answer, decode_ask
+from replidict.protocol.client_messages import Answer, Ask, decode_answer, decode_ask
+from replidict.protocol.peer_messages import Message, decode, encode
 from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
-from replidict.raft.messages import Message, decode, encode
 from replidict.security import Security, split_address
 
 MAGIC = "replidict"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage.schema import LogStart
 
 MEMORY_BYTES = 32 * 1024 * 1024

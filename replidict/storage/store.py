@@ -22,7 +22,7 @@ import msgspec
 
 from replidict.errors import EncodingError, StorageError
 from replidict.machine.state_machine import Changes, Session, StateMachine
-from replidict.raft.messages import Entry
+from replidict.protocol.log_entry import Entry
 from replidict.storage import schema
 from replidict.storage.log import Log
 from replidict.storage.mark import Mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replidict.raft.messages import Message
+from replidict.protocol.peer_messages import Message
 from replidict.storage import schema
 from tests.simulator.violation import Violation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from replidict.raft.messages import AppendReply, SnapshotReply
+from replidict.protocol.peer_messages import AppendReply, SnapshotReply
 from replidict.storage import schema
 from tests.simulator.disk import Row, Write
 from tests.simulator.violation import Violation

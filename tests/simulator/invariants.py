@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replidict.machine.state_machine import Outcome
-from replidict.raft.messages import (
+from replidict.protocol.log_entry import Entry
+from replidict.protocol.peer_messages import (
     AppendEntries,
     AppendReply,
-    Entry,
     LeaderConfirmed,
     Message,
     RequestVote,

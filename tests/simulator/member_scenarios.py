@@ -6,7 +6,7 @@ import random
 from functools import partial
 
 from replidict.node.linearizable_reads import Read
-from replidict.raft.messages import AddMember, AppendEntries, ConfirmLeader, Message, RemoveMember, Verdict
+from replidict.protocol.peer_messages import AddMember, AppendEntries, ConfirmLeader, Message, RemoveMember, Verdict
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, Protocol
 
-from replidict.raft.messages import Message, encode
+from replidict.protocol.peer_messages import Message, encode
 from replidict.raft.pairs import MISSED_CALL
 from tests.simulator.loop import Loop, Timer, Trace
 from tests.simulator.violation import Violation

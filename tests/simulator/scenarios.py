@@ -15,8 +15,8 @@ from replidict.machine.codec import decode, encode, encode_key
 from replidict.node import proposals
 from replidict.node.linearizable_reads import Read
 from replidict.node.proposals import Write
+from replidict.protocol.peer_messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply
 from replidict.raft import engine, replication
-from replidict.raft.messages import AppendEntries, Message, ReadIndexReply, SnapshotPiece, VoteReply
 from replidict.raft.role import Role
 from replidict.storage import snapshot, state_table
 from tests.simulator import limits

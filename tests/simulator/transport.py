@@ -9,7 +9,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 from typing_extensions import override
 
-from replidict.raft.messages import MembersAre, Message, decode, encode
+from replidict.protocol.peer_messages import MembersAre, Message, decode, encode
 from tests.simulator.network import Connection, Event, Kind, Network
 
 

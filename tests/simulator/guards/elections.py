@@ -6,8 +6,8 @@ from typing import Any
 from unittest import mock
 
 from replidict.node import linearizable_reads
+from replidict.protocol.peer_messages import AppendEntries, ConfirmLeader, VoteReply
 from replidict.raft import elections, engine, peer, read_index, replication, transfer
-from replidict.raft.messages import AppendEntries, ConfirmLeader, VoteReply
 from replidict.raft.role import Role
 from replidict.storage import log
 from tests.simulator import scenarios

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from replidict.errors import StorageError
+from replidict.protocol.peer_messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
 from replidict.raft import elections, engine, peer, replication, snapshots
-from replidict.raft.messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
 from replidict.raft.role import Role
 from replidict.storage import log, schema, store
 from replidict.storage.snapshot import Snapshot

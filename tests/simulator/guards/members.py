@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
 from replidict.raft import changes, engine, membership, read_index, replication
 from replidict.raft.membership import Members
-from replidict.raft.messages import AddMember, RemoveMember, Verdict
 from replidict.storage import schema, store
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard

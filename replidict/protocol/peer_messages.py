@@ -13,9 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-NUMBER_MAX = 2**62 - 1
-Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
-"""A term, an index, a place in a file. What is none is refused here, and not by the disk, which would end the node."""
+from replidict.protocol.log_entry import Entry, Number
+
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 """A time or a duration; may be infinite."""
 Name = Annotated[str, msgspec.Meta(max_length=300)]
@@ -25,14 +24,6 @@ MEMBERS_MAX = 1000
 Why = Annotated[str, msgspec.Meta(max_length=WHY_MAX)]
 Names = Annotated[list[Name], msgspec.Meta(max_length=MEMBERS_MAX)]
 NodeIds = Annotated[dict[Name, Name], msgspec.Meta(max_length=MEMBERS_MAX)]
-
-
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry of the log. `command` starts with a kind byte (see `replidict.machine.commands`)."""
-
-    index: Number
-    term: Number
-    command: bytes
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):

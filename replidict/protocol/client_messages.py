@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from replidict.raft.messages import Number
+from replidict.protocol.log_entry import Number
 from replidict.status import Member, Status
 
 TIMEOUT_MAX = 3600.0  # seconds
