@@ -22,9 +22,9 @@ from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.log_throttle import Complaints
 from replidict.node.node import Node
 from replidict.protocol.client_messages import Done, Supersede
-from replidict.raft.wire import printable
 from replidict.security import Security
 from replidict.storage import schema
+from replidict.transport.handshake import printable
 
 LOOK_EVERY = 0.4  # election timeouts
 TELL_EVERY = 0.5  # seconds

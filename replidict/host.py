@@ -35,16 +35,16 @@ from replidict.node.event_loop import Ticker, Waker, clock
 from replidict.node.futures import Futures
 from replidict.node.node import Node
 from replidict.options import Options
-from replidict.raft.alone import NoTransport
 from replidict.raft.membership import removed
 from replidict.raft.snapshots import tidy
-from replidict.raft.sockets import listen
-from replidict.raft.transport import TcpTransport
-from replidict.raft.wire import Identity
 from replidict.security import Security
 from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
+from replidict.transport.handshake import Identity
+from replidict.transport.links import TcpTransport
+from replidict.transport.null_transport import NoTransport
+from replidict.transport.tcp import listen
 
 logger = logging.getLogger(__name__)
 

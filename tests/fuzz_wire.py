@@ -53,9 +53,9 @@ from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
 from replidict.protocol import client_messages, log_entry, peer_messages
-from replidict.raft.framing import TlsPipe, WireError, frame
-from replidict.raft.wire import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
 from replidict.security import TLS, Mode, Security, security_for, split_address
+from replidict.transport.framing import TlsPipe, WireError, frame
+from replidict.transport.handshake import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
 from tests.clusters import free_addresses
 from tests.wire_support import MODES, SECRET, Certificates
 

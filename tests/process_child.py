@@ -134,7 +134,7 @@ def _watch_files() -> None:
 
 
 def _call_through_proxies(via: dict[str, str]) -> None:
-    transport: Any = import_module("replidict.raft.transport")
+    transport: Any = import_module("replidict.transport.links")
     direct = transport.dial
     fronts = {split_address(called): split_address(front) for called, front in via.items()}
 

@@ -35,10 +35,10 @@ from replidict.machine.codec import decode, encode, encode_key
 from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
 from replidict.protocol import client_messages, peer_messages
-from replidict.raft import guests
-from replidict.raft.framing import frame
 from replidict.security import Mode, security_for
 from replidict.storage import snapshot
+from replidict.transport import clients
+from replidict.transport.framing import frame
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.wire_support import MODES, Certificates, given
 
@@ -334,8 +334,8 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While more guests than a lane has threads leave their answers where they are, others are answered."""
-    monkeypatch.setattr(guests, "STALL_MAX", 600.0)
-    monkeypatch.setattr(guests, "BYTES_MAX", 1024 * MiB)
+    monkeypatch.setattr(clients, "STALL_MAX", 600.0)
+    monkeypatch.setattr(clients, "BYTES_MAX", 1024 * MiB)
     options = Options(max_key_bytes=MiB, max_value_bytes=4 * MiB)
     large = encode_key("large")
     with cluster(tmp_path, 1, options=options) as nodes, ExitStack() as stack:
@@ -358,8 +358,8 @@ def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pyte
 
 def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who began large asks and stopped give way to one who goes on, and hear that what they asked is not done."""
-    monkeypatch.setattr(guests, "BYTES_MAX", MiB)
-    monkeypatch.setattr(guests, "STALL_MAX", 600.0)
+    monkeypatch.setattr(clients, "BYTES_MAX", MiB)
+    monkeypatch.setattr(clients, "STALL_MAX", 600.0)
     with cluster(tmp_path, 1, options=Options(max_value_bytes=4 * MiB)) as nodes, ExitStack() as stack:
         key, value = encode_key("key"), encode(bytes(4 * MiB - 100))
         halves = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(5)]
@@ -532,7 +532,7 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
 
 def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all places are taken by guests that wait, the next one is told so, and nothing that it asks is done."""
-    monkeypatch.setattr(guests, "GUESTS_MAX", 1)
+    monkeypatch.setattr(clients, "GUESTS_MAX", 1)
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(one.ask, lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)

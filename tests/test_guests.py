@@ -6,11 +6,11 @@ import pytest
 
 from replidict.protocol import client_messages, peer_messages
 from replidict.protocol.peer_messages import Propose, TimeoutNow
-from replidict.raft import guests, sockets
-from replidict.raft.framing import WireError, frame
-from replidict.raft.guests import ASKS_MAX, GUESTS_MAX
-from replidict.raft.sockets import SEND_QUEUE_BYTES
 from replidict.security import Mode
+from replidict.transport import clients, tcp
+from replidict.transport.clients import ASKS_MAX, GUESTS_MAX
+from replidict.transport.framing import WireError, frame
+from replidict.transport.tcp import SEND_QUEUE_BYTES
 from tests.wire_nets import (
     MAX_FRAME,
     Host,
@@ -109,7 +109,7 @@ def test_a_guest_that_waits_is_pinged_and_one_that_rests_is_dropped(net: Net) ->
         serves(net, hosts)
 
 
-def live_guest(host: Host) -> sockets.Connection:
+def live_guest(host: Host) -> tcp.Connection:
     (guest,) = host.wire.guests._guests.values()
     return guest.connection
 
@@ -208,7 +208,7 @@ def in_little_room(
     net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Host], list[client_messages.Ask]]:
     """Two nodes, the first with room for one large frame, and little more; and what guests ask that one."""
-    monkeypatch.setattr(guests, "BYTES_MAX", 1024 * 1024)
+    monkeypatch.setattr(clients, "BYTES_MAX", 1024 * 1024)
     hosts = net.mesh(2, mode)
     asked: list[client_messages.Ask] = []
     hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append(ask)
@@ -310,7 +310,7 @@ def test_a_guest_that_stops_half_way_is_dropped(net: Net, caplog: pytest.LogCapt
 def test_answers_that_nobody_takes_have_a_bound(net: Net, mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests that ask and never read take up a bounded amount of memory, all together; one that reads is answered."""
     hosts, asked = with_a_desk(net, mode)
-    monkeypatch.setattr(guests, "BYTES_MAX", 1024 * 1024)
+    monkeypatch.setattr(clients, "BYTES_MAX", 1024 * 1024)
     hosts[0].wire.guests.room = room = 2 * MAX_FRAME
     with Stranger(hosts[0]) as stranger:
         reads, *deaf = [RawGuest(net, stranger, hosts[0], mode) for _ in range(6)]

@@ -35,14 +35,14 @@ from pysyncobj.utility import TcpUtility, UtilityException
 from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, workers
 from replidict.machine import commands as cmd
 from replidict.protocol import peer_messages
-from replidict.raft import sockets, traffic, transport
-from replidict.raft.framing import WireError, frame
 from replidict.raft.replication import MESSAGE_BYTES
-from replidict.raft.routes import PAUSE_LAST
-from replidict.raft.strangers import STRANGERS_MAX
-from replidict.raft.transport import LINES_PER_PEER, TcpTransport
 from replidict.security import Mode
 from replidict.storage import state_table
+from replidict.transport import connections, links, tcp
+from replidict.transport.dialing import PAUSE_LAST
+from replidict.transport.framing import WireError, frame
+from replidict.transport.links import LINES_PER_PEER, TcpTransport
+from replidict.transport.unauthenticated import STRANGERS_MAX
 from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until
 from tests.fuzz_wire import (
     Forge,
@@ -75,8 +75,8 @@ def nothing_is_late() -> Iterator[None]:
     """A machine may be slow: that is no reason to give a peer up, to cut a handshake off, or to say something again."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("SILENCE_TIMEOUT", "CONNECT_TIMEOUT", "HANDSHAKE_TIMEOUT"):
-            patch.setattr(transport, name, 10 * IN_TIME)
-        patch.setattr(traffic, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
+            patch.setattr(links, name, 10 * IN_TIME)
+        patch.setattr(connections, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
         patch.setattr(log_throttle, "INTERVAL", float("inf"))
         patch.setattr(workers, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
         yield
@@ -302,7 +302,7 @@ def test_a_thousand_idle_connections_each(siege: Siege, caplog: pytest.LogCaptur
                 stack.enter_context(closing(call(address)))
         for node in siege.nodes:
             # Those that had to go are closed when the poll is over; two are peers.
-            assert len(wire_of(node)._connections) <= STRANGERS_MAX + sockets.ACCEPTS_PER_POLL + 3
+            assert len(wire_of(node)._connections) <= STRANGERS_MAX + tcp.ACCEPTS_PER_POLL + 3
         siege.writers.go_on()
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)
@@ -328,7 +328,7 @@ def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFi
 
 def test_slow_handshakes(siege: Siege, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Handshakes that come a byte at a time, and never rest, are cut off before they are whole."""
-    monkeypatch.setattr(transport, "HANDSHAKE_TIMEOUT", 2.0)
+    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT", 2.0)
     said = b"\x16\x03\x01\x0f\xff" + bytes(4000) if siege.target.mode == "tls" else frame(bytes(4096))
     with siege.unharmed(caplog, lines=1), ExitStack() as stack:
         slow = {stack.enter_context(closing(call(address))): 0 for address in siege.target.live * 20}
@@ -350,7 +350,7 @@ def test_a_member_that_never_reads(
     siege: Siege, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A member that asks and asks, and never reads the answers, costs bounded memory and delays nobody."""
-    monkeypatch.setattr(sockets, "SEND_QUEUE_BYTES", 50_000)
+    monkeypatch.setattr(tcp, "SEND_QUEUE_BYTES", 50_000)
     with siege.unharmed(caplog, lines=1), ExitStack() as stack:
         for node, address in zip(siege.nodes, siege.target.live, strict=True):
             rogue = siege.rogues.connect(address)
@@ -361,7 +361,7 @@ def test_a_member_that_never_reads(
             assert connection is not None
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
-            def ask(rogue: Rogue = rogue, connection: sockets.Connection = connection) -> bool:
+            def ask(rogue: Rogue = rogue, connection: tcp.Connection = connection) -> bool:
                 rogue.say(*[peer_messages.encode(peer_messages.ReadIndexRequest(0, n)) for n in range(1000)])
                 return connection.full
 

@@ -26,11 +26,11 @@ from replidict.protocol.peer_messages import (
     SnapshotReply,
     VoteReply,
 )
-from replidict.raft.alone import NoTransport
 from replidict.storage import snapshot
 from replidict.storage.files import Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store
+from replidict.transport.null_transport import NoTransport
 from tests.clusters import wait_until
 from tests.storage_support import put, rig
 

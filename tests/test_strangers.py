@@ -16,12 +16,12 @@ from pysyncobj.node import Node
 
 from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import MembersAre, Propose, encode
-from replidict.raft import strangers
-from replidict.raft.framing import WireError, frame
-from replidict.raft.strangers import STRANGERS_MAX
-from replidict.raft.transport import LINES_PER_PEER
-from replidict.raft.wire import PING, Refused
 from replidict.security import Mode, security_for
+from replidict.transport import unauthenticated
+from replidict.transport.framing import WireError, frame
+from replidict.transport.handshake import PING, Refused
+from replidict.transport.links import LINES_PER_PEER
+from replidict.transport.unauthenticated import STRANGERS_MAX
 from tests.wire_nets import (
     Host,
     Net,
@@ -277,7 +277,7 @@ def test_who_has_said_who_it_is_stays(net: Net, mode: Mode) -> None:
 def test_hosts_of_ipv6_are_networks() -> None:
     """All addresses of a network of 64 bits are one host; those of IPv4 are one each."""
     hosts = [
-        strangers._host(remote)
+        unauthenticated._host(remote)
         for remote in ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1", "fe80::1%eth0", "10.0.0.1", "10.0.0.2")
     ]
     assert hosts[0] == hosts[1] and len(set(hosts)) == 5

@@ -19,12 +19,12 @@ from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
 from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import Message, Propose, TimeoutNow
-from replidict.raft import routes, sockets, transport
-from replidict.raft.pairs import MISSED_CALL
-from replidict.raft.routes import Route
-from replidict.raft.sockets import SEND_QUEUE_BYTES, connected
-from replidict.raft.wire import PING
 from replidict.security import Mode, security_for
+from replidict.transport import dialing, links, tcp
+from replidict.transport.dialing import Route
+from replidict.transport.handshake import PING
+from replidict.transport.peer_link import MISSED_CALL
+from replidict.transport.tcp import SEND_QUEUE_BYTES, connected
 from tests.wire_nets import (
     MAX_FRAME,
     Host,
@@ -96,7 +96,7 @@ def test_one_message_to_many_is_encoded_once(net: Net, monkeypatch: pytest.Monke
         encoded: bytes = peer_messages.encode(message)
         return encoded
 
-    monkeypatch.setattr(transport, "encode", counted)
+    monkeypatch.setattr(links, "encode", counted)
     message = Propose(1, b"x")
     assert one.send(two, message) and one.send(three, message)
     assert calls == [message]
@@ -118,11 +118,11 @@ def test_restarted_peer_is_back_within_a_second(
     one, two = net.mesh(2, mode)
     calls: list[float] = []
 
-    def counted(target: routes.Target) -> socket.socket:
+    def counted(target: dialing.Target) -> socket.socket:
         calls.append(net.now)
-        return sockets.dial(target)
+        return tcp.dial(target)
 
-    monkeypatch.setattr(transport, "dial", counted)
+    monkeypatch.setattr(links, "dial", counted)
     net.stop(one)
     net.run(lambda: not two.up)
     caplog.clear()
@@ -414,7 +414,7 @@ def test_loopback_nodes_call_no_one_elsewhere(
     net: Net, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without credentials calls no one off loopback: whoever answered there would be believed."""
-    monkeypatch.setattr(transport, "dial", lambda target: pytest.fail("called"))
+    monkeypatch.setattr(links, "dial", lambda target: pytest.fail("called"))
     net.host(f"127.0.0.1:{free_port()}", ["10.0.0.1:7000"], security_for("127.0.0.1:7000", None, None, False))
     net.pass_time(3)
     assert len(warnings(caplog)) == 1 and "off loopback" in caplog.text
@@ -555,7 +555,7 @@ def test_a_peer_that_never_reads(net: Net, mode: Mode) -> None:
 
 def test_tiny_messages_are_bounded_too(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of many small messages is bounded by what it costs, not by its bytes alone."""
-    monkeypatch.setattr(sockets, "SEND_QUEUE_BYTES", 100_000)
+    monkeypatch.setattr(tcp, "SEND_QUEUE_BYTES", 100_000)
     one, two = net.mesh(2, "plain")
     live(one, two.address).sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     live(two, one.address).sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -563,7 +563,7 @@ def test_tiny_messages_are_bounded_too(net: Net, monkeypatch: pytest.MonkeyPatch
     sent = 0
     while one.send(two, TimeoutNow(1)):
         sent += 1
-    assert len(live(one, two.address)._frames) <= 100_000 // sockets.FRAME_OVERHEAD + 1
+    assert len(live(one, two.address)._frames) <= 100_000 // tcp.FRAME_OVERHEAD + 1
     net.hosts.append(two)
     net.run(lambda: len(two.heard) == sent)
 

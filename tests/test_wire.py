@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from replidict.protocol import client_messages, peer_messages
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, Message, Propose, TimeoutNow
-from replidict.raft import wire
-from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
-from replidict.raft.wire import CLOSE, OPENED, PING, Hello, Identity, Session, State
 from replidict.security import TLS, Mode, Security, security_for
+from replidict.transport import handshake
+from replidict.transport.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
+from replidict.transport.handshake import CLOSE, OPENED, PING, Hello, Identity, Session, State
 from tests.wire_support import MODES, SECRET, Certificates
 
 HIGH, LOW = "127.0.0.1:7002", "127.0.0.1:7001"  # the caller, and who is called
@@ -233,7 +233,7 @@ def test_another_cluster_is_refused(mode: Mode, certificates: Certificates) -> N
 @pytest.mark.parametrize("mode", MODES)
 def test_another_version_is_refused(mode: Mode, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that speaks another version is refused, though nothing but the first two fields is known of it."""
-    monkeypatch.setattr(wire, "VERSION", 2)
+    monkeypatch.setattr(handshake, "VERSION", 2)
     caller = End(HIGH, certificates.security(mode), called=LOW)
     new = caller.session._hello
     caller.session._hello = new[:-1]  # and its hello looks different from here on
@@ -241,7 +241,7 @@ def test_another_version_is_refused(mode: Mode, certificates: Certificates, monk
     if mode != "tls":
         caller.session._output.clear()
         caller.session._output.append(frame(caller.session._hello))
-    monkeypatch.setattr(wire, "VERSION", 1)
+    monkeypatch.setattr(handshake, "VERSION", 1)
     text = refused(caller, End(LOW, certificates.security(mode), called=None), "version")
     assert "version 1" in text and "2" in text and "release" in text
 
@@ -318,7 +318,7 @@ def test_the_called_side_must_prove_itself_too() -> None:
     caller.take()
     caller.receive(frame(peer_messages.encode(Hello("replidict", 1, "secret", "c1", "x", LOW, bytes(32)))))
     caller.take()
-    caller.receive(frame(peer_messages.encode(wire.Proof(b""))))
+    caller.receive(frame(peer_messages.encode(handshake.Proof(b""))))
     assert (caller.code, caller.opened, caller.admitted) == ("secret", 0, [])
 
 
@@ -719,8 +719,8 @@ def test_close_is_heard_as_such() -> None:
 def test_reasons_of_a_peer_are_fit_for_a_log() -> None:
     """What a peer gives as its reason can't break out of its line, nor fill the log."""
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
-    caller.receive(frame(peer_messages.encode(wire.Refused("x\n", "\x1b[2Jowned\r\n" + "y" * 200))))
+    caller.receive(frame(peer_messages.encode(handshake.Refused("x\n", "\x1b[2Jowned\r\n" + "y" * 200))))
     assert caller.error is not None and caller.error.text.startswith("?[2Jowned??") and caller.error.code == "refused"
     caller = End(HIGH, security_for(LOW, None, None, False), called=LOW)
-    caller.receive(frame(peer_messages.encode(wire.Refused("x", "y" * 301))))
+    caller.receive(frame(peer_messages.encode(handshake.Refused("x", "y" * 301))))
     assert caller.code == "protocol"

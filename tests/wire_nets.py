@@ -20,11 +20,11 @@ from pysyncobj.node import Node
 from pysyncobj.poller import Poller, PollPoller
 
 from replidict.protocol.peer_messages import MembersAre, Message, TimeoutNow
-from replidict.raft import sockets
-from replidict.raft.framing import frame
-from replidict.raft.transport import TcpTransport
-from replidict.raft.wire import OPENED, Identity, Session
 from replidict.security import Mode, Security
+from replidict.transport import tcp
+from replidict.transport.framing import frame
+from replidict.transport.handshake import OPENED, Identity, Session
+from replidict.transport.links import TcpTransport
 from tests.wire_support import Certificates
 
 MAX_FRAME = 6 * 1024 * 1024
@@ -178,7 +178,7 @@ def warnings(caplog: pytest.LogCaptureFixture, host: Host | None = None) -> list
     return [line for line in lines if host is None or line.startswith(f"{host.address}: ")]
 
 
-def live(host: Host, address: str) -> sockets.Connection:
+def live(host: Host, address: str) -> tcp.Connection:
     connection = host.wire._peers[address].live
     assert connection is not None
     return connection

@@ -32,11 +32,11 @@ from replidict.options import MiB, Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask, Failed, Keys, Piece
 from replidict.protocol.peer_messages import encode
-from replidict.raft.framing import WireError, frame
-from replidict.raft.routes import Lookup, Target, numeric, reason
-from replidict.raft.sockets import connected
-from replidict.raft.wire import OPENED, Identity, Session
 from replidict.security import Security, is_loopback, split_address
+from replidict.transport.dialing import Lookup, Target, numeric, reason
+from replidict.transport.framing import WireError, frame
+from replidict.transport.handshake import OPENED, Identity, Session
+from replidict.transport.tcp import connected
 
 SILENCE = 10.0  # seconds in which a node that has something to do must say something
 GRACE = 2.0  # seconds that an answer may take on its way

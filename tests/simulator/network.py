@@ -22,7 +22,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from replidict.protocol.peer_messages import Message, encode
-from replidict.raft.pairs import MISSED_CALL
+from replidict.transport.peer_link import MISSED_CALL
 from tests.simulator.loop import Loop, Timer, Trace
 from tests.simulator.violation import Violation
 

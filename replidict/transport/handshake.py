@@ -50,8 +50,8 @@ import msgspec
 from replidict.errors import ReplidictError
 from replidict.protocol.client_messages import Answer, Ask, decode_answer, decode_ask
 from replidict.protocol.peer_messages import Message, decode, encode
-from replidict.raft.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
 from replidict.security import Security, split_address
+from replidict.transport.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
 
 MAGIC = "replidict"
 VERSION = 1

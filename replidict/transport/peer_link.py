@@ -17,8 +17,8 @@ import logging
 
 from pysyncobj.node import Node
 
-from replidict.raft.routes import Route
-from replidict.raft.sockets import Connection
+from replidict.transport.dialing import Route
+from replidict.transport.tcp import Connection
 
 MISSED_CALL = 1.5  # seconds without a connection after which the lesser address calls as well
 MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there

@@ -21,9 +21,9 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
-from replidict.raft.routes import Target, numeric, reason, resolve
-from replidict.raft.wire import Session
 from replidict.security import split_address
+from replidict.transport.dialing import Target, numeric, reason, resolve
+from replidict.transport.handshake import Session
 
 SEND_QUEUE_BYTES = 8 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import random
 
-from replidict.raft.sockets import Connection
+from replidict.transport.tcp import Connection
 
 STRANGERS_MAX = 128
 

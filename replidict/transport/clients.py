@@ -25,8 +25,8 @@ import msgspec
 
 from replidict.protocol.client_messages import Answer, Ask, Failed
 from replidict.protocol.peer_messages import encode
-from replidict.raft.framing import frame
-from replidict.raft.sockets import Connection
+from replidict.transport.framing import frame
+from replidict.transport.tcp import Connection
 
 GUESTS_MAX = 64
 ASKS_MAX = 16

@@ -15,10 +15,10 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import Message
-from replidict.raft.framing import WireError
-from replidict.raft.routes import reason
-from replidict.raft.sockets import Connection, connected
-from replidict.raft.wire import Opened
+from replidict.transport.dialing import reason
+from replidict.transport.framing import WireError
+from replidict.transport.handshake import Opened
+from replidict.transport.tcp import Connection, connected
 
 HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
 READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024

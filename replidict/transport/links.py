@@ -29,15 +29,15 @@ from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import MembersAre, Message, encode
-from replidict.raft.framing import TAG_BYTES, frame
-from replidict.raft.guests import Guests
-from replidict.raft.pairs import Pair
-from replidict.raft.routes import Lookup, reason
-from replidict.raft.sockets import Connection, Listener, dial
-from replidict.raft.strangers import Strangers
-from replidict.raft.traffic import HANDSHAKE_TIMEOUT, Traffic
-from replidict.raft.wire import CLOSE, OPENED, PING, Identity, Opened, Session, State
 from replidict.security import Security, split_address
+from replidict.transport.clients import Guests
+from replidict.transport.connections import HANDSHAKE_TIMEOUT, Traffic
+from replidict.transport.dialing import Lookup, reason
+from replidict.transport.framing import TAG_BYTES, frame
+from replidict.transport.handshake import CLOSE, OPENED, PING, Identity, Opened, Session, State
+from replidict.transport.peer_link import Pair
+from replidict.transport.tcp import Connection, Listener, dial
+from replidict.transport.unauthenticated import Strangers
 
 logger = logging.getLogger(__name__)
 
