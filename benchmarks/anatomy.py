@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measure import percentile
 from replidict.node.proposals import Proposals
-from replidict.raft.peer import Peer
+from replidict.raft.progress import Peer
 from replidict.raft.replication import Replication
 from replidict.storage.store import Store
 

@@ -35,8 +35,8 @@ from replidict.node.event_loop import Ticker, Waker, clock
 from replidict.node.futures import Futures
 from replidict.node.node import Node
 from replidict.options import Options
-from replidict.raft.membership import removed
-from replidict.raft.snapshots import tidy
+from replidict.raft.configuration import removed
+from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
 from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark

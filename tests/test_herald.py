@@ -17,7 +17,7 @@ from replidict.client.connection import Client
 from replidict.options import Options
 from replidict.protocol.client_messages import Done, Supersede
 from replidict.protocol.log_entry import NUMBER_MAX
-from replidict.raft.succession import PATIENCE, WORD_COUNTS
+from replidict.raft.superseded import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.simulator.cluster import Cluster

@@ -34,8 +34,8 @@ from replidict import (
     StorageError,
 )
 from replidict.protocol.peer_messages import SnapshotPiece
-from replidict.raft.peer import Peer
-from replidict.raft.snapshots import INCOMING, _Incoming
+from replidict.raft.install_snapshot import INCOMING, _Incoming
+from replidict.raft.progress import Peer
 from replidict.transport import links
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 

@@ -38,7 +38,7 @@ from replidict.protocol.peer_messages import (
     VoteReply,
     decode,
 )
-from replidict.raft.peer import Peer
+from replidict.raft.progress import Peer
 from replidict.raft.role import Role
 from replidict.storage import snapshot
 from tests.simulator.cluster import Cluster

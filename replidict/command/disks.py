@@ -18,7 +18,7 @@ from replidict.errors import OutcomeUnknown, RemovedError, StorageError
 from replidict.node.call_arguments import member_of
 from replidict.options import NO_NETWORK
 from replidict.protocol.log_entry import NUMBER_MAX
-from replidict.raft.membership import removed
+from replidict.raft.configuration import removed
 from replidict.replicated_dict import ReplicatedDict
 from replidict.storage import schema
 from replidict.storage.inspection import Inspected, inspect, resting

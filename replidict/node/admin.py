@@ -27,8 +27,8 @@ from replidict.errors import (
 from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, TransferTo, Verdict
-from replidict.raft.changes import Progress
-from replidict.raft.membership import Members
+from replidict.raft.configuration import Members
+from replidict.raft.reconfiguration import Progress
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
 

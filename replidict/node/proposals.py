@@ -24,7 +24,7 @@ from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, Sess
 from replidict.options import Options
 from replidict.protocol.peer_messages import Propose, ProposeRefused
 from replidict.raft.engine import Engine
-from replidict.raft.peer import Peer
+from replidict.raft.progress import Peer
 
 WINDOW = 4
 """Batches under way at a time: enough to keep disk and network busy, few enough to gather writes meanwhile."""

@@ -27,7 +27,7 @@ from replidict.raft.role import Role
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
-    from replidict.raft.peer import Peer
+    from replidict.raft.progress import Peer
 
 logger = logging.getLogger(__name__)
 

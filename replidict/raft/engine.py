@@ -44,15 +44,15 @@ from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendReply, MembersAre, Message, SnapshotReply
-from replidict.raft.changes import Changes
+from replidict.raft.configuration import Members, Membership, removed
 from replidict.raft.elections import Elections
-from replidict.raft.membership import Members, Membership, removed
-from replidict.raft.peer import Peer
+from replidict.raft.install_snapshot import Snapshots
+from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
+from replidict.raft.reconfiguration import Changes
 from replidict.raft.replication import Replication
 from replidict.raft.role import Role
-from replidict.raft.snapshots import Snapshots
-from replidict.raft.succession import Succession
+from replidict.raft.superseded import Succession
 from replidict.raft.transfer import Transfer
 from replidict.storage import schema
 from replidict.storage.store import Store

@@ -27,7 +27,7 @@ from replidict.protocol.peer_messages import (
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
-    from replidict.raft.peer import Peer
+    from replidict.raft.progress import Peer
 
 CLOCK_DRIFT = 0.1
 """How much faster or slower than another a node's clock may run for a lease to be safe."""

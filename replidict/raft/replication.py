@@ -25,7 +25,7 @@ from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitT
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
-    from replidict.raft.peer import Peer
+    from replidict.raft.progress import Peer
 
 logger = logging.getLogger(__name__)
 

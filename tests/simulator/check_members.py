@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from replidict.machine import commands as cmd
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember
-from replidict.raft.membership import Members
+from replidict.raft.configuration import Members
 from replidict.storage.log import Log
 from tests.simulator.disk import Disk, Shadow
 from tests.simulator.violation import Violation

@@ -10,7 +10,7 @@ from typing import Any
 
 from replidict.machine import state_machine
 from replidict.node import proposals
-from replidict.raft import engine, replication, snapshots
+from replidict.raft import engine, install_snapshot, replication
 from replidict.storage import log, state_table, store
 
 CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
@@ -25,9 +25,9 @@ CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
     (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),
     (replication, "MESSAGE_BYTES", (200, 1_000, 1 << 20)),
     (replication, "WINDOW_BYTES", (200, 2_000, 8 << 20)),
-    (snapshots, "PIECE_BYTES", (5_000, 20_000, 256 << 10)),
-    (snapshots, "WINDOW_PIECES", (1, 2, 4)),
-    (snapshots, "GIVE_UP_AFTER", (2, 20)),
+    (install_snapshot, "PIECE_BYTES", (5_000, 20_000, 256 << 10)),
+    (install_snapshot, "WINDOW_PIECES", (1, 2, 4)),
+    (install_snapshot, "GIVE_UP_AFTER", (2, 20)),
     (engine, "APPLY_AT_ONCE", (1, 3, 512)),
     (proposals, "WINDOW", (1, 2, 4)),
     (proposals, "RETRY_AFTER", (2, 10)),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node.node import Node
-from replidict.raft.membership import removed
+from replidict.raft.configuration import removed
 from replidict.security import split_address
 from replidict.storage import schema, snapshot
 from replidict.storage.files import Beginning

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, Verdict
-from replidict.raft.membership import Members
+from replidict.raft.configuration import Members
 from replidict.storage import schema
 from replidict.storage.files import Beginning
 from tests.simulator.cluster import CLUSTER_ID, Cluster

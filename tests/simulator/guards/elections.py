@@ -7,7 +7,7 @@ from unittest import mock
 
 from replidict.node import linearizable_reads
 from replidict.protocol.peer_messages import AppendEntries, ConfirmLeader, VoteReply
-from replidict.raft import elections, engine, peer, read_index, replication, transfer
+from replidict.raft import elections, engine, progress, read_index, replication, transfer
 from replidict.raft.role import Role
 from replidict.storage import log
 from tests.simulator import scenarios
@@ -18,7 +18,7 @@ from tests.simulator.guards.guard import Replacements, guard, handled
 def vote_for_complete_logs_only() -> Replacements:
     """A node leads that lacks committed entries."""
 
-    def may_vote(self: elections.Elections, candidate: peer.Peer, message: Any, asked: int) -> bool:
+    def may_vote(self: elections.Elections, candidate: progress.Peer, message: Any, asked: int) -> bool:
         e = self._engine
         return asked > e.term if message.pre else asked == e.term and e.voted_for in (None, candidate.address)
 
@@ -29,7 +29,7 @@ def vote_for_complete_logs_only() -> Replacements:
 def one_vote_a_term() -> Replacements:
     """A node votes twice in a term: two lead it."""
 
-    def may_vote(self: elections.Elections, candidate: peer.Peer, message: Any, asked: int) -> bool:
+    def may_vote(self: elections.Elections, candidate: progress.Peer, message: Any, asked: int) -> bool:
         held = self._engine.log
         if (message.last_term, message.last_index) < (held.last_term, held.last_index):
             return False
@@ -42,7 +42,7 @@ def one_vote_a_term() -> Replacements:
 def votes_of_this_election_only() -> Replacements:
     """A vote for another term, or a mere promise to vote, counts as a vote."""
 
-    def on_reply(self: elections.Elections, sender: peer.Peer, message: VoteReply) -> None:
+    def on_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
         self.see_term(message.term)
         if message.granted and self._engine.role is not Role.LEADER:
             self._votes.add(sender.address)
@@ -55,7 +55,7 @@ def votes_of_this_election_only() -> Replacements:
 def count_voters() -> Replacements:
     """A vote that is heard twice counts twice."""
 
-    def on_reply(self: elections.Elections, sender: peer.Peer, message: VoteReply) -> None:
+    def on_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
         e = self._engine
         if message.granted and e.role is Role.CANDIDATE and message.asked == e.term and not message.pre:
             heard = getattr(self, "_heard", 1) + 1
@@ -196,7 +196,7 @@ def no_lease_after_a_transfer() -> Replacements:
 def answers_wait_for_their_queue() -> Replacements:
     """The answer to a follower's read is dropped where much else is under way: the read waits for ever (found: S7)."""
 
-    def answer(self: engine.Engine, receiver: peer.Peer, connection: int, message: Any) -> None:
+    def answer(self: engine.Engine, receiver: progress.Peer, connection: int, message: Any) -> None:
         if receiver.connections == connection:
             self.send(receiver, message)
 
@@ -207,7 +207,7 @@ def answers_wait_for_their_queue() -> Replacements:
 def fresh_by_own_term_only() -> Replacements:
     """A new leader tells followers that they are up to date, before it knows what is committed (found: S1)."""
 
-    def send(self: replication.Replication, receiver: peer.Peer, *arguments: Any) -> bool:
+    def send(self: replication.Replication, receiver: progress.Peer, *arguments: Any) -> bool:
         term = self._engine.term
 
         def term_at(held: log.Log, index: int) -> int:
@@ -224,7 +224,7 @@ def fresh_by_own_term_only() -> Replacements:
 def forget_the_clock_of_a_last_life() -> Replacements:
     """A node whose clock began anew with its machine believes itself fresh, by what is said of its old clock."""
 
-    def reconnected(self: peer.Peer) -> None:
+    def reconnected(self: progress.Peer) -> None:
         stamp = getattr(self, "stamp", 0.0)
         original(self)
         self.stamp = stamp
@@ -234,8 +234,8 @@ def forget_the_clock_of_a_last_life() -> Replacements:
         if message.echo > 0 and since > self._fresh[1]:
             self._fresh = (message.commit_index, since)
 
-    original = peer.Peer.reconnected
-    yield peer.Peer, "reconnected", reconnected
+    original = progress.Peer.reconnected
+    yield progress.Peer, "reconnected", reconnected
     yield read_index.ReadIndex, "heard_leader", heard_leader
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
-from replidict.raft import elections, engine, peer, replication, snapshots
+from replidict.raft import elections, engine, install_snapshot, progress, replication
 from replidict.raft.role import Role
 from replidict.storage import log, schema, store
 from replidict.storage.snapshot import Snapshot
@@ -38,12 +38,12 @@ def delete_only_from_a_conflict() -> Replacements:
 def never_lower_next_index() -> Replacements:
     """The leader sends again what is under way (and, with PySyncObj, the follower deletes it first)."""
 
-    def acknowledged(self: peer.Peer, match_index: int) -> None:
+    def acknowledged(self: progress.Peer, match_index: int) -> None:
         original(self, match_index)
         self.next_index = match_index + 1
 
-    original = peer.Peer.acknowledged
-    yield peer.Peer, "acknowledged", acknowledged
+    original = progress.Peer.acknowledged
+    yield progress.Peer, "acknowledged", acknowledged
 
 
 @guard("fig. 2, rule 2", 25)
@@ -84,7 +84,7 @@ def acknowledge_what_was_verified() -> Replacements:
 def terms_on_acknowledgements() -> Replacements:
     """A late acknowledgement of an earlier term counts for a leader that was elected again."""
 
-    def on_reply(self: replication.Replication, sender: peer.Peer, message: AppendReply) -> None:
+    def on_reply(self: replication.Replication, sender: progress.Peer, message: AppendReply) -> None:
         if message.term < self._engine.term:
             message = msgspec.structs.replace(message, term=self._engine.term)
         original(self, sender, message)
@@ -97,7 +97,7 @@ def terms_on_acknowledgements() -> Replacements:
 def sent_at_once(kind: type[Any]) -> Replacements:
     """Messages of this kind do not wait for the disk."""
 
-    def hold(self: engine.Engine, receiver: peer.Peer, message: Any) -> None:
+    def hold(self: engine.Engine, receiver: progress.Peer, message: Any) -> None:
         if isinstance(message, kind):
             self.send(receiver, message)
         else:
@@ -246,34 +246,34 @@ def commit_only_what_was_verified() -> Replacements:
 def acknowledge_a_snapshot_when_installed() -> Replacements:
     """A snapshot is acknowledged when it has arrived, whether or not it can be installed."""
 
-    def on_piece(self: snapshots.Snapshots, sender: peer.Peer, message: SnapshotPiece) -> None:
+    def on_piece(self: install_snapshot.Snapshots, sender: progress.Peer, message: SnapshotPiece) -> None:
         original(self, sender, message)
         incoming = self._incoming
         if incoming is not None and incoming.checking is not None:
             self._answer(sender, message, installed=True)
 
-    original = snapshots.Snapshots._on_piece
+    original = install_snapshot.Snapshots._on_piece
     yield from handled(SnapshotPiece, on_piece)
 
 
 @guard("section 5", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
 def go_on_when_there_is_room() -> Replacements:
     """A snapshot whose first piece meets a full queue is never sent, and the log is kept for it for ever."""
-    yield snapshots.Snapshots, "heard", lambda self, sender: None
+    yield install_snapshot.Snapshots, "heard", lambda self, sender: None
 
 
 @guard("E5", 100)
 def check_a_snapshot() -> Replacements:
     """A snapshot that was damaged on its way is installed."""
 
-    def install(self: snapshots.Snapshots, incoming: Any) -> None:
+    def install(self: install_snapshot.Snapshots, incoming: Any) -> None:
         message = incoming.message
         said = message.last_index, message.last_term, 0, message.sha256, 0, 0, None
         incoming.checking = _Done(Snapshot(incoming.path, *said))
         original(self, incoming)
 
-    original = snapshots.Snapshots._install
-    yield snapshots.Snapshots, "_install", install
+    original = install_snapshot.Snapshots._install
+    yield install_snapshot.Snapshots, "_install", install
 
 
 class _Done:
@@ -290,17 +290,17 @@ class _Done:
 def refuse_old_snapshots() -> Replacements:
     """A snapshot that is older than the state takes a follower back."""
 
-    def is_no_news(self: snapshots.Snapshots, index: int, term: int) -> bool:
+    def is_no_news(self: install_snapshot.Snapshots, index: int, term: int) -> bool:
         return False
 
-    yield snapshots.Snapshots, "_is_no_news", is_no_news
+    yield install_snapshot.Snapshots, "_is_no_news", is_no_news
 
 
 @guard("fig. 13, rule 6", scenario=scenarios.a_snapshot_of_what_is_known)
 def keep_the_log_after_a_snapshot() -> Replacements:
     """A snapshot of what the log already holds throws away the entries after it, which may be committed."""
 
-    def is_no_news(self: snapshots.Snapshots, index: int, term: int) -> bool:
+    def is_no_news(self: install_snapshot.Snapshots, index: int, term: int) -> bool:
         return index <= self._engine.last_applied
 
-    yield snapshots.Snapshots, "_is_no_news", is_no_news
+    yield install_snapshot.Snapshots, "_is_no_news", is_no_news

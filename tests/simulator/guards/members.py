@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
-from replidict.raft import changes, engine, membership, read_index, replication
-from replidict.raft.membership import Members
+from replidict.raft import configuration, engine, read_index, reconfiguration, replication
+from replidict.raft.configuration import Members
 from replidict.storage import schema, store
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard
@@ -18,34 +18,34 @@ from tests.simulator.transport import SimulatedTransport
 def one_change_at_a_time() -> Replacements:
     """A change is made while the last one is not committed: majorities that do not overlap are in force at once."""
 
-    def not_now(self: changes.Changes) -> str | None:
+    def not_now(self: reconfiguration.Changes) -> str | None:
         why = original(self)
         return None if why == "another change of the members is under way" else why
 
-    original = changes.Changes._not_now
-    yield changes.Changes, "_not_now", not_now
+    original = reconfiguration.Changes._not_now
+    yield reconfiguration.Changes, "_not_now", not_now
 
 
 @guard("thesis 4.1, 2015", 100, changing=True)
 def change_in_a_term_of_ones_own() -> Replacements:
     """A new leader makes a change before it has committed an entry of its own term, beside one it does not know of."""
 
-    def not_now(self: changes.Changes) -> str | None:
+    def not_now(self: reconfiguration.Changes) -> str | None:
         why = original(self)
         return None if why == "the leader has only just been elected" else why
 
-    original = changes.Changes._not_now
-    yield changes.Changes, "_not_now", not_now
+    original = reconfiguration.Changes._not_now
+    yield reconfiguration.Changes, "_not_now", not_now
 
 
 @guard("thesis 4.1", 25, changing=True)
 def in_force_when_appended() -> Replacements:
     """A configuration is in force only once it is committed: nodes count by different ones."""
 
-    def current(self: membership.Membership) -> Members:
+    def current(self: configuration.Membership) -> Members:
         return self._known[0]
 
-    yield membership.Membership, "current", property(current)
+    yield configuration.Membership, "current", property(current)
 
 
 @guard("thesis 4.1", 100, changing=True)
@@ -63,10 +63,10 @@ def members_before_the_state() -> Replacements:
 def taken_back_with_its_entry() -> Replacements:
     """A configuration stays in force although its entry was cut off the log."""
 
-    def cut(self: membership.Membership, index: int) -> bool:
+    def cut(self: configuration.Membership, index: int) -> bool:
         return False
 
-    yield membership.Membership, "cut", cut
+    yield configuration.Membership, "cut", cut
 
 
 @guard("E8", 50, changing=True)
@@ -106,38 +106,38 @@ def learners_do_not_count() -> Replacements:
 def learners_first() -> Replacements:
     """A node is a voter from the start, with an empty log: for long, a majority may have to wait for it."""
 
-    def added(self: changes.Changes, change: AddMember) -> Members | tuple[Verdict, str]:
+    def added(self: reconfiguration.Changes, change: AddMember) -> Members | tuple[Verdict, str]:
         wanted = original(self, change)
         if not isinstance(wanted, Members) or not change.voter:
             return wanted
         return replace(wanted, voters=wanted.voters | {change.address}, learners=wanted.learners - {change.address})
 
-    original = changes.Changes._added
-    yield changes.Changes, "_added", added
+    original = reconfiguration.Changes._added
+    yield reconfiguration.Changes, "_added", added
 
 
 @guard("thesis 4.2.2", 50, changing=True)
 def hand_over_before_leaving() -> Replacements:
     """A leader removes itself, and manages a cluster that it is no part of."""
 
-    def removed(self: changes.Changes, change: RemoveMember) -> Members | tuple[Verdict, str]:
+    def removed(self: reconfiguration.Changes, change: RemoveMember) -> Members | tuple[Verdict, str]:
         members, address = self._engine.members, change.address
         if address != self._engine.address or members.voters == {address}:
             return original(self, change)
         return replace(members, voters=members.voters - {address})
 
-    original = changes.Changes._removed
-    yield changes.Changes, "_removed", removed
+    original = reconfiguration.Changes._removed
+    yield reconfiguration.Changes, "_removed", removed
 
 
 @guard("thesis 4.1", scenario=member_scenarios.who_is_let_go_takes_it_back, nodes=5)
 def listen_until_it_is_committed() -> Replacements:
     """Whom an uncommitted change lets go is not listened to: if it is elected, it can't take the change back."""
 
-    def heard(self: membership.Membership) -> frozenset[str]:
+    def heard(self: configuration.Membership) -> frozenset[str]:
         return self.current.all
 
-    yield membership.Membership, "heard", property(heard)
+    yield configuration.Membership, "heard", property(heard)
 
 
 @guard("thesis 4.2.2, fig. 4.6", scenario=member_scenarios.a_voter_that_is_let_go_is_needed, nodes=4)
@@ -184,7 +184,7 @@ def hear_strangers_on_the_members() -> Replacements:
 def never_go_back_to_older_members() -> Replacements:
     """What others say of the members is believed, also if it is older than what is known here."""
 
-    def adopt(self: membership.Membership, committed: Members, commit_index: int) -> bool:
+    def adopt(self: configuration.Membership, committed: Members, commit_index: int) -> bool:
         if committed == self._known[0]:
             return False
         self._known = [committed, *(members for members in self._known if members.index > committed.index)]
@@ -194,20 +194,20 @@ def never_go_back_to_older_members() -> Replacements:
         self._members = members
         self._dirty = True
 
-    yield membership.Membership, "adopt", adopt
+    yield configuration.Membership, "adopt", adopt
 
 
 @guard("issue 7", scenario=member_scenarios.a_new_leader_knows_nobody_yet)
 def count_who_has_answered() -> Replacements:
     """A new leader takes a voter for alive that has not answered it yet, and removes one that is needed (found: S5)."""
 
-    def missing(self: changes.Changes, voters: frozenset[str]) -> list[str]:
+    def missing(self: reconfiguration.Changes, voters: frozenset[str]) -> list[str]:
         for other in self._engine.peers.values():
             other.round_acked = max(other.round_acked, 1)
         return original(self, voters)
 
-    original = changes.Changes._missing
-    yield changes.Changes, "_missing", missing
+    original = reconfiguration.Changes._missing
+    yield reconfiguration.Changes, "_missing", missing
 
 
 @guard("thesis 6.4", scenario=member_scenarios.a_read_while_the_cluster_shrinks)

@@ -28,7 +28,7 @@ from replidict.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
-    from replidict.raft.peer import Peer
+    from replidict.raft.progress import Peer
 
 logger = logging.getLogger(__name__)
 

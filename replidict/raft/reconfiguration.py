@@ -34,12 +34,12 @@ from replidict.protocol.peer_messages import (
     TransferTo,
     Verdict,
 )
-from replidict.raft.membership import Members
+from replidict.raft.configuration import Members
 from replidict.security import is_same, split_address
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
-    from replidict.raft.peer import Peer
+    from replidict.raft.progress import Peer
 
 logger = logging.getLogger(__name__)
 
