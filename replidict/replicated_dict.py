@@ -23,7 +23,6 @@ from typing_extensions import override
 
 from replidict.client.join import way_in
 from replidict.errors import ReadTimeout, raise_anew
-from replidict.host import Host
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
 from replidict.machine.state_machine import Item
@@ -45,6 +44,7 @@ from replidict.node.event_loop import clock
 from replidict.options import NO_NETWORK, Options
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import TLS
+from replidict.server.open_node import Host
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
 from replidict.views import Items, Keys, Values, Versioned

@@ -21,8 +21,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError, automatic
+from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError
 from replidict.node import backup as backup_module
+from replidict.server import scheduled_snapshots
 from replidict.storage import schema, snapshot
 from replidict.storage.files import FILE_NAME
 from tests.clusters import Dict, cluster, free_addresses, wait_until
@@ -421,8 +422,8 @@ def test_a_restore_is_whole_or_nothing(d: Dict, tmp_path: Path) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time flies: a node looks all the time whether a snapshot is due, and the newest is old at once."""
-    monkeypatch.setattr(automatic, "LOOK_EVERY", 0.005)
-    monkeypatch.setattr(automatic, "EVERY", 0.0)
+    monkeypatch.setattr(scheduled_snapshots, "LOOK_EVERY", 0.005)
+    monkeypatch.setattr(scheduled_snapshots, "EVERY", 0.0)
 
 
 def kept(path: Path) -> list[Path]:
@@ -480,13 +481,13 @@ def test_writes_go_on_beside_automatic_snapshots(tmp_path: Path) -> None:
 def test_no_snapshot_of_what_is_kept_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is taken while nothing was written, not of a new node and not after a restart."""
     looks = []
-    due = automatic.Automatic._due
+    due = scheduled_snapshots.Automatic._due
 
-    def counting(self: automatic.Automatic) -> bool:
+    def counting(self: scheduled_snapshots.Automatic) -> bool:
         looks.append(due(self))
         return looks[-1]
 
-    monkeypatch.setattr(automatic.Automatic, "_due", counting)
+    monkeypatch.setattr(scheduled_snapshots.Automatic, "_due", counting)
     with ReplicatedDict[Any, Any](tmp_path / "d") as d:
         wait_until(lambda: len(looks) > 5, "it looks")
         assert not any(looks) and not kept(tmp_path / "d")
@@ -501,7 +502,7 @@ def test_no_snapshot_of_what_is_kept_already(tmp_path: Path, monkeypatch: pytest
 def test_not_before_the_newest_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes alone make no snapshot due: the newest must be half an hour old, whoever took it."""
     with monkeypatch.context() as patch:
-        patch.setattr(automatic, "LOOK_EVERY", 0.005)
+        patch.setattr(scheduled_snapshots, "LOOK_EVERY", 0.005)
         with ReplicatedDict[Any, Any](tmp_path / "d") as d:
             d["k"] = 1
             wait_until(lambda: len(kept(tmp_path / "d")) == 1, "the first is taken")
@@ -536,7 +537,7 @@ def test_none_are_taken_when_none_are_wanted(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     """An unfinished snapshot is removed at the next start; other files there are left alone."""
     (tmp_path / "d" / "snapshots").mkdir(parents=True)
-    (tmp_path / "d" / "snapshots" / automatic.UNFINISHED).write_bytes(b"half")
+    (tmp_path / "d" / "snapshots" / scheduled_snapshots.UNFINISHED).write_bytes(b"half")
     (tmp_path / "d" / "snapshots" / "mine").write_text("a note")
     with ReplicatedDict[Any, Any](tmp_path / "d"):
         assert left_in(tmp_path / "d" / "snapshots") == ["mine"]

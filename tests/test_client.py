@@ -26,8 +26,6 @@ from replidict import (
     ReplicatedDict,
     ReplidictError,
     SecurityError,
-    desk,
-    workers,
 )
 from replidict.client import connection as client_module
 from replidict.client.connection import Client, UnreachableError
@@ -36,6 +34,7 @@ from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
 from replidict.protocol import client_messages, peer_messages
 from replidict.security import Mode, security_for
+from replidict.server import request_handler, thread_pool
 from replidict.storage import snapshot
 from replidict.transport import clients
 from replidict.transport.framing import frame
@@ -85,8 +84,8 @@ def test_what_guests_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certi
 
 def test_keys_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys come in parts, texts by code point and then the others by their bytes, from where the last page ended."""
-    monkeypatch.setattr(desk, "KEYS_BYTES", 50)
-    monkeypatch.setattr(desk, "SORT_AT_ONCE", 7)
+    monkeypatch.setattr(request_handler, "KEYS_BYTES", 50)
+    monkeypatch.setattr(request_handler, "SORT_AT_ONCE", 7)
     texts = ["", *(f"k{number}" for number in range(50)), "z", "\ue000", "\U0001f600", "\udc80"]
     others: list[Any] = [1, 2.5, -3, b"bytes", ("a", 1), None, frozenset({1})]
     ordered = [*map(encode_key, sorted(texts)), *sorted(map(encode_key, others))]
@@ -172,7 +171,7 @@ def received(client: Client, until: int | None = None) -> bytes:
 
 
 def left_over(node: Dict) -> list[Path]:
-    return list(node._host.directory.path.glob(f"{desk.ASKED}*"))
+    return list(node._host.directory.path.glob(f"{request_handler.ASKED}*"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -219,7 +218,7 @@ def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
     with cluster(tmp_path, 1) as nodes:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
         with client_of(nodes[0], "plain") as client:
-            assert len(received(client, 1)) == desk.PIECE_BYTES
+            assert len(received(client, 1)) == request_handler.PIECE_BYTES
             with pytest.raises(ClosedError):
                 client.ask(client_messages.GetStatus, client_messages.StatusIs)
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
@@ -240,7 +239,7 @@ def test_a_guest_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: p
 
 def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that is closed while it sends a backup leaves no thread and no file."""
-    monkeypatch.setattr(desk, "FULL_PAUSE", 1.0)
+    monkeypatch.setattr(request_handler, "FULL_PAUSE", 1.0)
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
         parts = client.stream(client_messages.Backup)
@@ -251,7 +250,7 @@ def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(ReplidictError, match="lost"):
             list(parts)
         assert not left_over(nodes[0])
-    (tmp_path / "n0" / f"{desk.ASKED}left by a kill").touch()
+    (tmp_path / "n0" / f"{request_handler.ASKED}left by a kill").touch()
     address = str(nodes[0].status().address)
     with ReplicatedDict[Any, Any](tmp_path / "n0", address=address) as again:
         assert not left_over(again)
@@ -342,12 +341,12 @@ def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pyte
         nodes[0]["large"] = bytes(4 * MiB - 100)
         for number in range(20):
             nodes[0][f"{number}" + "x" * (MiB - 100)] = 1
-        deaf = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(desk.LANES["lists"] + 4)]
+        deaf = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(request_handler.LANES["lists"] + 4)]
         for place, each in enumerate(deaf):
             for number in range(1, 9):
                 linearizable = number % 2 == 0
                 ask: client_messages.Ask = client_messages.Get(number, 600.0, large, linearizable)
-                if place < desk.LANES["lists"]:
+                if place < request_handler.LANES["lists"]:
                     ask = client_messages.ListKeys(number, 600.0, "", None, 99, linearizable)
                 each._socket.sendall(frame(peer_messages.encode(ask)))
         wait_until(lambda: full(nodes[0]), "they have got more than they take")
@@ -382,7 +381,7 @@ def test_a_time_in_an_error_is_the_one_asked_for() -> None:
 
 def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that nobody asks has no threads for guests, and one that was asked lets go of them."""
-    monkeypatch.setattr(workers, "IDLE", 0.05)
+    monkeypatch.setattr(thread_pool, "IDLE", 0.05)
     with cluster(tmp_path, 1) as nodes:
         assert lanes(nodes[0]) == []
         with client_of(nodes[0], "plain") as client:
@@ -390,7 +389,7 @@ def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pyt
                 exercise(client, nodes[0], f"k{number}")
                 assert len(lanes(nodes[0])) <= 3
         wait_until(lambda: lanes(nodes[0]) == [], "the threads are gone")
-        monkeypatch.setattr(workers, "IDLE", 300.0)
+        monkeypatch.setattr(thread_pool, "IDLE", 300.0)
         exercise_anew(nodes[0])
         begun = time.monotonic()
     assert time.monotonic() < begun + 60, "closing waits for no thread that has nothing to do"

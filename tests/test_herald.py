@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from replidict import RemovedError, ReplicatedDict, ReplidictError, StorageError, herald
+from replidict import RemovedError, ReplicatedDict, ReplidictError, StorageError
 from replidict.client.connection import Client
 from replidict.options import Options
 from replidict.protocol.client_messages import Done, Supersede
 from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.superseded import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
+from replidict.server import supersede_notifier
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
@@ -145,11 +146,11 @@ def test_an_old_member_gone_mad(
         raise ReplidictError(f"no. {len(asked)}\nforged " + "x" * 1_000_000)
 
     mad._host.node.engine.succession.hear = answer  # type: ignore[method-assign]
-    monkeypatch.setattr(herald, "TELL_EVERY", 0.01)
+    monkeypatch.setattr(supersede_notifier, "TELL_EVERY", 0.01)
     old.open(0)
     wait_until(lambda: len(asked) > 50, "it was asked and answered")
     lines = said(caplog, logging.ERROR, "does not stop: no. ")
-    assert 0 < len(lines) <= herald.LINES
+    assert 0 < len(lines) <= supersede_notifier.LINES
     assert all(line.isprintable() and len(line) < 2000 for line in lines)
 
 

@@ -32,11 +32,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
-from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, workers
+from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle
 from replidict.machine import commands as cmd
 from replidict.protocol import peer_messages
 from replidict.raft.replication import MESSAGE_BYTES
 from replidict.security import Mode
+from replidict.server import thread_pool
 from replidict.storage import state_table
 from replidict.transport import connections, links, tcp
 from replidict.transport.dialing import PAUSE_LAST
@@ -78,7 +79,7 @@ def nothing_is_late() -> Iterator[None]:
             patch.setattr(links, name, 10 * IN_TIME)
         patch.setattr(connections, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
         patch.setattr(log_throttle, "INTERVAL", float("inf"))
-        patch.setattr(workers, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
+        patch.setattr(thread_pool, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
         yield
 
 

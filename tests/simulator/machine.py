@@ -187,7 +187,7 @@ class Machine:
             hook()
 
     def _must_be_member(self, known: schema.Members) -> None:
-        """As `replidict.host` does."""
+        """As `replidict.server.open_node` does."""
         if self.address not in (*known.voters, *known.learners):
             raise removed(self.address)
 

@@ -23,10 +23,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import override
 
-from replidict.automatic import Automatic
-from replidict.desk import Desk
 from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew
-from replidict.herald import Herald
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import Item
 from replidict.node.admin import Cluster
@@ -38,6 +35,9 @@ from replidict.options import Options
 from replidict.raft.configuration import removed
 from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
+from replidict.server.request_handler import Desk
+from replidict.server.scheduled_snapshots import Automatic
+from replidict.server.supersede_notifier import Herald
 from replidict.storage.files import Beginning, Directory, connect, founded_by
 from replidict.storage.mark import Mark
 from replidict.storage.store import Store

@@ -40,9 +40,9 @@ from replidict.options import Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
+from replidict.server.thread_pool import Workers
 from replidict.storage.files import remove
 from replidict.transport.clients import Guests
-from replidict.workers import Workers
 
 logger = logging.getLogger(__name__)
 
