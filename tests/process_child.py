@@ -29,7 +29,7 @@ from typing import Any
 from replidict import Options, ReplicatedDict
 from replidict.errors import ReplidictError
 from replidict.security import split_address
-from replidict.storage.files import FILE_NAME
+from replidict.storage.directory import FILE_NAME
 
 THREADS = 16  # operations under way in one node at a time
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replidict.storage.files import FILE_NAME
+from replidict.storage.directory import FILE_NAME
 from tests.clusters import wait_until
 
 ROOT = Path(__file__).parent.parent

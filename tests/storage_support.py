@@ -15,8 +15,8 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, encode_key
 from replidict.machine.state_machine import BatchApplied, StateMachine
 from replidict.protocol.log_entry import Entry
-from replidict.storage.files import FILE_NAME, Directory, connect, founded_by
-from replidict.storage.mark import Mark
+from replidict.storage.directory import FILE_NAME, Directory, connect, founded_by
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.store import Store
 
 encode = DEFAULT_CODEC.encode

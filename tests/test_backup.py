@@ -24,8 +24,8 @@ import pytest
 from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError
 from replidict.node import backup as backup_module
 from replidict.server import scheduled_snapshots
-from replidict.storage import schema, snapshot
-from replidict.storage.files import FILE_NAME
+from replidict.storage import records, snapshot
+from replidict.storage.directory import FILE_NAME
 from tests.clusters import Dict, cluster, free_addresses, wait_until
 from tests.storage_support import flip, small_disk
 
@@ -323,7 +323,7 @@ def test_restored_twice_is_two_clusters(d: Dict, tmp_path: Path) -> None:
         ReplicatedDict.restore(tmp_path / "b", tmp_path / name, address="127.0.0.1:7999")
         with closing(sqlite3.connect(tmp_path / name / FILE_NAME)) as db:
             (data,) = db.execute("SELECT data FROM fact WHERE name = 'identity'").fetchone()
-        identity = msgspec.msgpack.decode(data, type=schema.Identity)
+        identity = msgspec.msgpack.decode(data, type=records.Identity)
         assert identity.address == "127.0.0.1:7999"
         ids |= {identity.cluster_id, identity.node_id}
     assert len(ids) == 4

@@ -17,8 +17,8 @@ import pytest
 
 from replidict import ReplicatedDict
 from replidict.errors import StorageError
-from replidict.storage import schema, snapshot
-from replidict.storage.files import FILE_NAME
+from replidict.storage import records, snapshot
+from replidict.storage.directory import FILE_NAME
 from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, verdict, written
 
 FLIPS = 100
@@ -157,7 +157,7 @@ def test_a_term_below_the_logs_is_refused(victim: tuple[Path, tuple[Any, ...]], 
     copy = image(victim[0], tmp_path / "n", mark=False)
     with closing(sqlite3.connect(copy / FILE_NAME, isolation_level=None)) as db:
         data = b"\x93\x00\xc0\x00"
-        db.execute("UPDATE fact SET data = ?, crc = ? WHERE name = 'vote'", (data, schema.fact_crc("vote", data)))
+        db.execute("UPDATE fact SET data = ?, crc = ? WHERE name = 'vote'", (data, records.fact_crc("vote", data)))
     assert "its term 0 is below the last log entry's 1" in verdict(copy, victim[1])
 
 

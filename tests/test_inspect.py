@@ -22,7 +22,7 @@ from replidict.command.main import main
 from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
-from replidict.storage.files import FILE_NAME
+from replidict.storage.directory import FILE_NAME
 from tests.clusters import cluster, wait_until
 from tests.storage_support import WAL, Rig, flip, image, put, written
 

@@ -27,8 +27,8 @@ from replidict.protocol.peer_messages import (
     VoteReply,
 )
 from replidict.storage import snapshot
-from replidict.storage.files import Directory, connect, founded_by
-from replidict.storage.mark import Mark
+from replidict.storage.directory import Directory, connect, founded_by
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.store import Store
 from replidict.transport.null_transport import NoTransport
 from tests.clusters import wait_until

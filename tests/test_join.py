@@ -28,7 +28,7 @@ from replidict.client.join import enter
 from replidict.protocol.peer_messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import state_table
-from replidict.storage.files import Directory
+from replidict.storage.directory import Directory
 from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
 from tests.wire_support import MODES, SECRET, Certificates, given
 

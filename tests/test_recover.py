@@ -20,8 +20,8 @@ from replidict import RemovedError, ReplicatedDict
 from replidict.command.main import main
 from replidict.machine import commands as cmd
 from replidict.protocol.log_entry import Entry
-from replidict.storage import recovery, schema
-from replidict.storage.files import FILE_NAME, connect
+from replidict.storage import records, recovery
+from replidict.storage.directory import FILE_NAME, connect
 from tests.clusters import cluster, free_addresses, leader_of, wait_until
 from tests.storage_support import WAL, Failing, Rig, image, put, written
 from tests.test_inspect import on_disk
@@ -36,10 +36,10 @@ def but_for_the_lock(path: Path) -> dict[str, Any]:
     return {name: found for name, found in on_disk(path).items() if not name.endswith("/lock")}
 
 
-def identity(path: Path) -> schema.Identity:
+def identity(path: Path) -> records.Identity:
     with closing(sqlite3.connect(path / FILE_NAME)) as db:
         (data,) = db.execute("SELECT data FROM fact WHERE name = 'identity'").fetchone()
-    return msgspec.msgpack.decode(data, type=schema.Identity)
+    return msgspec.msgpack.decode(data, type=records.Identity)
 
 
 def three_disks(root: Path, addresses: list[str]) -> list[Path]:

@@ -20,7 +20,7 @@ from replidict.machine.state_machine import BatchApplied, Item, Outcome, Refusal
 from replidict.protocol.log_entry import Entry
 from replidict.storage import state_table
 from replidict.storage import store as store_module
-from replidict.storage.files import Directory, connect, founded_by
+from replidict.storage.directory import Directory, connect, founded_by
 from replidict.storage.log import Log
 from replidict.storage.store import Store
 from tests.simulator import guards

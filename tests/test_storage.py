@@ -19,9 +19,9 @@ from replidict.machine.codec import DEFAULT_CODEC, encode_key
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import log as log_module
-from replidict.storage import schema, snapshot
+from replidict.storage import records, snapshot
 from replidict.storage import store as store_module
-from replidict.storage.files import FILE_NAME
+from replidict.storage.directory import FILE_NAME
 from replidict.storage.state_table import GATHER_BYTES, GATHER_ENTRIES, STEP_BYTES
 from replidict.storage.store import COMPACT_STEP
 from replidict.storage.wal import frames_before_checkpoint, longest
@@ -203,7 +203,7 @@ def test_the_state_never_gets_ahead_of_the_members(tmp_path: Path) -> None:
     one.log.append([entry])
     one.store.commit()
     one.machine.apply(index, entry.command)
-    one.store.record(1, one.machine.take_changes(), schema.Members(index, ["local"], []))
+    one.store.record(1, one.machine.take_changes(), records.Members(index, ["local"], []))
     one.store.flush()
     one.crash()
     with rig(tmp_path) as again:
@@ -232,12 +232,12 @@ def test_every_bit_of_a_row_counts(column: str) -> None:
     row = {"idx": 70_001, "term": 3, "committed": 70_000}
 
     def crc(numbers: dict[str, int]) -> int:
-        return schema.log_crc(numbers["idx"], numbers["term"], b"command", numbers["committed"])
+        return records.log_crc(numbers["idx"], numbers["term"], b"command", numbers["committed"])
 
     assert len({crc(row), *(crc({**row, column: row[column] ^ 1 << bit}) for bit in range(62))}) == 63
     place = (70_001, b"key", b"value", 3)
-    flipped = {schema.state_crc(place[0] ^ 1 << bit, *place[1:]) for bit in range(62)}
-    assert schema.state_crc(*place) not in flipped and len(flipped) == 62
+    flipped = {records.state_crc(place[0] ^ 1 << bit, *place[1:]) for bit in range(62)}
+    assert records.state_crc(*place) not in flipped and len(flipped) == 62
 
 
 def test_close_writes_what_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

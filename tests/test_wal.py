@@ -17,8 +17,8 @@ import pytest
 from replidict.machine.commands import NO_OP
 from replidict.protocol.log_entry import Entry
 from replidict.storage import snapshot
-from replidict.storage.files import FILE_NAME
-from replidict.storage.mark import Mark
+from replidict.storage.directory import FILE_NAME
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.wal import check_wal
 from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, small_disk, verdict, written
 

@@ -11,8 +11,8 @@ from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
 from replidict.protocol.client_messages import Join, Joined
 from replidict.security import Security
-from replidict.storage import schema
-from replidict.storage.files import Beginning
+from replidict.storage import records
+from replidict.storage.directory import Beginning
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def enter(node_id: str, *, address: str, voter: bool, member: str, security: Sec
             return Beginning(
                 said.cluster_id,
                 node_id,
-                schema.Members(said.index, said.voters, said.learners, said.node_ids, said.readers),
+                records.Members(said.index, said.voters, said.learners, said.node_ids, said.readers),
             )
         if time.monotonic() + RETRY_PAUSE >= deadline:
             raise (OutcomeUnknown if unknown else NotCommitted)(

@@ -14,8 +14,8 @@ from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json, size
 from replidict.errors import ReplidictError
 from replidict.protocol import client_messages
-from replidict.storage.files import sync
-from replidict.storage.new_file import new_file
+from replidict.storage.atomic_file import new_file
+from replidict.storage.directory import sync
 from replidict.storage.snapshot import Snapshot, check
 
 

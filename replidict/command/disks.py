@@ -20,7 +20,7 @@ from replidict.options import NO_NETWORK
 from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.configuration import removed
 from replidict.replicated_dict import ReplicatedDict
-from replidict.storage import schema
+from replidict.storage import records
 from replidict.storage.inspection import Inspected, inspect, resting
 from replidict.storage.recovery import Survivors, survivors
 
@@ -82,7 +82,7 @@ def _facts(found: Inspected) -> list[tuple[str, object]]:
     ]
 
 
-def _recovered(recovered: schema.Recovered) -> str:
+def _recovered(recovered: records.Recovered) -> str:
     lost = "nothing acknowledged was lost" if recovered.certain else "acknowledged writes may have been lost"
     return f"on {recovered.at} from the cluster {recovered.cluster_id}: {lost}"
 

@@ -16,7 +16,7 @@ import click
 
 from replidict.command.failures import Failure, told
 from replidict.command.security import Protection, protected
-from replidict.storage.files import FILE_NAME
+from replidict.storage.directory import FILE_NAME
 
 logger = logging.getLogger(__name__)
 

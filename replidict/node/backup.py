@@ -25,9 +25,9 @@ from pathlib import Path
 
 from replidict.errors import ReplidictError, StorageError, raise_anew
 from replidict.node.node import Node
-from replidict.storage import schema, snapshot
-from replidict.storage.files import sync
-from replidict.storage.new_file import new_file
+from replidict.storage import records, snapshot
+from replidict.storage.atomic_file import new_file
+from replidict.storage.directory import sync
 from replidict.storage.snapshot import LookUp, Snapshot
 
 ROOM = 16 * 1024 * 1024
@@ -95,7 +95,7 @@ class Backups:
             raise_anew(error)
         identity = node.store.identity
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        origin = schema.Origin(identity.cluster_id, identity.node_id, identity.address, now)
+        origin = records.Origin(identity.cluster_id, identity.node_id, identity.address, now)
         try:
             look_up = self._look_up_for(temporary, wanted)
             with self._reading():
@@ -105,8 +105,8 @@ class Backups:
         except _EndedError:
             assert self._ended is not None
             raise_anew(self._ended)
-        except (StorageError, *schema.FAILURES) as error:
-            if isinstance(error, StorageError) or schema.is_damage(error):
+        except (StorageError, *records.FAILURES) as error:
+            if isinstance(error, StorageError) or records.is_damage(error):
                 self._end_if_damaged()
             raise not_made(target, error) from error
 
@@ -156,10 +156,10 @@ class Backups:
         try:
             with self._reading(), closing(self._connect()) as db:
                 snapshot.check_rows(db, Path(store.name), snapshot.nothing)
-        except (StorageError, *schema.FAILURES) as error:
-            if not isinstance(error, StorageError) and not schema.is_damage(error):
+        except (StorageError, *records.FAILURES) as error:
+            if not isinstance(error, StorageError) and not records.is_damage(error):
                 return
-            damage = StorageError(f"{error}. This node has stopped, and will not use the file: {schema.CURE}")
+            damage = StorageError(f"{error}. This node has stopped, and will not use the file: {records.CURE}")
 
             def end() -> None:
                 raise damage

@@ -19,7 +19,7 @@ from typing import Self
 from replidict.errors import RemovedError
 from replidict.machine.commands import Configuration
 from replidict.protocol.peer_messages import MembersAre
-from replidict.storage import schema
+from replidict.storage import records
 
 
 def removed(address: str) -> RemovedError:
@@ -41,7 +41,7 @@ class Members:
     node_ids: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, index: int, said: Configuration | MembersAre | schema.Members) -> Self:
+    def of(cls, index: int, said: Configuration | MembersAre | records.Members) -> Self:
         """As a log entry, a message or the disk says it."""
         voters, learners, readers = frozenset(said.voters), frozenset(said.learners), frozenset(said.readers)
         return cls(index, voters, learners, readers, dict(said.node_ids))
@@ -59,10 +59,10 @@ class Members:
         """As a log entry."""
         return Configuration(sorted(self.voters), sorted(self.learners), dict(self.node_ids), sorted(self.readers))
 
-    def stored(self) -> schema.Members:
+    def stored(self) -> records.Members:
         """As the disk keeps it."""
         said = self.configuration()
-        return schema.Members(self.index, said.voters, said.learners, said.node_ids, said.readers)
+        return records.Members(self.index, said.voters, said.learners, said.node_ids, said.readers)
 
 
 class Membership:

@@ -54,7 +54,7 @@ from replidict.raft.replication import Replication
 from replidict.raft.role import Role
 from replidict.raft.superseded import Succession
 from replidict.raft.transfer import Transfer
-from replidict.storage import schema
+from replidict.storage import records
 from replidict.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -363,7 +363,7 @@ class Engine(SyncObj):
         """Why the node with this identity may not be the one at this address; None if it may."""
         known = self._membership.identity(address)
         if known is not None and known != node_id:
-            return schema.another_node(address, known, node_id)
+            return records.another_node(address, known, node_id)
         refused = None if known is not None else self.store.pin(address, node_id)
         if refused is None and (peer := self.peers.get(address)) is not None:
             peer.node_id = node_id

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from replidict.errors import StorageError
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
-from replidict.storage import schema, snapshot
+from replidict.storage import records, snapshot
 from replidict.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path}: could not read or write a snapshot: {error}. This node has stopped. {schema.DISK_CURE}"
+            f"{path}: could not read or write a snapshot: {error}. This node has stopped. {records.DISK_CURE}"
         ) from error
 
 

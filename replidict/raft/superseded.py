@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from replidict.errors import RemovedError, ReplidictError
 from replidict.protocol.client_messages import Supersede
-from replidict.storage.files import supersede
+from replidict.storage.directory import supersede
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine

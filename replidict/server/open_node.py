@@ -38,8 +38,8 @@ from replidict.security import Security
 from replidict.server.request_handler import Desk
 from replidict.server.scheduled_snapshots import Automatic
 from replidict.server.supersede_notifier import Herald
-from replidict.storage.files import Beginning, Directory, connect, founded_by
-from replidict.storage.mark import Mark
+from replidict.storage.directory import Beginning, Directory, connect, founded_by
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.store import Store
 from replidict.transport.handshake import Identity
 from replidict.transport.links import TcpTransport

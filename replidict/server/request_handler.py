@@ -41,7 +41,7 @@ from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.server.thread_pool import Workers
-from replidict.storage.files import remove
+from replidict.storage.directory import remove
 from replidict.transport.clients import Guests
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from replidict.errors import ReplidictError
 from replidict.node.backup import Backups, not_made
-from replidict.storage.files import remove, sync
+from replidict.storage.directory import remove, sync
 
 logger = logging.getLogger(__name__)
 

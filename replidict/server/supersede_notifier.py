@@ -23,7 +23,7 @@ from replidict.log_throttle import Complaints
 from replidict.node.node import Node
 from replidict.protocol.client_messages import Done, Supersede
 from replidict.security import Security
-from replidict.storage import schema
+from replidict.storage import records
 from replidict.transport.handshake import printable
 
 LOOK_EVERY = 0.4  # election timeouts
@@ -37,10 +37,10 @@ TEXT_MAX = 1000  # characters of an answer, there
 class Herald:
     """The threads that do so, one for each place."""
 
-    def __init__(self, node: Node, security: Security, recovered: schema.Recovered) -> None:
+    def __init__(self, node: Node, security: Security, recovered: records.Recovered) -> None:
         self._node, self._security = node, security
-        self._old: dict[str, schema.Recovered] = {}
-        before: schema.Recovered | None = recovered
+        self._old: dict[str, records.Recovered] = {}
+        before: records.Recovered | None = recovered
         while before is not None:
             self._old[before.cluster_id] = before
             before = before.before
@@ -95,7 +95,7 @@ class Herald:
                 self._log(place, logging.INFO, f"does not let this node in, and is left alone: {error}")
                 return
 
-    def _tell(self, client: Client, old: schema.Recovered) -> None:
+    def _tell(self, client: Client, old: records.Recovered) -> None:
         """Tell somebody until it is gone. Raises what that makes of the call."""
         place, me = client.address, self._node.store.identity
 

@@ -27,8 +27,8 @@ from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.state_machine import StateMachine
-from replidict.storage import schema
-from replidict.storage.files import (
+from replidict.storage import records
+from replidict.storage.directory import (
     FILE_NAME,
     SUPERSEDED,
     check_inside,
@@ -37,7 +37,7 @@ from replidict.storage.files import (
     in_use,
     read_note,
 )
-from replidict.storage.mark import Mark
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.store import RECOVERED, Store
 
 
@@ -55,18 +55,18 @@ class Inspected:
     """A node's disk."""
 
     path: Path
-    identity: schema.Identity
-    vote: schema.Vote
-    applied: schema.Applied
+    identity: records.Identity
+    vote: records.Vote
+    applied: records.Applied
     """What the state table holds: it trails the log."""
 
-    members: schema.Members
+    members: records.Members
     """The last configuration in the log, committed or not: the one in force."""
 
-    settled: schema.Members
+    settled: records.Members
     """The last configuration that this node surely knew to be committed, and `between` those in the log after it."""
 
-    between: Sequence[schema.Members]
+    between: Sequence[records.Members]
 
     first_index: int
     """Of the log; one more than `last_index` if it is empty."""
@@ -93,7 +93,7 @@ class Inspected:
     marked: bool
     """Whether there is a mark beside the file: without one nobody can tell that the file is not an older one."""
 
-    recovered: schema.Recovered | None
+    recovered: records.Recovered | None
     """What it was founded from, if that was a lost quorum."""
 
     @property
@@ -153,7 +153,7 @@ def inspect(path: Path, last: int = 0) -> Inspected:
             committed = max(committed, facts["applied"].index)
             settled, between = _configurations(db, facts["members"], committed)
             damage = damage or _damage(db, file, mark)
-    except (KeyError, *schema.FAILURES) as error:
+    except (KeyError, *records.FAILURES) as error:
         raise StorageError(damage or f"{file}: can't be read: {error}") from error
     return Inspected(
         path, facts["identity"], facts["vote"], facts["applied"], (settled, *between)[-1], settled, between,
@@ -191,12 +191,12 @@ def _unchanged(path: Path) -> Iterator[tuple[sqlite3.Connection, Mark | None]]:
 
 
 _KINDS: dict[str, Any] = {
-    "identity": schema.Identity,
-    "vote": schema.Vote,
-    "applied": schema.Applied,
-    "log_start": schema.LogStart,
-    "members": schema.Members,
-    RECOVERED: schema.Recovered,
+    "identity": records.Identity,
+    "vote": records.Vote,
+    "applied": records.Applied,
+    "log_start": records.LogStart,
+    "members": records.Members,
+    RECOVERED: records.Recovered,
 }
 
 
@@ -205,7 +205,7 @@ def _facts(db: sqlite3.Connection) -> dict[str, Any]:
     return {name: msgspec.msgpack.decode(data, type=_KINDS[name]) for name, data in rows if name in _KINDS}
 
 
-def _log(db: sqlite3.Connection, start: schema.LogStart, last: int) -> tuple[int, int, int, int, list[Kept]]:
+def _log(db: sqlite3.Connection, start: records.LogStart, last: int) -> tuple[int, int, int, int, list[Kept]]:
     first, last_index, committed = db.execute("SELECT min(idx), max(idx), max(committed) FROM log").fetchone()
     if first is None:
         return start.index + 1, start.index, start.term, 0, []
@@ -215,13 +215,13 @@ def _log(db: sqlite3.Connection, start: schema.LogStart, last: int) -> tuple[int
 
 
 def _configurations(
-    db: sqlite3.Connection, settled: schema.Members, committed: int
-) -> tuple[schema.Members, list[schema.Members]]:
+    db: sqlite3.Connection, settled: records.Members, committed: int
+) -> tuple[records.Members, list[records.Members]]:
     """The last configuration that is known to be committed, and those after it."""
-    between: list[schema.Members] = []
+    between: list[records.Members] = []
     for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (settled.index,)):
         if cmd.is_configuration(command) and isinstance(said := cmd.decode(command), cmd.Configuration):
-            members = schema.Members(index, said.voters, said.learners, said.node_ids, said.readers)
+            members = records.Members(index, said.voters, said.learners, said.node_ids, said.readers)
             if index <= committed:
                 settled = members
             else:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from replidict.protocol.log_entry import Entry
-from replidict.storage.schema import LogStart
+from replidict.storage.records import LogStart
 
 MEMORY_BYTES = 32 * 1024 * 1024
 """Applied entries stay in memory, for followers that lag a little, up to about this much."""

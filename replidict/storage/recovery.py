@@ -35,8 +35,8 @@ from pathlib import Path
 
 from replidict.errors import RemovedError, ReplidictError, StorageError
 from replidict.machine import commands as cmd
-from replidict.storage import schema
-from replidict.storage.files import Directory, connect, put_facts, supersede
+from replidict.storage import records
+from replidict.storage.directory import Directory, connect, put_facts, supersede
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node
 from replidict.storage.store import RECOVERED
 
@@ -118,7 +118,7 @@ class Survivors:
             )
         return None
 
-    def recover(self, address: str | None = None) -> schema.Identity:
+    def recover(self, address: str | None = None) -> records.Identity:
         """Make the chosen disk that of the founder of a new cluster, reached at `address` (as before, if None).
 
         Returns who it is from now on. Raises `ReplidictError` if that can't be done; the chosen disk is as it was then.
@@ -126,7 +126,7 @@ class Survivors:
         if (refusal := self.refusal()) is not None:
             raise refusal
         old, before = self.chosen.identity, self.chosen.recovered
-        new = schema.Identity(uuid.uuid4().hex, uuid.uuid4().hex, address or old.address)
+        new = records.Identity(uuid.uuid4().hex, uuid.uuid4().hex, address or old.address)
         today = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         for directory in self.directories[1:]:
             try:
@@ -137,26 +137,26 @@ class Survivors:
         known = (self.chosen.settled, *self.chosen.between)
         members = sorted({address for each in known for address in (*each.voters, *each.learners)})
         index = self.chosen.members.index
-        recovered = schema.Recovered(old.cluster_id, today, certain, old.node_id, old.address, index, members, before)
+        recovered = records.Recovered(old.cluster_id, today, certain, old.node_id, old.address, index, members, before)
         self._rewrite(new, recovered)
         return new
 
-    def _rewrite(self, new: schema.Identity, recovered: schema.Recovered) -> None:
+    def _rewrite(self, new: records.Identity, recovered: records.Recovered) -> None:
         chosen, directory = self.chosen, self.directories[0]
         index, term = chosen.last_index + 1, max(chosen.vote.term, chosen.last_term) + 1
         alone = cmd.Configuration([new.address], [], {new.address: new.node_id})
         command = cmd.encode(alone)
         facts = {
             "identity": new,
-            "vote": schema.Vote(term, None, chosen.vote.cuts),
-            "members": schema.Members(index, alone.voters, [], alone.node_ids),
-            "pins": schema.Pins({}),
+            "vote": records.Vote(term, None, chosen.vote.cuts),
+            "members": records.Members(index, alone.voters, [], alone.node_ids),
+            "pins": records.Pins({}),
             RECOVERED: recovered,
         }
         with closing(connect(directory.file, "fsync")) as db:
             try:
                 db.execute("BEGIN IMMEDIATE")
-                row = (index, term, command, index, schema.log_crc(index, term, command, index))
+                row = (index, term, command, index, records.log_crc(index, term, command, index))
                 db.execute("INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, ?)", row)
                 put_facts(db, facts)
                 db.execute("COMMIT")
@@ -167,7 +167,7 @@ class Survivors:
                 ) from error
 
 
-def _voters(members: schema.Members, nodes: Sequence[Inspected]) -> set[str]:
+def _voters(members: records.Members, nodes: Sequence[Inspected]) -> set[str]:
     """Which of the voters are these nodes, not others that took their addresses before or after them."""
     who = {node.identity.address: node.identity.node_id for node in nodes}
     return {each for each in members.voters if each in who and members.node_ids.get(each, who[each]) == who[each]}

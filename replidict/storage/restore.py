@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from replidict.errors import StorageError
-from replidict.storage import schema, snapshot
-from replidict.storage.files import FILE_NAME, Beginning, Directory, put_facts
+from replidict.storage import records, snapshot
+from replidict.storage.directory import FILE_NAME, Beginning, Directory, put_facts
 
 
 def restore(backup: Path, path: Path, address: str) -> None:
@@ -31,18 +31,18 @@ def restore(backup: Path, path: Path, address: str) -> None:
         raise StorageError(f"{backup}: not a backup, but a snapshot that one node was sending to another")
     _refuse_a_node(path)
     node_id = uuid.uuid4().hex
-    members = schema.Members(held.index, [address], [], {address: node_id})
+    members = records.Members(held.index, [address], [], {address: node_id})
 
     def fill(db: sqlite3.Connection) -> None:
         db.execute("ATTACH ? AS backup", (f"{backup.absolute().as_uri()}?mode=ro",))
         db.execute("BEGIN")
         db.execute("INSERT INTO state SELECT * FROM backup.state")
         (data,) = db.execute("SELECT data FROM backup.fact WHERE name = 'applied'").fetchone()
-        applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=schema.Applied), sessions=0)
+        applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), sessions=0)
         put_facts(db, {
             "applied": applied,
-            "log_start": schema.LogStart(applied.index, applied.term),
-            "vote": schema.Vote(applied.term),
+            "log_start": records.LogStart(applied.index, applied.term),
+            "vote": records.Vote(applied.term),
         })  # fmt: skip
         db.execute("COMMIT")
 

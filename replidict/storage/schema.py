@@ -1,157 +1,44 @@
-"""What stands in the rows of a node's file, and the checksums that guard them.
+"""The tables of a node's file.
 
-Every row carries a CRC-32 over all its columns: SQLite's own checks see a broken page, not a flipped bit in a value.
+Rules kept here:
+
+1. Schema changes are migrations, in order, never edited after a release; `USER_VERSION` counts them.
+2. `APPLICATION_ID` says that the file is ours.
+
+Imported only where a file is made: sqlite-utils takes a while to load, and opening a file does not need it.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import struct
-import zlib
 
-import msgspec
+from sqlite_utils import Database, Migrations
 
-APPLICATION_ID = 0x7265706C  # "repl"
-USER_VERSION = 1
+from replidict.storage.records import APPLICATION_ID, USER_VERSION
 
-CURE = (
-    "a member of a cluster must never get an older file back, because it would forget votes and entries that others "
-    "count on: remove it from the cluster and let it join anew with an empty directory. A node without peers can be "
-    "restored from a backup."
-)
-"""What to do about a damaged file."""
-
-DISK_CURE = "Make sure the disk has space and is healthy, then open it again: what was acknowledged is there."
-"""What to do about a disk that fails or is full."""
-
-FAILURES = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
-"""What reading or writing a file raises; ValueError when sqlite3 can't decode the damaged bytes an error quotes."""
+migrations = Migrations("replidict")
 
 
-def is_damage(error: BaseException) -> bool:
-    """Whether this says that the file is wrong, and not that the disk is full or fails."""
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", None)
-        return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-    return not isinstance(error, OSError)
-
-
-class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Who this file is: made once, with the file."""
-
-    cluster_id: str
-    node_id: str
-    address: str
-
-
-class Vote(msgspec.Struct, frozen=True, array_like=True):
-    """Figure 2, persistent state: the current term, and for whom this node voted in it. `cuts` counts how often the
-    log's end was cut off or replaced by a snapshot: only then may its last index go back (see `mark`)."""
-
-    term: int = 0
-    voted_for: str | None = None
-    cuts: int = 0
-
-
-class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """What the state and session tables hold: all up to `index`, and how many rows that makes."""
-
-    index: int = 0
-    term: int = 0
-    revision: int = 0
-    next_position: int = 1
-    rows: int = 0
-    sessions: int = 0
-
-
-class LogStart(msgspec.Struct, frozen=True, array_like=True):
-    """The entry just below the first one kept: everything up to it was compacted away."""
-
-    index: int = 0
-    term: int = 0
-
-
-class Members(msgspec.Struct, frozen=True, array_like=True):
-    """The last configuration known to be committed, as of the entry at `index`: at least the applied one."""
-
-    index: int
-    voters: list[str]
-    learners: list[str]
-    node_ids: dict[str, str] = {}
-    readers: list[str] = []
-
-
-class Pins(msgspec.Struct, frozen=True, array_like=True):
-    """The identity first seen at each peer's address: a node that lost its disk is not the same node."""
-
-    node_ids: dict[str, str]
-
-
-class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """Only in a backup: whose it is, and when it was made (ISO 8601, UTC)."""
-
-    cluster_id: str
-    node_id: str
-    address: str
-    taken_at: str
-
-
-class Recovered(msgspec.Struct, frozen=True, array_like=True):
-    """Only where a cluster was founded from what a lost quorum left (see `recovery`): from which, and when (ISO 8601,
-    UTC). `certain` says that nothing acknowledged can have been lost, then or at an earlier such time. The rest is for
-    the others of that cluster (see `succession`): who the founder was there, and who they were, as of the entry at
-    `index`; and the same of an earlier such time."""
-
-    cluster_id: str
-    at: str
-    certain: bool
-    node_id: str
-    address: str
-    index: int
-    members: list[str]
-    before: Recovered | None = None
-
-
-def another_node(address: str, known: str, node_id: str) -> str:
-    """What is wrong when another identity than the known one comes from an address."""
-    return (
-        f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
-        "remove it from the cluster and let it join anew"
+@migrations()
+def m001_initial(db: Database) -> None:
+    """Log, state, sessions and the single facts about the node."""
+    db.table("log").create(
+        {"idx": int, "term": int, "command": bytes, "committed": int, "crc": int},
+        pk="idx", not_null={"term", "command", "committed", "crc"}, strict=True,
+    )  # fmt: skip
+    db.table("state").create(
+        {"position": int, "key": bytes, "value": bytes, "revision": int, "crc": int},
+        pk="position", not_null={"key", "value", "revision", "crc"}, strict=True,
+    )  # fmt: skip
+    db.table("session").create(
+        {"number": int, "data": bytes, "crc": int}, pk="number", not_null={"data", "crc"}, strict=True
     )
+    db.table("fact").create({"name": str, "data": bytes, "crc": int}, pk="name", not_null={"data", "crc"}, strict=True)
 
 
-PAGE_ROWS = 32
-"""Rows of `state` on a page, roughly: of 100 bytes each, by position."""
-
-_NUMBER, _THREE_NUMBERS = struct.Struct("<q").pack, struct.Struct("<3q").pack
-
-
-def log_crc(index: int, term: int, command: bytes, committed: int) -> int:
-    """Checksum of a row of `log`. `committed` is the commit index that was known when the entry was written."""
-    return zlib.crc32(command, zlib.crc32(_THREE_NUMBERS(index, term, committed)))
-
-
-def state_crc(position: int, key: bytes, value: bytes, revision: int) -> int:
-    """Checksum of a row of `state`."""
-    return zlib.crc32(value, zlib.crc32(key, zlib.crc32(_THREE_NUMBERS(position, revision, len(key)))))
-
-
-def session_crc(number: int, data: bytes) -> int:
-    """Checksum of a row of `session`."""
-    return zlib.crc32(data, zlib.crc32(_NUMBER(number)))
-
-
-def fact_crc(name: str, data: bytes) -> int:
-    """Checksum of a row of `fact`."""
-    return zlib.crc32(data, zlib.crc32(name.encode()))
-
-
-PUT_LOG = ("INSERT INTO log(idx, term, command, committed, crc) VALUES", "")
-PUT_STATE = (
-    "INSERT INTO state(position, key, value, revision, crc) VALUES",
-    "ON CONFLICT(position) DO UPDATE SET value = excluded.value, revision = excluded.revision, crc = excluded.crc",
-)
-DELETE_STATE = ("DELETE FROM state WHERE position IN (VALUES", ")")
-PUT_SESSION = ("INSERT OR REPLACE INTO session(number, data, crc) VALUES", "")
-DELETE_SESSION = ("DELETE FROM session WHERE number IN (VALUES", ")")
-PUT_FACT = "INSERT OR REPLACE INTO fact(name, data, crc) VALUES (?, ?, ?)"
+def create(connection: sqlite3.Connection) -> None:
+    """Lay out an empty file."""
+    database = Database(connection, execute_plugins=False)
+    migrations.apply(database)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {USER_VERSION}")

@@ -23,7 +23,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.machine.state_machine import Session
-from replidict.storage import schema
+from replidict.storage import records
 
 LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
@@ -56,19 +56,19 @@ class Snapshot:
     sha256: bytes
     revision: int
     keys: int
-    origin: schema.Origin | None
+    origin: records.Origin | None
 
 
 def create(source_uri: str, target: Path, look_up: LookUp = nothing) -> Snapshot:
     """Copy the state out of a node's file, and check it. Raises `StorageError`; safe in any thread."""
     try:
         copy(source_uri, target, look_up=look_up)
-    except schema.FAILURES as error:
+    except records.FAILURES as error:
         raise StorageError(f"{target}: could not take a snapshot: {error}") from error
     return check(target, look_up)
 
 
-def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, look_up: LookUp = nothing) -> None:
+def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *, look_up: LookUp = nothing) -> None:
     """Copy the state out of a node's file into one that is made, or emptied; not synced, not checked.
 
     Raises one of `schema.FAILURES`; safe in any thread.
@@ -78,8 +78,8 @@ def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, 
         # A file nobody reads until it is whole needs no journal.
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("PRAGMA synchronous = OFF")
-        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {schema.USER_VERSION}")
+        db.execute(f"PRAGMA application_id = {records.APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {records.USER_VERSION}")
         db.execute("ATTACH ? AS source", (source_uri,))
         # As they are there, and nothing else: two snapshots of one state are the same bytes.
         laid_out = "SELECT sql FROM source.sqlite_schema WHERE type = 'table' AND name IN ('state', 'session', 'fact')"
@@ -93,7 +93,7 @@ def copy(source_uri: str, target: Path, origin: schema.Origin | None = None, *, 
             db.execute("INSERT INTO fact SELECT * FROM source.fact WHERE name IN ('applied', 'members')")
             if origin is not None:
                 data = msgspec.msgpack.encode(origin)
-                db.execute(schema.PUT_FACT, ("origin", data, schema.fact_crc("origin", data)))
+                db.execute(records.PUT_FACT, ("origin", data, records.fact_crc("origin", data)))
             db.execute("COMMIT")
 
 
@@ -140,11 +140,11 @@ def check(path: Path, look_up: LookUp = nothing) -> Snapshot:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
             with _looking_up(db, look_up, 1000 * STEPS_A_ROW):
                 facts = _check_form(db, path)
-            applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
-            msgspec.msgpack.decode(facts["members"], type=schema.Members)
-            origin = msgspec.msgpack.decode(facts["origin"], type=schema.Origin) if "origin" in facts else None
+            applied = msgspec.msgpack.decode(facts["applied"], type=records.Applied)
+            msgspec.msgpack.decode(facts["members"], type=records.Members)
+            origin = msgspec.msgpack.decode(facts["origin"], type=records.Origin) if "origin" in facts else None
             rows, sessions = check_rows(db, path, look_up)
-    except schema.FAILURES as error:
+    except records.FAILURES as error:
         raise StorageError(f"{path}: not a usable snapshot: {error}") from error
     if (rows, sessions) != (applied.rows, applied.sessions):
         raise _damaged(path, f"{rows} keys and {sessions} sessions instead of {applied.rows} and {applied.sessions}")
@@ -160,18 +160,18 @@ def _damaged(path: Path, what: str) -> StorageError:
 def _check_form(db: sqlite3.Connection, path: Path) -> dict[str, bytes]:
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application_id != schema.APPLICATION_ID:
+    if application_id != records.APPLICATION_ID:
         raise StorageError(f"{path}: not a snapshot: a SQLite file of another program")
-    if version != schema.USER_VERSION:
+    if version != records.USER_VERSION:
         raise StorageError(
-            f"{path}: not a snapshot of format {schema.USER_VERSION}: another release wrote it (format {version})"
+            f"{path}: not a snapshot of format {records.USER_VERSION}: another release wrote it (format {version})"
         )
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise _damaged(path, verdict)
     facts = {}
     for name, data, crc in db.execute("SELECT name, data, crc FROM fact NOT INDEXED"):
-        if crc != schema.fact_crc(name, data):
+        if crc != records.fact_crc(name, data):
             raise _damaged(path, f"the checksum of {name!r} is wrong")
         facts[name] = data
     if facts.keys() - {"origin"} != {"applied", "members"}:
@@ -185,7 +185,7 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> tuple[int
     Raises `StorageError` if one is not as it was written, and what SQLite raises.
     """
     rows = sessions = 0
-    crc_of = schema.state_crc
+    crc_of = records.state_crc
     state = db.execute("SELECT position, key, value, revision, crc FROM state")
     while some := state.fetchmany(CHECK_ROWS):
         for position, key, value, revision, crc in some:
@@ -196,7 +196,7 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> tuple[int
             look_up()
             time.sleep(PAUSE)
     for number, data, crc in db.execute("SELECT number, data, crc FROM session"):
-        if crc != schema.session_crc(number, data):
+        if crc != records.session_crc(number, data):
             raise _damaged(path, f"the checksum of session {number} is wrong")
         msgspec.msgpack.decode(data, type=Session)
         sessions += 1

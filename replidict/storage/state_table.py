@@ -16,8 +16,8 @@ from collections import deque
 import msgspec
 
 from replidict.machine.state_machine import Changes
-from replidict.storage import schema
-from replidict.storage.rows import put
+from replidict.storage import records
+from replidict.storage.bulk_insert import put
 from replidict.storage.wal import frames_before_checkpoint
 
 GATHER_ENTRIES = 256
@@ -71,23 +71,23 @@ class StateTable:
         """Whether enough has gathered for a step (rule 2)."""
         return len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
 
-    def step(self) -> schema.Applied | None:
+    def step(self) -> records.Applied | None:
         """What belongs beside a commit: if a step is due, take it, and say where the table is then."""
         rows, size = self._recent_rows, self._recent_bytes
         self._recent_rows = self._recent_bytes = 0
         return self._move(rows, size) if self.due else None
 
-    def follow(self) -> schema.Applied:
+    def follow(self) -> records.Applied:
         """Take a large step, because nobody waits, or all wait for the last one."""
         return self._move(GATHER_ROWS, GATHER_BYTES)
 
-    def _move(self, least_rows: int, least_bytes: int) -> schema.Applied:
+    def _move(self, least_rows: int, least_bytes: int) -> records.Applied:
         keys = self._gathered[-1][1].keys
         # How large the table is can be told by the average of what has gathered.
         whole = keys <= GATHER_ROWS and keys * self._bytes <= WHOLE_BYTES * self._rows
         term, changes = self._gathered.popleft()
         count = len(changes.rows)
-        pages = {row[0] // schema.PAGE_ROWS for row in changes.rows}
+        pages = {row[0] // records.PAGE_ROWS for row in changes.rows}
         while self._gathered and (
             whole
             or (count < least_rows or changes.bytes < least_bytes)
@@ -95,12 +95,12 @@ class StateTable:
         ):
             term, later = self._gathered.popleft()
             count += len(later.rows)
-            pages.update(row[0] // schema.PAGE_ROWS for row in later.rows)
+            pages.update(row[0] // records.PAGE_ROWS for row in later.rows)
             changes.absorb(later)
         self._rows -= count
         self._bytes -= changes.bytes
         self._write(changes)
-        return schema.Applied(
+        return records.Applied(
             changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
         )
 
@@ -111,13 +111,13 @@ class StateTable:
         last: dict[int, tuple[bytes, bytes | None, int]] = {}
         for position, key, value, revision in changes.rows:
             last[position] = (last[position][0] if position in last else key, value, revision)
-        crc = schema.state_crc
+        crc = records.state_crc
         puts = [(p, k, v, r, crc(p, k, v, r)) for p, (k, v, r) in last.items() if v is not None]
-        put(db, *schema.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
-        put(db, *schema.PUT_STATE, puts)
+        put(db, *records.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
+        put(db, *records.PUT_STATE, puts)
         sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
-        put(db, *schema.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
-        put(db, *schema.PUT_SESSION, [(n, data, schema.session_crc(n, data)) for n, data in sessions])
+        put(db, *records.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
+        put(db, *records.PUT_SESSION, [(n, data, records.session_crc(n, data)) for n, data in sessions])
         frames = frames_before_checkpoint(changes.keys)
         if frames != self._frames:
             self._frames = frames

@@ -23,10 +23,10 @@ import msgspec
 from replidict.errors import EncodingError, StorageError
 from replidict.machine.state_machine import Changes, Session, StateMachine
 from replidict.protocol.log_entry import Entry
-from replidict.storage import schema
+from replidict.storage import records
+from replidict.storage.bulk_insert import put
+from replidict.storage.high_water_mark import Mark
 from replidict.storage.log import Log
-from replidict.storage.mark import Mark
-from replidict.storage.rows import put
 from replidict.storage.state_table import StateTable
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,13 @@ class Store:
         self.commits = 0
         with self._errors("read"):
             facts = self._read_facts()
-            self.identity = msgspec.msgpack.decode(facts["identity"], type=schema.Identity)
-            self._vote = msgspec.msgpack.decode(facts["vote"], type=schema.Vote)
-            self.applied = msgspec.msgpack.decode(facts["applied"], type=schema.Applied)
-            self._members = msgspec.msgpack.decode(facts["members"], type=schema.Members)
-            self._pins = msgspec.msgpack.decode(facts["pins"], type=schema.Pins).node_ids
-            start = msgspec.msgpack.decode(facts["log_start"], type=schema.LogStart)
-            self.recovered = msgspec.msgpack.decode(facts.get(RECOVERED, b"\xc0"), type=schema.Recovered | None)
+            self.identity = msgspec.msgpack.decode(facts["identity"], type=records.Identity)
+            self._vote = msgspec.msgpack.decode(facts["vote"], type=records.Vote)
+            self.applied = msgspec.msgpack.decode(facts["applied"], type=records.Applied)
+            self._members = msgspec.msgpack.decode(facts["members"], type=records.Members)
+            self._pins = msgspec.msgpack.decode(facts["pins"], type=records.Pins).node_ids
+            start = msgspec.msgpack.decode(facts["log_start"], type=records.LogStart)
+            self.recovered = msgspec.msgpack.decode(facts.get(RECOVERED, b"\xc0"), type=records.Recovered | None)
             self.committed = 0
             self.log = self._load_log(start)
         if self._vote.term < self.log.last_term:
@@ -88,14 +88,14 @@ class Store:
         facts = {}
         # By a scan of the table, all of it: a fact that an index can't find must not read as "there is none".
         for name, data, crc in self._db.execute("SELECT name, data, crc FROM fact NOT INDEXED"):
-            if crc != schema.fact_crc(name, data):
+            if crc != records.fact_crc(name, data):
                 raise self._broken(f"the checksum of {name!r} is wrong")
             facts[name] = data
         if facts.keys() - {RECOVERED} != FACTS:
             raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(FACTS)}")
         return facts
 
-    def _load_log(self, start: schema.LogStart) -> Log:
+    def _load_log(self, start: records.LogStart) -> Log:
         sizes: list[int] = []
         tail: list[Entry] = []
         expected = start.index + 1
@@ -104,7 +104,7 @@ class Store:
         for index, term, command, committed, crc in rows:
             if index != expected:
                 raise self._broken(f"log entry {expected} is missing (the next one is {index})")
-            if crc != schema.log_crc(index, term, command, committed):
+            if crc != records.log_crc(index, term, command, committed):
                 raise self._broken(f"the checksum of log entry {index} is wrong")
             if term < last_term:
                 raise self._broken(f"log entry {index} has term {term}, below its predecessor's {last_term}")
@@ -129,7 +129,7 @@ class Store:
                 (first, last),
             )
             for index, term, command, committed, crc in rows:
-                if crc != schema.log_crc(index, term, command, committed):
+                if crc != records.log_crc(index, term, command, committed):
                     raise self._broken(f"the checksum of log entry {index} is wrong")
                 size += len(command)
                 if found and size > max_bytes:
@@ -161,7 +161,7 @@ class Store:
             )
 
     def _state_rows(self) -> Iterator[tuple[int, bytes, bytes, int]]:
-        crc_of = schema.state_crc
+        crc_of = records.state_crc
         rows = self._db.execute("SELECT position, key, value, revision, crc FROM state ORDER BY position")
         for position, key, value, revision, crc in rows:
             if crc != crc_of(position, key, value, revision):
@@ -170,7 +170,7 @@ class Store:
 
     def _session_rows(self) -> Iterator[tuple[int, Session]]:
         for number, data, crc in self._db.execute("SELECT number, data, crc FROM session"):
-            if crc != schema.session_crc(number, data):
+            if crc != records.session_crc(number, data):
                 raise self._broken(f"the checksum of session {number} is wrong")
             yield number, msgspec.msgpack.decode(data, type=Session)
 
@@ -187,7 +187,7 @@ class Store:
         return self._vote.voted_for
 
     @property
-    def members(self) -> schema.Members:
+    def members(self) -> records.Members:
         """The last configuration known to be committed."""
         return self._members
 
@@ -195,16 +195,16 @@ class Store:
         """Note the term and the vote; written by the next commit."""
         if (term, voted_for) != (self._vote.term, self._vote.voted_for):
             assert term >= self._vote.term, "the term never goes back"
-            self._vote = schema.Vote(term, voted_for, self._vote.cuts)
+            self._vote = records.Vote(term, voted_for, self._vote.cuts)
             self._dirty = True
 
-    def record(self, term: int, changes: Changes, members: schema.Members | None = None) -> None:
+    def record(self, term: int, changes: Changes, members: records.Members | None = None) -> None:
         """Note what applied entries changed, and the configuration if one of them was one."""
         self._table.gather(term, changes)
         if members is not None and members.index > self._members.index:
             self.set_members(members)
 
-    def set_members(self, members: schema.Members) -> None:
+    def set_members(self, members: records.Members) -> None:
         """Note a committed configuration; written by the next commit."""
         self._members = members
         # Whoever comes back under the address of a node that was removed is a new node.
@@ -223,9 +223,9 @@ class Store:
         if known == node_id:
             return None
         if known is not None:
-            return schema.another_node(address, known, node_id)
+            return records.another_node(address, known, node_id)
         self._pins[address] = node_id
-        self._transaction(lambda: self._put_fact("pins", schema.Pins(self._pins)))
+        self._transaction(lambda: self._put_fact("pins", records.Pins(self._pins)))
         return None
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -277,19 +277,19 @@ class Store:
         if log.cut_from is not None:
             db.execute("DELETE FROM log WHERE idx >= ?", (log.cut_from,))
         if log.appended:
-            crc = schema.log_crc
+            crc = records.log_crc
             known = commit_index
             rows = [(e.index, e.term, e.command, known, crc(e.index, e.term, e.command, known)) for e in log.appended]
-            put(db, *schema.PUT_LOG, rows)
+            put(db, *records.PUT_LOG, rows)
         if self._dirty:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
-            self._put_fact("pins", schema.Pins(self._pins))
+            self._put_fact("pins", records.Pins(self._pins))
         if (moved := self._table.step()) is not None:
             self._move_on(moved)
             self._compact()
 
-    def _move_on(self, applied: schema.Applied) -> None:
+    def _move_on(self, applied: records.Applied) -> None:
         self.applied = applied
         self._put_fact("applied", applied)
 
@@ -309,7 +309,7 @@ class Store:
 
     def _put_fact(self, name: str, fact: object) -> None:
         data = _pack(fact)
-        self._db.execute(schema.PUT_FACT, (name, data, schema.fact_crc(name, data)))
+        self._db.execute(records.PUT_FACT, (name, data, records.fact_crc(name, data)))
 
     def _transaction(self, write: Callable[[], None]) -> None:
         with self._errors("write"):
@@ -326,18 +326,18 @@ class Store:
             yield
         except StorageError:
             raise
-        except schema.FAILURES as error:
-            if schema.is_damage(error):
+        except records.FAILURES as error:
+            if records.is_damage(error):
                 raise self._broken(f"could not {verb}: {error}") from error
             self._failed = StorageError(
                 f"{self.name}: could not {verb}: {error}. This node has stopped and acknowledges nothing more. "
-                f"{schema.DISK_CURE}"
+                f"{records.DISK_CURE}"
             )
             raise self._failed from error
 
     def _broken(self, what: str) -> StorageError:
         self._failed = StorageError(
-            f"{self.name}: {what}. The file is damaged, and this node will not use it: {schema.CURE}"
+            f"{self.name}: {what}. The file is damaged, and this node will not use it: {records.CURE}"
         )
         return self._failed
 
@@ -353,7 +353,7 @@ class Store:
             finally:
                 if not self._db.in_transaction:
                     self._db.execute("DETACH snapshot")
-            applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=schema.Applied)
+            applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=records.Applied)
         self.applied = applied
         self._table.clear()
         self._dirty = False
@@ -370,14 +370,14 @@ class Store:
         applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
         db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
         data = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
-        members = msgspec.msgpack.decode(data, type=schema.Members)
+        members = msgspec.msgpack.decode(data, type=records.Members)
         if members.index < self._members.index:
             self._put_fact("members", self._members)  # this node knows of a later one already
         else:
             self.set_members(members)
-        self._put_fact("pins", schema.Pins(self._pins))
-        at = msgspec.msgpack.decode(applied, type=schema.Applied)
-        self._put_fact("log_start", schema.LogStart(at.index, at.term))
+        self._put_fact("pins", records.Pins(self._pins))
+        at = msgspec.msgpack.decode(applied, type=records.Applied)
+        self._put_fact("log_start", records.LogStart(at.index, at.term))
         self._put_fact("vote", self._vote)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ import sys
 from array import array
 from pathlib import Path
 
-from replidict.storage.schema import PAGE_ROWS
+from replidict.storage.records import PAGE_ROWS
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replidict.protocol.peer_messages import Message
-from replidict.storage import schema
+from replidict.storage import records
 from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ElectionChecks:
                     f"{other.node.engine.term} for {left:.3f} s",
                 )
 
-    def vote_stored(self, machine: Machine, vote: schema.Vote) -> None:
+    def vote_stored(self, machine: Machine, vote: records.Vote) -> None:
         """A vote is about to be on disk."""
         known, address = machine.disk.shadow.vote, machine.address
         if vote.term < known.term:

@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from replidict.protocol.peer_messages import AppendReply, SnapshotReply
-from replidict.storage import schema
+from replidict.storage import records
 from tests.simulator.disk import Row, Write
 from tests.simulator.violation import Violation
 
@@ -34,7 +34,7 @@ class LogChecks:
     def written(self, machine: Machine, writes: list[Write]) -> None:
         """A transaction is about to be durable on a node's disk."""
         shadow, address = machine.disk.shadow, machine.address
-        start = next((write for write in reversed(writes) if isinstance(write, schema.LogStart)), shadow.start)
+        start = next((write for write in reversed(writes) if isinstance(write, records.LogStart)), shadow.start)
         if start.index < shadow.start.index:
             raise Violation(
                 "log", f"{address}: the log begins at {start.index}, and began at {shadow.start.index} before"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replidict.options import Options
-from replidict.storage import schema
-from replidict.storage.files import Beginning
+from replidict.storage import records
+from replidict.storage.directory import Beginning
 from tests.simulator.invariants import Checker
 from tests.simulator.loop import Loop, Trace
 from tests.simulator.machine import Machine
@@ -49,7 +49,7 @@ class Cluster:
 
     def founding(self, addresses: list[str]) -> Beginning:
         """What a founder's disk begins with."""
-        return Beginning(CLUSTER_ID, self.new_identity(), schema.Members(0, sorted(addresses), []))
+        return Beginning(CLUSTER_ID, self.new_identity(), records.Members(0, sorted(addresses), []))
 
     def add(self, address: str, beginning: Beginning) -> Machine:
         """A machine more."""

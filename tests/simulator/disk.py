@@ -21,9 +21,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from replidict.storage import schema
-from replidict.storage.files import Beginning, write_founding_facts
-from replidict.storage.tables import create
+from replidict.storage import records
+from replidict.storage.directory import Beginning, write_founding_facts
+from replidict.storage.schema import create
 
 Point = Literal["begin", "write", "commit", "committed"]
 POINTS: tuple[Point, ...] = ("begin", "write", "commit", "committed")
@@ -48,8 +48,8 @@ class Shadow:
     """What is durably on a disk."""
 
     log: dict[int, tuple[int, int]] = field(default_factory=dict)  # index -> (term, checksum of the row)
-    start: schema.LogStart = field(default_factory=schema.LogStart)
-    vote: schema.Vote = field(default_factory=schema.Vote)
+    start: records.LogStart = field(default_factory=records.LogStart)
+    vote: records.Vote = field(default_factory=records.Vote)
 
     def holds(self, index: int, term: int) -> bool:
         """Whether the entry is there, or covered by the state table."""
@@ -133,7 +133,7 @@ class Disk:
                 shadow.log[write.number] = (write.term, write.crc)
             elif isinstance(write, int):
                 shadow.log.pop(write, None)
-            elif isinstance(write, schema.Vote):
+            elif isinstance(write, records.Vote):
                 shadow.vote = write
             else:
                 shadow.start = write
@@ -150,8 +150,8 @@ class Disk:
             )
             return f"log entries {odd[:10]} are not on disk as they were committed"
         for name, kind, expected in (
-            ("vote", schema.Vote, self.shadow.vote),
-            ("log_start", schema.LogStart, self.shadow.start),
+            ("vote", records.Vote, self.shadow.vote),
+            ("log_start", records.LogStart, self.shadow.start),
         ):
             row = self._anchor.execute("SELECT data FROM fact WHERE name = ?", (name,)).fetchone()
             found = kind() if row is None else msgspec.msgpack.decode(row[0], type=kind)
@@ -193,7 +193,7 @@ class _Connection:
         inner.executescript(_TRIGGERS)
 
     def _fact(self, name: str, data: bytes) -> None:
-        kind = {"vote": schema.Vote, "log_start": schema.LogStart}.get(name)
+        kind = {"vote": records.Vote, "log_start": records.LogStart}.get(name)
         if kind is not None:
             self._writes.append(msgspec.msgpack.decode(data, type=kind))
 

@@ -32,7 +32,7 @@ from replidict.protocol.peer_messages import (
     SnapshotReply,
     VoteReply,
 )
-from replidict.storage import schema
+from replidict.storage import records
 from tests.simulator.check_elections import ElectionChecks
 from tests.simulator.check_logs import LogChecks
 from tests.simulator.check_members import MemberChecks
@@ -158,7 +158,7 @@ class Checker:
     def committed(self, machine: Machine, writes: list[Write]) -> None:
         """A transaction is about to be durable on a node's disk."""
         for write in writes:
-            if isinstance(write, schema.Vote):
+            if isinstance(write, records.Vote):
                 self.elections.vote_stored(machine, write)
         self.logs.written(machine, writes)
 

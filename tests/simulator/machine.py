@@ -25,8 +25,8 @@ from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node.node import Node
 from replidict.raft.configuration import removed
 from replidict.security import split_address
-from replidict.storage import schema, snapshot
-from replidict.storage.files import Beginning
+from replidict.storage import records, snapshot
+from replidict.storage.directory import Beginning
 from replidict.storage.store import Store
 from tests.simulator.background import SimulatedExecutor
 from tests.simulator.disk import Crash, Disk, Fault
@@ -186,7 +186,7 @@ class Machine:
         for hook in self.on_start:
             hook()
 
-    def _must_be_member(self, known: schema.Members) -> None:
+    def _must_be_member(self, known: records.Members) -> None:
         """As `replidict.server.open_node` does."""
         if self.address not in (*known.voters, *known.learners):
             raise removed(self.address)

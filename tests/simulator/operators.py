@@ -19,8 +19,8 @@ from functools import partial
 
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, Verdict
 from replidict.raft.configuration import Members
-from replidict.storage import schema
-from replidict.storage.files import Beginning
+from replidict.storage import records
+from replidict.storage.directory import Beginning
 from tests.simulator.cluster import CLUSTER_ID, Cluster
 from tests.simulator.machine import Machine
 
@@ -248,7 +248,7 @@ class Operator:
                 return Beginning(CLUSTER_ID, node_id, members)
             yield PAUSE
 
-    def _as_members_say(self, address: str, node_id: str) -> schema.Members | None:
+    def _as_members_say(self, address: str, node_id: str) -> records.Members | None:
         """The last committed configuration that some member knows, if it has this node."""
         machine = self._somebody(address)
         if machine is None or machine.node is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from replidict.options import Options
-from replidict.storage import tables
+from replidict.storage import schema
 from tests.linearizability import check
 from tests.simulator import guards, limits
 from tests.simulator.clients import Client, History, Workload, complete_history
@@ -69,7 +69,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def new_cluster(seed: int, nodes: int, options: Options, *, keep_trace: int | None = 400) -> Iterator[Cluster]:
     """A cluster that is not started yet; everything is freed afterwards."""
-    with _directory() as directory, _quiet(), mock.patch.object(tables, "create", lay_out):
+    with _directory() as directory, _quiet(), mock.patch.object(schema, "create", lay_out):
         addresses = [f"n{number}:7000" for number in range(1, nodes + 1)]
         cluster = Cluster(seed, addresses, options, directory, keep_trace=keep_trace)
         try:

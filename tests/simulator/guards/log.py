@@ -10,7 +10,7 @@ from replidict.errors import StorageError
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
 from replidict.raft import elections, engine, install_snapshot, progress, replication
 from replidict.raft.role import Role
-from replidict.storage import log, schema, store
+from replidict.storage import log, records, store
 from replidict.storage.snapshot import Snapshot
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard, handled
@@ -178,11 +178,11 @@ def stop_at_a_failed_commit() -> Replacements:
 def state_and_index_in_one_transaction() -> Replacements:
     """A crash parts the state table from its applied index."""
 
-    def move_on(self: store.Store, applied: schema.Applied) -> None:
+    def move_on(self: store.Store, applied: records.Applied) -> None:
         original(self, applied)
         rows = self.applied
         self._db.execute("DELETE FROM fact WHERE name = 'applied'")
-        before = getattr(self, "_applied_before", schema.Applied())
+        before = getattr(self, "_applied_before", records.Applied())
         self._put_fact("applied", before)
         self._db.execute("COMMIT")
         self._db.execute("BEGIN IMMEDIATE")

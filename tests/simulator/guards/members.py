@@ -8,7 +8,7 @@ from typing import Any
 from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
 from replidict.raft import configuration, engine, read_index, reconfiguration, replication
 from replidict.raft.configuration import Members
-from replidict.storage import schema, store
+from replidict.storage import records, store
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard
 from tests.simulator.transport import SimulatedTransport
@@ -190,7 +190,7 @@ def never_go_back_to_older_members() -> Replacements:
         self._known = [committed, *(members for members in self._known if members.index > committed.index)]
         return True
 
-    def set_members(self: Any, members: schema.Members) -> None:
+    def set_members(self: Any, members: records.Members) -> None:
         self._members = members
         self._dirty = True
 

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from replidict.errors import RemovedError, StorageError
-from replidict.storage import schema
+from replidict.storage import records
 from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, presize
 
 FILE_NAME = "replidict.db"
@@ -41,7 +41,7 @@ class Beginning(NamedTuple):
 
     cluster_id: str
     node_id: str
-    members: schema.Members
+    members: records.Members
 
 
 def founded_by(voters: Iterable[str]) -> Beginning:
@@ -51,7 +51,7 @@ def founded_by(voters: Iterable[str]) -> Beginning:
     """
     founders = sorted(voters)
     cluster_id = uuid.uuid5(uuid.NAMESPACE_OID, "replidict " + " ".join(founders)).hex
-    return Beginning(cluster_id, uuid.uuid4().hex, schema.Members(0, founders, []))
+    return Beginning(cluster_id, uuid.uuid4().hex, records.Members(0, founders, []))
 
 
 class Directory:
@@ -136,9 +136,9 @@ class Directory:
             if left.exists():
                 raise StorageError(
                     f"{file} is missing, but {left.name} is there: the node's data was removed in part. Put the file "
-                    f"back; if it is lost: {schema.CURE}"
+                    f"back; if it is lost: {records.CURE}"
                 )
-        from replidict.storage import tables  # late: see there
+        from replidict.storage import schema  # late: see there
 
         beginning = begin()
         born = self.path / f"{FILE_NAME}.new"
@@ -148,7 +148,7 @@ class Directory:
                 # A file nobody reads until it is whole needs no journal.
                 db.execute("PRAGMA journal_mode = OFF")
                 db.execute("PRAGMA synchronous = OFF")
-                tables.create(db)
+                schema.create(db)
                 write_founding_facts(db, address, beginning)
                 if fill is not None:
                     fill(db)
@@ -203,12 +203,12 @@ def supersede(directory: Path, old: str, new: str, founder: str, at: str) -> str
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
     """Write who the node is, and whose member."""
     facts = {
-        "identity": schema.Identity(beginning.cluster_id, beginning.node_id, address),
-        "vote": schema.Vote(),
-        "applied": schema.Applied(),
-        "log_start": schema.LogStart(),
+        "identity": records.Identity(beginning.cluster_id, beginning.node_id, address),
+        "vote": records.Vote(),
+        "applied": records.Applied(),
+        "log_start": records.LogStart(),
         "members": beginning.members,
-        "pins": schema.Pins({}),
+        "pins": records.Pins({}),
     }
     put_facts(db, facts)
 
@@ -217,7 +217,7 @@ def put_facts(db: sqlite3.Connection, facts: Mapping[str, object]) -> None:
     """Write single facts, by name."""
     for name, fact in facts.items():
         data = msgspec.msgpack.encode(fact)
-        db.execute(schema.PUT_FACT, (name, data, schema.fact_crc(name, data)))
+        db.execute(records.PUT_FACT, (name, data, records.fact_crc(name, data)))
 
 
 def remove(path: Path) -> None:
@@ -292,7 +292,7 @@ def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
             raise _refusal(file, damage)
         # Both were written before the file had its name, and stand in its header (sqlite.org/fileformat2.html, 1.3).
         version, _, application_id = struct.unpack_from(">3I", header.ljust(100, b"\0"), 60)
-        if application_id != schema.APPLICATION_ID:
+        if application_id != records.APPLICATION_ID:
             raise _refusal(file, "it is a SQLite file of another program")
         _check_number(version, file)
 
@@ -304,8 +304,8 @@ def check_version(db: sqlite3.Connection, file: Path) -> None:
 
 
 def _check_number(version: int, file: Path) -> None:
-    if version > schema.USER_VERSION:
-        newer = f"a newer release of replidict wrote it (format {version}, known: {schema.USER_VERSION})"
+    if version > records.USER_VERSION:
+        newer = f"a newer release of replidict wrote it (format {version}, known: {records.USER_VERSION})"
         raise _refusal(file, newer)
     if version < 1:
         raise _refusal(file, f"its format number is {version}, which no release wrote")
@@ -325,11 +325,11 @@ def check_inside(db: sqlite3.Connection, file: Path) -> None:
 def _refusing(file: Path) -> Iterator[None]:
     try:
         yield
-    except schema.FAILURES as error:
-        if schema.is_damage(error):
+    except records.FAILURES as error:
+        if records.is_damage(error):
             raise _refusal(file, f"can't be opened: {error}") from error
-        raise StorageError(f"{file}: can't be opened: {error}. {schema.DISK_CURE}") from error
+        raise StorageError(f"{file}: can't be opened: {error}. {records.DISK_CURE}") from error
 
 
 def _refusal(file: Path, what: str) -> StorageError:
-    return StorageError(f"{file}: {what}. This node will not use it. If the file is damaged: {schema.CURE}")
+    return StorageError(f"{file}: {what}. This node will not use it. If the file is damaged: {records.CURE}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from replidict.storage.files import remove, sync
+from replidict.storage.directory import remove, sync
 
 
 @contextmanager
