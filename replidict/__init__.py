@@ -1,5 +1,7 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.views import Versioned
 from replidict.errors import (
     ClosedError,
     EncodingError,
@@ -14,10 +16,8 @@ from replidict.errors import (
 from replidict.machine.codec import Codec
 from replidict.node.backup import Backup
 from replidict.options import Options
-from replidict.replicated_dict import ReplicatedDict
 from replidict.security import TLS
 from replidict.status import Member, Status
-from replidict.views import Versioned
 
 __all__ = [
     "Backup",

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from replidict.api.replicated_dict import ReplicatedDict
 from replidict.command.failures import told
 from replidict.command.log_entries import described
 from replidict.command.node_options import as_json_option
@@ -19,7 +20,6 @@ from replidict.node.call_arguments import member_of
 from replidict.options import NO_NETWORK
 from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.configuration import removed
-from replidict.replicated_dict import ReplicatedDict
 from replidict.storage import records
 from replidict.storage.inspection import Inspected, inspect, resting
 from replidict.storage.recovery import Survivors, survivors

@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.views import Versioned
 from replidict.http.arguments import (
     Page,
     Reading,
@@ -41,8 +43,6 @@ from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
 from replidict.http.values import body_of, value_of
 from replidict.options import Options
-from replidict.replicated_dict import ReplicatedDict
-from replidict.views import Versioned
 
 READY_WITHIN = 1.0
 """Seconds in which a node that is up to date can show it."""

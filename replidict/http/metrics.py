@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from replidict.replicated_dict import ReplicatedDict
+from replidict.api.replicated_dict import ReplicatedDict
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE"}

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from replidict.api.replicated_dict import ReplicatedDict
 from replidict.errors import ReplidictError
 from replidict.http.app import application
 from replidict.http.server import HttpServer, check_protected, listening, token_of
 from replidict.options import Options
-from replidict.replicated_dict import ReplicatedDict
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar, overload
 
 from typing_extensions import override
 
+from replidict.api.views import Items, Keys, Values, Versioned
 from replidict.client.join import way_in
 from replidict.errors import ReadTimeout, raise_anew
 from replidict.machine import commands as cmd
@@ -47,7 +48,6 @@ from replidict.security import TLS
 from replidict.server.open_node import Host
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
-from replidict.views import Items, Keys, Values, Versioned
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -1,0 +1,1 @@
+"""The face of the dict: what a program holds in its hands."""
