@@ -71,7 +71,7 @@ class Row(NamedTuple):
     crc: int
 
 
-Write: TypeAlias = "Row | int | schema.Vote | schema.LogStart"
+Write: TypeAlias = "Row | int | records.Vote | records.LogStart"
 """A log entry put, the index of one deleted, or a fact."""
 
 _TRIGGERS = """
