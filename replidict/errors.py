@@ -57,6 +57,14 @@ class SecurityError(ReplidictError):
     """A configuration or a handshake that would let in a peer nobody authenticated."""
 
 
+def removed(address: str) -> RemovedError:
+    """What a node raises, and goes on raising, that is no member any more."""
+    return RemovedError(
+        f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
+        "nodes that are left; to bring this one back, give it an empty directory and join="
+    )
+
+
 def raise_anew(error: ReplidictError) -> NoReturn:
     """Raise an error that several threads may get: each its own, so that tracebacks do not mix, and do not grow."""
     raise type(error)(*error.args) from error

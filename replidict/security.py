@@ -145,6 +145,24 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(digits)
 
 
+def member_of(address: str) -> str:
+    """The address of a member, in lower case."""
+    return checked_address(address, "address").lower()
+
+
+def checked_address(address: object, name: str) -> str:
+    """The address that a caller gave as `name`, if it is one. Raises `ValueError`."""
+    if not isinstance(address, str):
+        raise ValueError(f"{name}: {address!r} is no address: must be a str, 'host:port'")
+    try:
+        _, port = split_address(address)
+    except ReplidictError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if not address.endswith(f":{port}"):
+        raise ValueError(f"{name}: {address!r}: write the port without leading zeros, as the other nodes do")
+    return address
+
+
 def _is_unspecified(host: str) -> bool:
     """Does this stand for all addresses of a machine? `0`, `0x0` and the like do, to a resolver."""
     ip = _ip(host)

@@ -35,7 +35,6 @@ from replidict.node.call_arguments import (
     encoded_value,
     founders_of,
     in_commands,
-    member_of,
     member_to_join,
     network_of,
     pairs_of,
@@ -44,7 +43,7 @@ from replidict.node.call_arguments import (
 from replidict.node.event_loop import clock
 from replidict.options import NO_NETWORK, Options
 from replidict.protocol.peer_messages import AddMember, RemoveMember
-from replidict.security import TLS
+from replidict.security import TLS, member_of
 from replidict.server.open_node import Host
 from replidict.status import Member, Status
 from replidict.storage.restore import restore

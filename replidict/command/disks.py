@@ -10,19 +10,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from replidict.api.replicated_dict import ReplicatedDict
 from replidict.command.failures import told
 from replidict.command.log_entries import described
 from replidict.command.node_options import as_json_option
 from replidict.command.output import age, print_facts, print_json, print_table, size
-from replidict.errors import OutcomeUnknown, RemovedError, StorageError
-from replidict.node.call_arguments import member_of
+from replidict.errors import OutcomeUnknown, RemovedError, StorageError, removed
 from replidict.options import NO_NETWORK
 from replidict.protocol.log_entry import NUMBER_MAX
-from replidict.raft.configuration import removed
+from replidict.security import member_of
 from replidict.storage import records
 from replidict.storage.inspection import Inspected, inspect, resting
 from replidict.storage.recovery import Survivors, survivors
+from replidict.storage.restore import restore as restore_backup
 
 _DIRECTORY = click.Path(path_type=Path)
 
@@ -135,7 +134,7 @@ def restore(backup: Path, data: Path, address: str | None, as_json: bool) -> Non
     be made, of the only member so far. Others join it.
     """
     with told():
-        ReplicatedDict.restore(backup, data, address=address)
+        restore_backup(backup, data, NO_NETWORK if address is None else member_of(address))
     if as_json:
         print_json({"done": True, "path": str(data), "address": address})
     else:

@@ -13,9 +13,8 @@ from replidict.client.connection import Client
 from replidict.command.failures import told
 from replidict.command.security import Protection, protected
 from replidict.errors import OutcomeUnknown
-from replidict.node.call_arguments import member_of
 from replidict.protocol.client_messages import TIMEOUT_MAX
-from replidict.security import security_for
+from replidict.security import member_of, security_for
 
 DEFAULT_NODE = "localhost:9001"
 

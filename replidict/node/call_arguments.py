@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from replidict.errors import EncodingError, ReplidictError
+from replidict.errors import EncodingError
 from replidict.machine.codec import Codec, encode_key
 from replidict.options import NO_NETWORK, Options
-from replidict.security import TLS, Security, is_same, security_for, split_address
+from replidict.security import TLS, Security, checked_address, is_same, security_for
 
 
 def check_kinds(options: object, codec: object, tls: object) -> None:
@@ -41,9 +41,9 @@ def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
         if listed:
             raise ValueError("peers= needs address=: the host:port at which the peers reach this node")
         return [NO_NETWORK]
-    founders = [_checked(address, "address")]
+    founders = [checked_address(address, "address")]
     for peer in listed:
-        _checked(peer, "peers")
+        checked_address(peer, "peers")
         if is_same(peer, address):
             raise ValueError(f"peers= holds this node's own address {peer}: list the other nodes only")
         if any(is_same(peer, each) for each in founders):
@@ -64,26 +64,9 @@ def member_to_join(join: str | None, address: str | None, founders: list[str], v
         raise ValueError("join= needs address=: the host:port at which the members reach this node")
     if len(founders) > 1:
         raise ValueError("join= enters a cluster that runs, and peers= founds a new one: give one of them")
-    if is_same(_checked(join, "join"), _checked(address, "address")):
+    if is_same(checked_address(join, "join"), checked_address(address, "address")):
         raise ValueError(f"join={join!r} is this node's own address: give that of a member of the cluster")
     return join.lower()
-
-
-def member_of(address: str) -> str:
-    """The address of a member, in lower case."""
-    return _checked(address, "address").lower()
-
-
-def _checked(address: object, name: str) -> str:
-    if not isinstance(address, str):
-        raise ValueError(f"{name}: {address!r} is no address: must be a str, 'host:port'")
-    try:
-        _, port = split_address(address)
-    except ReplidictError as error:
-        raise ValueError(f"{name}: {error}") from None
-    if not address.endswith(f":{port}"):
-        raise ValueError(f"{name}: {address!r}: write the port without leading zeros, as the other nodes do")
-    return address
 
 
 def seconds_of(value: float, name: str) -> float:

@@ -16,18 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from replidict.errors import RemovedError
 from replidict.machine.commands import Configuration
 from replidict.protocol.peer_messages import MembersAre
 from replidict.storage import records
-
-
-def removed(address: str) -> RemovedError:
-    """What a node raises, and goes on raising, that is no member any more."""
-    return RemovedError(
-        f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
-        "nodes that are left; to bring this one back, give it an empty directory and join="
-    )
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,14 @@ from pysyncobj.node import Node
 from pysyncobj.poller import Poller
 from typing_extensions import override
 
-from replidict.errors import StorageError
+from replidict.errors import StorageError, removed
 from replidict.log_throttle import Complaints
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendReply, MembersAre, Message, SnapshotReply
-from replidict.raft.configuration import Members, Membership, removed
+from replidict.raft.configuration import Members, Membership
 from replidict.raft.elections import Elections
 from replidict.raft.install_snapshot import Snapshots
 from replidict.raft.progress import Peer

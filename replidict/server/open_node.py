@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import override
 
-from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew
+from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew, removed
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import Item
 from replidict.node.admin import Cluster
@@ -32,7 +32,6 @@ from replidict.node.event_loop import Ticker, Waker, clock
 from replidict.node.futures import Futures
 from replidict.node.node import Node
 from replidict.options import Options
-from replidict.raft.configuration import removed
 from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
 from replidict.server.request_handler import Desk

@@ -34,12 +34,13 @@ from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, en
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current, write
-from replidict.node.call_arguments import encoded_key, encoded_value, member_of
+from replidict.node.call_arguments import encoded_key, encoded_value
 from replidict.node.node import Node
 from replidict.options import Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
+from replidict.security import member_of
 from replidict.server.thread_pool import Workers
 from replidict.storage.directory import remove
 from replidict.transport.clients import Guests

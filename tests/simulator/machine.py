@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
+from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, removed
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node.node import Node
-from replidict.raft.configuration import removed
 from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
