@@ -74,3 +74,18 @@ def test_readme_names_every_option() -> None:
     readme = (ROOT / "README.md").read_text()
     rows = [f"| `{field.name}` | {said(field.default)} |" for field in fields(Options)]
     assert [row for row in rows if row not in readme] == []
+
+
+def test_contributing_says_where_things_are() -> None:
+    """CONTRIBUTING.md answers at least 25 times where something is, and each file that it names exists."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    answers = re.findall(r"^\| [A-Z][^|]*\? \| `([^`]+)` \|$", page, re.MULTILINE)
+    assert len(answers) == page.count("? |") >= 25
+    assert [file for file in answers if not (ROOT / file).exists()] == []
+
+
+def test_words_are_explained_once_and_in_order() -> None:
+    """Each word of the glossary has one line, and a reader finds it by the alphabet."""
+    words = re.findall(r"^\| ([^|]+) \| [A-Z]", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(words) > 30
+    assert words == sorted(set(words), key=lambda word: word.replace("-", " "))
