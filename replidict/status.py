@@ -49,11 +49,6 @@ class Status:
     """Log entries kept on disk."""
 
     log_bytes: int
-    entries_deleted: int
-    """Log entries deleted since the start because they conflicted with a leader's; none without a change of leader."""
-
-    entries_resent: int
-    """Log entries this node sent more than once as a leader; none as long as no connection is lost."""
 
 
 @dataclass(frozen=True)

@@ -282,8 +282,8 @@ def test_load_without_faults(tmp_path: Path) -> None:
         in_threads(*(lambda name=name: write(nodes[name % 3], name) for name in range(64)))
         in_step(nodes)
         assert leader.status().term == term, "an election: this machine is too busy for this test to mean anything"
-        assert [node.status().entries_deleted for node in nodes] == [0, 0, 0]
-        assert [node.status().entries_resent for node in nodes] == [0, 0, 0]
+        assert [node._host.node.store.log.deleted_entries for node in nodes] == [0, 0, 0]
+        assert [node._host.node.engine.replication.entries_resent for node in nodes] == [0, 0, 0]
         assert nodes[0] == nodes[1] == nodes[2]
         assert len(nodes[0]) == sum(min(count, 100) for count in written.values())
         assert nodes[0].revision == written.total()

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, get_args, get_type_hints
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,10 +35,6 @@ GAUGES = {
     "keys": "Keys in the dict",
     "log_entries": "Log entries kept on disk",
     "log_bytes": "Bytes of the log entries kept on disk",
-}
-COUNTERS = {
-    "entries_deleted": "Log entries deleted because they conflicted with a leader's",
-    "entries_resent": "Log entries that this node sent more than once as a leader",
 }
 
 
@@ -111,8 +107,6 @@ class _Engine(Collector):
         status = self._dict.status()
         for name, meaning in GAUGES.items():
             yield GaugeMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
-        for name, meaning in COUNTERS.items():
-            yield CounterMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
         yield GaugeMetricFamily("replidict_has_leader", "Whether this node knows a leader", status.leader is not None)
         yield GaugeMetricFamily("replidict_peers", "Other members", len(status.peers))
         yield GaugeMetricFamily("replidict_peers_connected", "Other members it is connected to", len(status.connected))

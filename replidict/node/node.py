@@ -184,6 +184,4 @@ class Node:
             connected=tuple(peer.address for peer in peers if peer.connected),
             log_entries=len(store.log),
             log_bytes=store.log.bytes,
-            entries_deleted=store.log.deleted_entries,
-            entries_resent=engine.replication.entries_resent,
         )
