@@ -505,7 +505,7 @@ def test_a_snapshot_goes_round(tmp_path: Path) -> None:
 _INSTALL = """
 import sys
 from pathlib import Path
-from replidict.storage.files import connect
+from replidict.storage.directory import connect
 from replidict.storage.store import Store
 
 def most() -> int:

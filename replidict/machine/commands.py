@@ -127,11 +127,27 @@ class Configuration(_Command, frozen=True, tag=4):
     readers: list[str] = []
 
 
+class RaiseLevel(_Command, frozen=True, tag=5):
+    """From this entry on the cluster has this feature level, or the one that it has, if that is higher.
+
+    The leader proposes it once every member knows the level. It is the first thing that an older release can't read, so
+    it marks the file that it is written to.
+    """
+
+    level: int
+
+
 class Unknown(_Command, frozen=True, tag=255):
     """Stands for bytes that can't be read as a command of this release."""
 
 
-Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | Unknown
+Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | Unknown
+
+LEVEL = 2
+"""The highest feature level that this release knows. Level 1 is release 0.1.0, level 2 is 0.2.0."""
+
+LEVEL_OF: dict[type, int] = {}
+"""The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 
 encode = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], Command] = msgspec.msgpack.Decoder(Command).decode
@@ -151,6 +167,11 @@ NO_OP = encode(NoOp())
 def is_configuration(data: bytes) -> bool:
     """Whether a log entry holds a `Configuration`, by a glance at its first two bytes."""
     return data[1:2] == b"\x04"
+
+
+def raises_level(data: bytes) -> bool:
+    """Whether a log entry holds a `RaiseLevel`, by a glance at its first two bytes."""
+    return data[1:2] == b"\x05"
 
 
 def may_be_proposed(data: bytes) -> bool:

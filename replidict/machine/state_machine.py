@@ -19,8 +19,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key
+
+_LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
 
 MAX_SESSIONS = 1024
 """More sessions than this and the one used longest ago ends. A process uses one; counting them, instead of
@@ -78,7 +81,8 @@ Row: TypeAlias = tuple[int, bytes, bytes | None, int]
 class Changes(msgspec.Struct):
     """What the entries up to `index` changed: rows in order, sessions by number (None: ended), and the totals then.
 
-    `cleared` says that everything older than these rows is gone; `bytes` is the length of the commands.
+    `kept` is what else is to be kept, by name (None: removed), and `kept_count` how much that is in all. `cleared` says
+    that everything older than these rows is gone; `bytes` is the length of the commands.
     """
 
     index: int
@@ -88,6 +92,8 @@ class Changes(msgspec.Struct):
     session_count: int
     rows: list[Row]
     sessions: dict[int, Session | None]
+    kept: dict[str, bytes | None] = {}
+    kept_count: int = 0
     cleared: bool = False
     bytes: int = 0
 
@@ -100,17 +106,22 @@ class Changes(msgspec.Struct):
         else:
             self.rows.extend(later.rows)
         self.sessions.update(later.sessions)
+        self.kept.update(later.kept)
+        self.kept_count = later.kept_count
         self.bytes += later.bytes
 
 
 class StateMachine:
-    """The map, its revision, and the open sessions."""
+    """The map, its revision, the open sessions, and the cluster's feature level."""
 
     def __init__(self, codec: Codec) -> None:
         self.items: dict[Hashable, Item] = {}
         self.revision = 0
         self.applied_index = 0
         self.sessions: dict[int, Session] = {}
+        self.level = 1
+        self.kept: dict[str, bytes] = {}
+        """The state beside keys and sessions as named rows, as of the last `take_changes`."""
         self.lock = threading.Lock()
         self.applying = False
         self._codec = codec
@@ -125,8 +136,10 @@ class StateMachine:
         index: int,
         revision: int,
         next_position: int,
+        kept: Iterable[tuple[str, bytes]] = (),
     ) -> None:
-        """Become the state of a snapshot. Rows are (position, key, value, revision) in ascending position.
+        """Become the state of a snapshot. Rows are (position, key, value, revision) in ascending position; `kept` is
+        what was in `Changes.kept`.
 
         Raises `EncodingError` if a key can't be read; the machine is then unchanged.
         """
@@ -139,6 +152,8 @@ class StateMachine:
             self.revision = revision
             self.applying = False
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
+        self.kept = dict(kept)
+        self.level = _LEVEL.decode(self.kept["level"]) if "level" in self.kept else 1
         self._next_position = next_position
         self.applied_index = index
         self._changes = self._no_changes()
@@ -148,6 +163,12 @@ class StateMachine:
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
+        for name, data in taken.kept.items():
+            if data is None:
+                self.kept.pop(name, None)
+            else:
+                self.kept[name] = data
+        taken.kept_count = len(self.kept)
         self._changes = self._no_changes()
         return taken
 
@@ -167,11 +188,23 @@ class StateMachine:
                     del self.sessions[oldest]
                     self._changes.sessions[oldest] = None
                 outcome = SessionOpened(nonce, index)
+            case cmd.RaiseLevel(level):
+                self._raise_level(level)
             case cmd.Unknown():
                 outcome = Refusal.UNKNOWN
         self.applied_index = index
         self._changes.bytes += len(command)
         return outcome
+
+    def _raise_level(self, level: int) -> None:
+        if level > cmd.LEVEL:
+            raise StorageError(
+                f"the cluster has gone on to feature level {level}, and this release of replidict knows {cmd.LEVEL}: "
+                "this node has stopped. Upgrade replidict here and open it again; nothing is lost"
+            )
+        if level > self.level:
+            self.level = level
+            self._changes.kept["level"] = _LEVEL_BYTES(level)
 
     def _keep_session(self, number: int, session: Session) -> None:
         self.sessions.pop(number, None)

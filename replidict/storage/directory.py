@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from replidict.errors import RemovedError, StorageError
-from replidict.storage import records
+from replidict.storage import file_format, records
 from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, presize
 
 FILE_NAME = "replidict.db"
@@ -304,10 +304,13 @@ def check_version(db: sqlite3.Connection, file: Path) -> None:
 
 
 def _check_number(version: int, file: Path) -> None:
-    if version > records.USER_VERSION:
-        newer = f"a newer release of replidict wrote it (format {version}, known: {records.USER_VERSION})"
+    if version > file_format.LATEST:
+        newer = (
+            f"a newer release of replidict wrote it (format {version}, known: up to {file_format.LATEST}). Nothing was "
+            "changed: upgrade replidict, and open it again"
+        )
         raise _refusal(file, newer)
-    if version < 1:
+    if version < file_format.FIRST:
         raise _refusal(file, f"its format number is {version}, which no release wrote")
 
 

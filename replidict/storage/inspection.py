@@ -84,6 +84,9 @@ class Inspected:
 
     file_bytes: int
     wal_bytes: int
+    feature_level: int
+    """The cluster's, as of the last entry that this node surely knew to be committed."""
+
     damage: str | None
     """What is wrong, if something is: a node would refuse it."""
 
@@ -152,13 +155,14 @@ def inspect(path: Path, last: int = 0) -> Inspected:
             first, last_index, last_term, committed, entries = _log(db, facts["log_start"], last)
             committed = max(committed, facts["applied"].index)
             settled, between = _configurations(db, facts["members"], committed)
+            level = _level(db, committed)
             damage = damage or _damage(db, file, mark)
     except (KeyError, *records.FAILURES) as error:
         raise StorageError(damage or f"{file}: can't be read: {error}") from error
     return Inspected(
         path, facts["identity"], facts["vote"], facts["applied"], (settled, *between)[-1], settled, between,
         first, last_index, last_term, committed, entries,
-        written, sizes[0], sizes[1], damage, read_note(note) if note.exists() else None,
+        written, sizes[0], sizes[1], level, damage, read_note(note) if note.exists() else None,
         mark is not None, facts.get(RECOVERED),
     )  # fmt: skip
 
@@ -227,6 +231,18 @@ def _configurations(
             else:
                 between.append(members)
     return settled, between
+
+
+def _level(db: sqlite3.Connection, committed: int) -> int:
+    """The cluster's feature level: as the state table has it, or entries that are committed raise it to."""
+    if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kept'").fetchone() is None:
+        return 1
+    kept = db.execute("SELECT data FROM kept WHERE name = 'level'").fetchone()
+    levels = [1 if kept is None else msgspec.msgpack.decode(kept[0], type=int)]
+    for (command,) in db.execute("SELECT command FROM log WHERE idx <= ?", (committed,)):
+        if cmd.raises_level(command) and isinstance(said := cmd.decode(command), cmd.RaiseLevel):
+            levels.append(said.level)
+    return max(levels)
 
 
 def _damage(db: sqlite3.Connection, file: Path, mark: Mark | None) -> str | None:

@@ -12,7 +12,6 @@ import zlib
 import msgspec
 
 APPLICATION_ID = 0x7265706C  # "repl"
-USER_VERSION = 1
 
 CURE = (
     "a member of a cluster must never get an older file back, because it would forget votes and entries that others "
@@ -62,6 +61,12 @@ class Applied(msgspec.Struct, frozen=True, array_like=True):
     next_position: int = 1
     rows: int = 0
     sessions: int = 0
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """How many rows the table `kept` has, from format 2 on."""
+
+    rows: int = 0
 
 
 class LogStart(msgspec.Struct, frozen=True, array_like=True):
@@ -142,7 +147,7 @@ def session_crc(number: int, data: bytes) -> int:
 
 
 def fact_crc(name: str, data: bytes) -> int:
-    """Checksum of a row of `fact`."""
+    """Checksum of a row of `fact`, or of `kept`."""
     return zlib.crc32(data, zlib.crc32(name.encode()))
 
 
@@ -154,4 +159,6 @@ PUT_STATE = (
 DELETE_STATE = ("DELETE FROM state WHERE position IN (VALUES", ")")
 PUT_SESSION = ("INSERT OR REPLACE INTO session(number, data, crc) VALUES", "")
 DELETE_SESSION = ("DELETE FROM session WHERE number IN (VALUES", ")")
+PUT_KEPT = ("INSERT OR REPLACE INTO kept(name, data, crc) VALUES", "")
+DELETE_KEPT = ("DELETE FROM kept WHERE name IN (VALUES", ")")
 PUT_FACT = "INSERT OR REPLACE INTO fact(name, data, crc) VALUES (?, ?, ?)"

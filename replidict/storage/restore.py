@@ -22,6 +22,7 @@ import msgspec
 from replidict.errors import StorageError
 from replidict.storage import records, snapshot
 from replidict.storage.directory import FILE_NAME, Beginning, Directory, put_facts
+from replidict.storage.file_format import FileFormat, has_kept
 
 
 def restore(backup: Path, path: Path, address: str) -> None:
@@ -36,7 +37,11 @@ def restore(backup: Path, path: Path, address: str) -> None:
     def fill(db: sqlite3.Connection) -> None:
         db.execute("ATTACH ? AS backup", (f"{backup.absolute().as_uri()}?mode=ro",))
         db.execute("BEGIN")
+        FileFormat(db).go_on_to(held.format)
         db.execute("INSERT INTO state SELECT * FROM backup.state")
+        if has_kept(held.format):
+            db.execute("INSERT INTO kept SELECT * FROM backup.kept")
+            db.execute("INSERT OR REPLACE INTO fact SELECT * FROM backup.fact WHERE name = 'kept'")
         (data,) = db.execute("SELECT data FROM backup.fact WHERE name = 'applied'").fetchone()
         applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), sessions=0)
         put_facts(db, {

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. Schema changes are migrations, in order, never edited after a release; `USER_VERSION` counts them.
+1. A file begins with these tables, which are never edited: it has format 1, which release 0.1.0 can read. What later
+   formats add is in `file_format`.
 2. `APPLICATION_ID` says that the file is ours.
 
 Imported only where a file is made: sqlite-utils takes a while to load, and opening a file does not need it.
@@ -14,7 +15,8 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
-from replidict.storage.records import APPLICATION_ID, USER_VERSION
+from replidict.storage.file_format import FIRST
+from replidict.storage.records import APPLICATION_ID
 
 migrations = Migrations("replidict")
 
@@ -41,4 +43,4 @@ def create(connection: sqlite3.Connection) -> None:
     database = Database(connection, execute_plugins=False)
     migrations.apply(database)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {USER_VERSION}")
+    connection.execute(f"PRAGMA user_version = {FIRST}")

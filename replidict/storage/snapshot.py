@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from replidict.errors import StorageError
 from replidict.machine.state_machine import Session
-from replidict.storage import records
+from replidict.storage import file_format, records
 
 LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
@@ -56,6 +56,7 @@ class Snapshot:
     sha256: bytes
     revision: int
     keys: int
+    format: int
     origin: records.Origin | None
 
 
@@ -79,18 +80,21 @@ def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *,
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("PRAGMA synchronous = OFF")
         db.execute(f"PRAGMA application_id = {records.APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {records.USER_VERSION}")
         db.execute("ATTACH ? AS source", (source_uri,))
+        db.execute("BEGIN")  # of the source, too: it may go on to another format meanwhile
+        number = file_format.read(db, "source")
+        db.execute(f"PRAGMA user_version = {number}")
         # As they are there, and nothing else: two snapshots of one state are the same bytes.
-        laid_out = "SELECT sql FROM source.sqlite_schema WHERE type = 'table' AND name IN ('state', 'session', 'fact')"
-        for (sql,) in db.execute(f"{laid_out} ORDER BY name").fetchall():
+        tables = ["state", "session", *(["kept"] if file_format.has_kept(number) else [])]
+        laid_out = f"name IN ('fact', {', '.join(map(repr, tables))})"
+        schema = f"SELECT sql FROM source.sqlite_schema WHERE type = 'table' AND {laid_out} ORDER BY name"
+        for (sql,) in db.execute(schema).fetchall():
             db.execute(sql)
         average = used_bytes(db, "source") // (1 + db.execute("SELECT count(*) FROM source.state").fetchone()[0])
         with _looking_up(db, look_up, STEPS_A_ROW * max(1, min(1000, COPY_BYTES // average))):
-            db.execute("BEGIN")
-            for table in ("state", "session"):
+            for table in tables:
                 db.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
-            db.execute("INSERT INTO fact SELECT * FROM source.fact WHERE name IN ('applied', 'members')")
+            db.execute("INSERT INTO fact SELECT * FROM source.fact WHERE name IN ('applied', 'members', 'kept')")
             if origin is not None:
                 data = msgspec.msgpack.encode(origin)
                 db.execute(records.PUT_FACT, ("origin", data, records.fact_crc("origin", data)))
@@ -138,18 +142,20 @@ def check(path: Path, look_up: LookUp = nothing) -> Snapshot:
                 size += len(piece)
                 digest.update(piece)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
+            number = file_format.read(db)
             with _looking_up(db, look_up, 1000 * STEPS_A_ROW):
-                facts = _check_form(db, path)
+                facts = _check_form(db, path, number)
             applied = msgspec.msgpack.decode(facts["applied"], type=records.Applied)
             msgspec.msgpack.decode(facts["members"], type=records.Members)
             origin = msgspec.msgpack.decode(facts["origin"], type=records.Origin) if "origin" in facts else None
-            rows, sessions = check_rows(db, path, look_up)
+            kept = msgspec.msgpack.decode(facts["kept"], type=records.Kept) if "kept" in facts else records.Kept()
+            found = check_rows(db, path, look_up)
     except records.FAILURES as error:
         raise StorageError(f"{path}: not a usable snapshot: {error}") from error
-    if (rows, sessions) != (applied.rows, applied.sessions):
-        raise _damaged(path, f"{rows} keys and {sessions} sessions instead of {applied.rows} and {applied.sessions}")
+    if found != (expected := Counts(applied.rows, applied.sessions, kept.rows)):
+        raise _damaged(path, f"it holds {found.in_words}, and not {expected.in_words}")
     return Snapshot(
-        path, applied.index, applied.term, size, digest.digest(), applied.revision, applied.rows, origin
+        path, applied.index, applied.term, size, digest.digest(), applied.revision, applied.rows, number, origin
     )  # fmt: skip
 
 
@@ -157,14 +163,14 @@ def _damaged(path: Path, what: str) -> StorageError:
     return StorageError(f"{path}: damaged: {what}")
 
 
-def _check_form(db: sqlite3.Connection, path: Path) -> dict[str, bytes]:
+def _check_form(db: sqlite3.Connection, path: Path, number: int) -> dict[str, bytes]:
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
     if application_id != records.APPLICATION_ID:
         raise StorageError(f"{path}: not a snapshot: a SQLite file of another program")
-    if version != records.USER_VERSION:
+    if not file_format.FIRST <= number <= file_format.LATEST:
         raise StorageError(
-            f"{path}: not a snapshot of format {records.USER_VERSION}: another release wrote it (format {version})"
+            f"{path}: not a snapshot of a format that is known here ({file_format.FIRST} to {file_format.LATEST}): "
+            f"another release wrote it (format {number})"
         )
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
@@ -174,17 +180,30 @@ def _check_form(db: sqlite3.Connection, path: Path) -> dict[str, bytes]:
         if crc != records.fact_crc(name, data):
             raise _damaged(path, f"the checksum of {name!r} is wrong")
         facts[name] = data
-    if facts.keys() - {"origin"} != {"applied", "members"}:
+    if facts.keys() - {"origin"} != {"applied", "members", *(["kept"] if file_format.has_kept(number) else [])}:
         raise StorageError(f"{path}: not a snapshot: it holds the facts {sorted(facts)}")
     return facts
 
 
-def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> tuple[int, int]:
-    """Read the state and the sessions, of a snapshot or of a node's file; how many rows there are of each.
+class Counts(NamedTuple):
+    """How many rows the state has, by table."""
+
+    keys: int
+    sessions: int
+    kept: int
+
+    @property
+    def in_words(self) -> str:
+        """For an error."""
+        return f"{self.keys} keys, {self.sessions} sessions and {self.kept} rows of other state"
+
+
+def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> Counts:
+    """Read all of the state, of a snapshot or of a node's file; how many rows there are.
 
     Raises `StorageError` if one is not as it was written, and what SQLite raises.
     """
-    rows = sessions = 0
+    rows = sessions = kept = 0
     crc_of = records.state_crc
     state = db.execute("SELECT position, key, value, revision, crc FROM state")
     while some := state.fetchmany(CHECK_ROWS):
@@ -200,4 +219,9 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> tuple[int
             raise _damaged(path, f"the checksum of session {number} is wrong")
         msgspec.msgpack.decode(data, type=Session)
         sessions += 1
-    return rows, sessions
+    if file_format.has_kept(file_format.read(db)):
+        for name, data, crc in db.execute("SELECT name, data, crc FROM kept"):
+            if crc != records.fact_crc(name, data):
+                raise _damaged(path, f"the checksum of the row {name!r} of `kept` is wrong")
+            kept += 1
+    return Counts(rows, sessions, kept)

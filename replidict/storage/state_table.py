@@ -18,6 +18,7 @@ import msgspec
 from replidict.machine.state_machine import Changes
 from replidict.storage import records
 from replidict.storage.bulk_insert import put
+from replidict.storage.file_format import FileFormat
 from replidict.storage.wal import frames_before_checkpoint
 
 GATHER_ENTRIES = 256
@@ -39,10 +40,11 @@ _pack = msgspec.msgpack.encode
 
 
 class StateTable:
-    """The tables `state` and `session`, and what is to go there. Used by the tick thread alone."""
+    """The tables `state`, `session` and `kept`, and what is to go there. Used by the tick thread alone."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, file_format: FileFormat) -> None:
         self._db = connection
+        self._format = file_format
         self._gathered: deque[tuple[int, Changes]] = deque()  # (term of the last entry, what was changed)
         self._rows = self._bytes = 0  # in all that
         self._recent_rows = self._recent_bytes = 0  # and of it, since the last commit
@@ -118,7 +120,18 @@ class StateTable:
         sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]
         put(db, *records.DELETE_SESSION, [(n,) for n, session in changes.sessions.items() if session is None])
         put(db, *records.PUT_SESSION, [(n, data, records.session_crc(n, data)) for n, data in sessions])
+        if changes.kept:
+            self._write_kept(changes)
         frames = frames_before_checkpoint(changes.keys)
         if frames != self._frames:
             self._frames = frames
             db.execute(f"PRAGMA wal_autocheckpoint = {frames}")
+
+    def _write_kept(self, changes: Changes) -> None:
+        db, crc = self._db, records.fact_crc
+        self._format.go_on_to(2)
+        put(db, *records.DELETE_KEPT, [(name,) for name, data in changes.kept.items() if data is None])
+        rows = [(name, data, crc(name, data)) for name, data in changes.kept.items() if data is not None]
+        put(db, *records.PUT_KEPT, rows)
+        count = _pack(records.Kept(changes.kept_count))
+        db.execute(records.PUT_FACT, ("kept", count, crc("kept", count)))

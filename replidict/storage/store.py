@@ -21,10 +21,13 @@ from functools import partial
 import msgspec
 
 from replidict.errors import EncodingError, StorageError
+from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Changes, Session, StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records
 from replidict.storage.bulk_insert import put
+from replidict.storage.file_format import LATEST, FileFormat, has_kept
+from replidict.storage.file_format import read as read_format
 from replidict.storage.high_water_mark import Mark
 from replidict.storage.log import Log
 from replidict.storage.state_table import StateTable
@@ -59,10 +62,11 @@ class Store:
         self._db = connection
         self._mark = mark
         self._failed: StorageError | None = None
-        self._table = StateTable(connection)
         self._dirty = False
         self.commits = 0
         with self._errors("read"):
+            self.format = FileFormat(connection)
+            self._table = StateTable(connection, self.format)
             facts = self._read_facts()
             self.identity = msgspec.msgpack.decode(facts["identity"], type=records.Identity)
             self._vote = msgspec.msgpack.decode(facts["vote"], type=records.Vote)
@@ -91,8 +95,9 @@ class Store:
             if crc != records.fact_crc(name, data):
                 raise self._broken(f"the checksum of {name!r} is wrong")
             facts[name] = data
-        if facts.keys() - {RECOVERED} != FACTS:
-            raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(FACTS)}")
+        expected = FACTS | {"kept"} if self.format.keeps else FACTS
+        if facts.keys() - {RECOVERED} != expected:
+            raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(expected)}")
         return facts
 
     def _load_log(self, start: records.LogStart) -> Log:
@@ -151,6 +156,7 @@ class Store:
                     index=applied.index,
                     revision=applied.revision,
                     next_position=applied.next_position,
+                    kept=self._kept_rows(),
                 )
             except EncodingError as error:
                 raise self._broken(f"a key can't be read: {error}") from error
@@ -159,6 +165,10 @@ class Store:
                 f"it should hold {applied.rows} keys and {applied.sessions} sessions, "
                 f"but has {len(machine.items)} and {len(machine.sessions)}"
             )
+        if self.format.keeps:
+            count = msgspec.msgpack.decode(self._read_facts()["kept"], type=records.Kept).rows
+            if len(machine.kept) != count:
+                raise self._broken(f"it should hold {count} rows of other state, but has {len(machine.kept)}")
 
     def _state_rows(self) -> Iterator[tuple[int, bytes, bytes, int]]:
         crc_of = records.state_crc
@@ -173,6 +183,14 @@ class Store:
             if crc != records.session_crc(number, data):
                 raise self._broken(f"the checksum of session {number} is wrong")
             yield number, msgspec.msgpack.decode(data, type=Session)
+
+    def _kept_rows(self) -> Iterator[tuple[str, bytes]]:
+        if not self.format.keeps:
+            return
+        for name, data, crc in self._db.execute("SELECT name, data, crc FROM kept"):
+            if crc != records.fact_crc(name, data):
+                raise self._broken(f"the checksum of the row {name!r} of `kept` is wrong")
+            yield name, data
 
     # -- what is to be written --------------------------------------------------------------------------------------
 
@@ -281,6 +299,8 @@ class Store:
             known = commit_index
             rows = [(e.index, e.term, e.command, known, crc(e.index, e.term, e.command, known)) for e in log.appended]
             put(db, *records.PUT_LOG, rows)
+            if self.format.number < LATEST:
+                self._follow_level()
         if self._dirty:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
@@ -288,6 +308,12 @@ class Store:
         if (moved := self._table.step()) is not None:
             self._move_on(moved)
             self._compact()
+
+    def _follow_level(self) -> None:
+        """Mark the file for older releases, if they could not read what is being written to its log."""
+        for entry in self.log.appended:
+            if cmd.raises_level(entry.command) and isinstance(said := cmd.decode(entry.command), cmd.RaiseLevel):
+                self.format.go_on_to(min(said.level, LATEST))
 
     def _move_on(self, applied: records.Applied) -> None:
         self.applied = applied
@@ -362,13 +388,18 @@ class Store:
 
     def _copy_snapshot(self) -> None:
         db = self._db
-        for table in ("log", "state", "session"):
+        theirs = read_format(db, "snapshot")
+        self.format.go_on_to(theirs)
+        for table in ("log", "state", "session", *(["kept"] if self.format.keeps else [])):
             db.execute(f"DELETE FROM {table}")
-        for table in ("state", "session"):
+        for table in ("state", "session", *(["kept"] if has_kept(theirs) else [])):
             # A plain INSERT would keep all that it overwrites, to undo itself alone. If this fails, nothing is to stay.
             db.execute(f"INSERT OR ROLLBACK INTO {table} SELECT * FROM snapshot.{table}")
         applied = db.execute("SELECT data FROM snapshot.fact WHERE name = 'applied'").fetchone()[0]
-        db.execute("INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ('applied', 'members')")
+        if self.format.keeps:
+            self._put_fact("kept", records.Kept())  # for a snapshot that has none
+        names = "'applied', 'members', 'kept'"
+        db.execute(f"INSERT OR REPLACE INTO fact SELECT * FROM snapshot.fact WHERE name IN ({names})")
         data = db.execute("SELECT data FROM fact WHERE name = 'members'").fetchone()[0]
         members = msgspec.msgpack.decode(data, type=records.Members)
         if members.index < self._members.index:

@@ -24,7 +24,7 @@ def state_digest(machine: StateMachine) -> bytes:
     """Stands for all of a state machine."""
     state = (
         machine.revision, machine._next_position, list(machine.items), list(machine.items.values()),
-        list(machine.sessions.items()),
+        list(machine.sessions.items()), machine.level, sorted({**machine.kept, **machine._changes.kept}.items()),
     )  # fmt: skip
     return hashlib.blake2b(_encode(state), digest_size=8).digest()
 

@@ -268,7 +268,7 @@ def check_a_snapshot() -> Replacements:
 
     def install(self: install_snapshot.Snapshots, incoming: Any) -> None:
         message = incoming.message
-        said = message.last_index, message.last_term, 0, message.sha256, 0, 0, None
+        said = message.last_index, message.last_term, 0, message.sha256, 0, 0, 1, None
         incoming.checking = _Done(Snapshot(incoming.path, *said))
         original(self, incoming)
 

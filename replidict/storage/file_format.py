@@ -1,0 +1,63 @@
+"""The format of a node's file, or of a snapshot: SQLite's `user_version`.
+
+Rules kept here:
+
+1. A file has the format of the highest feature level that an entry in its log has raised the cluster to. It goes on to
+   it in the transaction that writes that entry, or installs a snapshot of that format: an older release refuses it from
+   then on, and would misread it. Until then an older release may be put back.
+2. Format 1 is what release 0.1.0 writes. Format 2 adds the table `kept`, rows of replicated state by name, and the fact
+   `kept`, their count.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from replidict.machine.commands import LEVEL
+from replidict.storage import records
+
+FIRST = 1
+"""What a new file begins with."""
+
+LATEST = LEVEL
+"""The highest one that this release knows."""
+
+_KEPT = "CREATE TABLE kept(name TEXT PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+
+
+class FileFormat:
+    """The format of one open file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Read it. Raises `sqlite3.Error`."""
+        self._db = connection
+        self.number = read(connection)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a table `kept`."""
+        return has_kept(self.number)
+
+    def go_on_to(self, number: int) -> None:
+        """Bring the file to this format at least, in the caller's transaction. Raises `sqlite3.Error`."""
+        if number <= self.number:
+            return
+        if has_kept(number) and not self.keeps:
+            data = msgspec.msgpack.encode(records.Kept())
+            self._db.execute(_KEPT)
+            self._db.execute(records.PUT_FACT, ("kept", data, records.fact_crc("kept", data)))
+        self._db.execute(f"PRAGMA user_version = {number}")
+        self.number = number
+
+
+def read(connection: sqlite3.Connection, database: str = "main") -> int:
+    """The format of an open file, or of one that is attached to it."""
+    (number,) = connection.execute(f"PRAGMA {database}.user_version").fetchone()
+    return int(number)
+
+
+def has_kept(number: int) -> bool:
+    """Whether files of this format have a table `kept`."""
+    return number >= 2
