@@ -65,6 +65,15 @@ def removed(address: str) -> RemovedError:
     )
 
 
+def waits_for_itself(kind: type[ReplidictError], what: str) -> ReplidictError:
+    """What is raised when a node's thread calls something that waits for this node, or for another that may need it."""
+    return kind(
+        f"{what}: this was called in the thread of a node, which can't wait for itself, nor for others that need it. A "
+        "codec, a finalizer (__del__) or the callback of a weak reference may run there: there it can read this node's "
+        "own copy, call submit(), or hand the work to another thread"
+    )
+
+
 def raise_anew(error: ReplidictError) -> NoReturn:
     """Raise an error that several threads may get: each its own, so that tracebacks do not mix, and do not grow."""
     raise type(error)(*error.args) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
-logger = logging.getLogger(__name__)
+from replidict.log_writer import Logger
+
+logger = Logger(__name__)
 
 INTERVAL = 60.0  # seconds between two lines about one key
 KEYS_MAX = 1024  # keys told apart; all others are one

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import logging
 import os
 import socket
 import ssl
@@ -30,8 +29,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from replidict.errors import ReplidictError, SecurityError
+from replidict.log_writer import Logger
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 Mode = Literal["plain", "secret", "tls"]
 SECRET_MIN_BYTES = 8
@@ -61,6 +61,9 @@ class TLS:
         if isinstance(self.names, str) or not all(isinstance(name, str) and name for name in self.names):
             raise ValueError(f"TLS(names={self.names!r}): must be several names, e.g. ('replidict.example',)")
         object.__setattr__(self, "names", tuple(self.names))
+        for name in ("cert", "key", "ca"):
+            if isinstance(path := getattr(self, name), str | os.PathLike):
+                object.__setattr__(self, name, os.path.abspath(path))  # the working directory may be another by then
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,20 @@ FLOORS = [
     ["storage", "transport"],
     ["machine"],
     ["protocol"],
-    ["errors", "log_throttle", "options", "security", "status"],
+    [
+        "background",
+        "call",
+        "errors",
+        "latch",
+        "log_throttle",
+        "log_writer",
+        "monotonic_clock",
+        "options",
+        "own_threads",
+        "security",
+        "status",
+        "thread_pool",
+    ],
 ]
 """From the roof down. A module imports from its own folder and from the floors below, and nothing from beside it; only
 modules of the ground may know each other."""

@@ -589,13 +589,13 @@ def test_forgotten_while_a_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest
             assert arrived.wait(30)
             del d, cycle
             go_on.set()
-            thread.join(30)
+            ended = thread.join(30)
             wait_until(lambda: host.node.failure is not None, "it is closed")
             host.close()
     finally:
         gc.enable()
     assert [each.category for each in caught] == [ResourceWarning]
-    assert not thread.is_alive()
+    assert ended
     assert left_in(tmp_path / "d" / "snapshots") == []
     with ReplicatedDict[Any, Any](tmp_path / "d", options=Options(snapshot_retain=0)) as again:
         assert len(again) == 100

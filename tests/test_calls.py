@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from replidict import ClosedError, ReplicatedDict, StorageError
+from replidict.call import Call
 from tests.clusters import wait_until
 
 
@@ -43,7 +42,7 @@ def test_no_call_is_left_unanswered(tmp_path: Path) -> None:
     """Calls from many threads while the node closes are all answered, or refused at once with why it stopped."""
     d = ReplicatedDict[str, int](tmp_path / "d")
     node = d._host.node
-    asked: list[Future[Any]] = []
+    asked: list[Call[int]] = []
     refused: list[BaseException] = []
 
     def ask() -> None:

@@ -26,6 +26,7 @@ from replidict import (
     ReplicatedDict,
     ReplidictError,
     SecurityError,
+    thread_pool,
 )
 from replidict.client import connection as client_module
 from replidict.client.connection import Client, UnreachableError
@@ -34,7 +35,7 @@ from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
 from replidict.protocol import client_messages, peer_messages
 from replidict.security import Mode, security_for
-from replidict.server import request_handler, thread_pool
+from replidict.server import request_handler
 from replidict.storage import snapshot
 from replidict.transport import clients
 from replidict.transport.framing import frame

@@ -32,12 +32,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pysyncobj.utility import TcpUtility, UtilityException
 
-from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle
+from replidict import NotCommitted, Options, OutcomeUnknown, ReplicatedDict, ReplidictError, log_throttle, thread_pool
 from replidict.machine import commands as cmd
 from replidict.protocol import peer_messages
 from replidict.raft.replication import MESSAGE_BYTES
 from replidict.security import Mode
-from replidict.server import thread_pool
 from replidict.storage import state_table
 from replidict.transport import connections, links, tcp
 from replidict.transport.dialing import PAUSE_LAST

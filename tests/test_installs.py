@@ -6,13 +6,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from replidict.background import BackgroundThread
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.commands import NO_OP
 from replidict.node.node import Node
@@ -41,7 +41,7 @@ PIECE = 5000
 class Follower:
     """The node a:1, stepped by hand; b:1 leads. What it answers is in `sent`."""
 
-    def __init__(self, path: Path, background: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, background: BackgroundThread) -> None:
         self.sent: list[Any] = []
         outer = self
 
@@ -100,12 +100,14 @@ class Follower:
 
 @contextmanager
 def follower(path: Path) -> Iterator[Follower]:
-    with ThreadPoolExecutor(1) as background:
-        one = Follower(path, background)
-        try:
-            yield one
-        finally:
-            one.close()
+    background = BackgroundThread("replidict snapshot")
+    background.start()
+    one = Follower(path, background)
+    try:
+        yield one
+    finally:
+        one.close()
+        background.close()
 
 
 class Source:

@@ -423,20 +423,52 @@ def test_the_first_of_equal_keys_is_kept() -> None:
     assert results(machine, batch(2, cmd.PopItem())) == [[encode_key(1), encode("c")]]
 
 
-def test_readers_of_many_keys_are_held_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a command that touches several keys is applied, `applying` is set and `lock` is held (rule 5)."""
+def test_many_keys_are_seen_at_once() -> None:
+    """Whoever reads while a command stores several keys, one by one, sees all of them, and those before (rule 5)."""
     machine = opened()
-    seen: list[tuple[bool, bool]] = []
+    results(machine, batch(1, put("a", 1), put("x", 1)))
+    seen: list[tuple[list[Hashable], list[int], int]] = []
 
     class Watched(dict[Hashable, Item]):
-        def __setitem__(self, key: Hashable, item: Item) -> None:
-            seen.append((machine.applying, machine.lock.locked()))
-            super().__setitem__(key, item)
+        """Looks at the machine before and after each key that is stored, as an interruption might."""
 
-    machine.items = Watched()
-    results(machine, batch(1, cmd.Update([(encode_key(key), encode(1)) for key in "abc"])))
-    assert seen == [(True, True)] * 3
-    assert (machine.applying, machine.lock.locked()) == (False, False)
+        def update(self, pairs: dict[Hashable, Item]) -> None:  # type: ignore[override]
+            look()
+            for key, item in pairs.items():
+                self[key] = item
+                look()
+
+    def look() -> None:
+        moment = machine.moment()
+        found = [machine.find(key) for key in moment]
+        assert found == list(moment.values())
+        seen.append((list(moment), [item.revision for item in moment.values()], machine.count()))
+
+    machine.items = machine.readable = Watched(machine.items)
+    results(machine, batch(2, cmd.Update([(encode_key(key), encode(2)) for key in "abc"])))
+    look()
+    assert seen == [(["a", "x", "b", "c"], [3, 2, 3, 3], 4)] * 5
+
+
+def test_a_moment_is_one_though_keys_let_others_run() -> None:
+    """A copy during which a key's comparison in Python let changes happen is thrown away, and made anew (rule 5)."""
+    machine = opened()
+    results(machine, batch(1, put("a", 1), put("b", 1)))
+    changes = iter([batch(2, put("a", 2)), batch(3, cmd.Delete(encode_key("b")), put("c", 3))])
+
+    class Slow(dict[Hashable, Item]):
+        """A dict that is changed after half of the copying."""
+
+        def copy(self) -> dict[Hashable, Item]:
+            copied = dict(list(self.items())[:1])
+            for change in changes:
+                results(machine, change)
+                break
+            copied.update(list(self.items())[1:])
+            return copied
+
+    machine.items = machine.readable = Slow(machine.items)
+    assert {key: item.revision for key, item in machine.moment().items()} == {"a": 3, "c": 5}
 
 
 # -- snapshot and tail ----------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from replidict.client.join import way_in
 from replidict.errors import ReadTimeout, raise_anew
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
-from replidict.machine.state_machine import Item
+from replidict.monotonic_clock import clock
 from replidict.node.backup import Backup
 from replidict.node.blocking_calls import make_current, update, write
 from replidict.node.call_arguments import (
@@ -40,7 +40,6 @@ from replidict.node.call_arguments import (
     pairs_of,
     seconds_of,
 )
-from replidict.node.event_loop import clock
 from replidict.options import NO_NETWORK, Options
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import TLS, member_of
@@ -107,18 +106,16 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         self._decode = codec.decode
         self._host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
         self._machine = self._host.node.machine
-        weakref.finalize(self, self._host.forgotten)
+        weakref.finalize(self, self._host.forgotten).atexit = False  # `open_node` sees to that
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     @override
     def __getitem__(self, key: K) -> V:
-        if self._machine.applying:
-            self._let_it_finish()
-        try:
-            item = self._host.items[key]
-        except KeyError:
-            raise KeyError(key) from None
+        machine = self._machine
+        item = machine.find(key) if machine.pending else machine.readable.get(key)
+        if item is None:
+            raise KeyError(key)
         return self._decode(item.value)  # type: ignore[no-any-return]
 
     @overload
@@ -163,9 +160,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
                 self._make_current(timeout)
         if timeout is not None:
             seconds_of(timeout, "timeout")  # whether it was needed or not
-        if self._machine.applying:
-            self._let_it_finish()
-        item = self._host.items.get(key)
+        machine = self._machine
+        item = machine.find(key) if machine.pending else machine.readable.get(key)
         return default if item is None else self._decode(item.value)
 
     def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
@@ -177,9 +173,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
             self._make_current(timeout)
         elif timeout is not None:
             seconds_of(timeout, "timeout")
-        if self._machine.applying:
-            self._let_it_finish()
-        item = self._host.items.get(key)
+        machine = self._machine
+        item = machine.find(key) if machine.pending else machine.readable.get(key)
         return None if item is None else Versioned(self._decode(item.value), item.revision)
 
     def barrier(self, *, timeout: float | None = None) -> None:
@@ -197,7 +192,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def snapshot(self) -> dict[K, V]:
         """This node's copy at one moment, as a plain dict, in insertion order."""
         decode = self._decode
-        return {key: decode(item.value) for key, item in self._moment()}
+        return {key: decode(item.value) for key, item in self._machine.moment().items()}  # type: ignore[misc]
 
     @property
     def revision(self) -> int:
@@ -210,22 +205,20 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     @override
     def __contains__(self, key: object) -> bool:
-        if self._machine.applying:
-            self._let_it_finish()
-        return key in self._host.items
+        machine = self._machine
+        return (machine.find(key) if machine.pending else machine.readable.get(key)) is not None
 
     @override
     def __len__(self) -> int:
-        with self._machine.lock:  # a command that touches several keys may begin at any moment
-            return len(self._host.items)
+        return self._machine.count()
 
     @override
     def __iter__(self) -> Iterator[K]:
-        return iter([key for key, _ in self._moment()])
+        return iter(self._machine.moment())  # type: ignore[arg-type]
 
     @override
     def __reversed__(self) -> Iterator[K]:
-        return iter([key for key, _ in reversed(self._moment())])
+        return reversed(self._machine.moment())  # type: ignore[arg-type]
 
     @override
     def keys(self) -> KeysView[K]:
@@ -235,21 +228,12 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     @override
     def items(self) -> ItemsView[K, V]:
         """A view of the pairs; each iteration sees one moment."""
-        return Items(self, self._moment, self._decode)
+        return Items(self, self._machine.moment, self._decode)
 
     @override
     def values(self) -> ValuesView[V]:
         """A view of the values; each iteration sees one moment."""
-        return Values(self, self._moment, self._decode)
-
-    def _moment(self) -> list[tuple[K, Item]]:
-        with self._machine.lock:
-            return list(self._host.items.items())  # type: ignore[arg-type]
-
-    def _let_it_finish(self) -> None:
-        """A command that touches several keys is being applied: wait, so as not to see half of it."""
-        with self._machine.lock:
-            pass
+        return Values(self, self._machine.moment, self._decode)
 
     def _make_current(self, timeout: float | None) -> None:
         make_current(self._host.node, self._seconds(timeout))
@@ -443,7 +427,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         It is a new cluster, of which this node is the only member: open it with this `path` and `address`. Raises
         `StorageError` when the backup is damaged, or there is a node at `path` already; nothing was changed then.
         """
-        restore(Path(backup), Path(path), NO_NETWORK if address is None else member_of(address))
+        restore(Path(backup).absolute(), Path(path).absolute(), NO_NETWORK if address is None else member_of(address))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from replidict.machine.state_machine import Item
 K = TypeVar("K")
 V = TypeVar("V")
 
-Moment = Callable[[], list[tuple[Any, Item]]]
+Moment = Callable[[], dict[Any, Item]]
 
 
 class Versioned(NamedTuple, Generic[V]):
@@ -45,10 +45,10 @@ class Items(ItemsView[K, V]):
 
     @override
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        return ((key, self._decode(item.value)) for key, item in self._moment())
+        return ((key, self._decode(item.value)) for key, item in self._moment().items())
 
     def __reversed__(self) -> Iterator[tuple[K, V]]:
-        return ((key, self._decode(item.value)) for key, item in reversed(self._moment()))
+        return ((key, self._decode(item.value)) for key, item in reversed(self._moment().items()))
 
 
 class Values(ValuesView[V]):
@@ -61,11 +61,11 @@ class Values(ValuesView[V]):
 
     @override
     def __iter__(self) -> Iterator[V]:
-        return (self._decode(item.value) for _, item in self._moment())
+        return (self._decode(item.value) for item in self._moment().values())
 
     @override
     def __contains__(self, value: object) -> bool:
         return any(each is value or each == value for each in self)
 
     def __reversed__(self) -> Iterator[V]:
-        return (self._decode(item.value) for _, item in reversed(self._moment()))
+        return (self._decode(item.value) for item in reversed(self._moment().values()))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NoReturn, Self, TypeVar
@@ -28,6 +27,7 @@ from replidict.errors import (
     SecurityError,
     raise_anew,
 )
+from replidict.monotonic_clock import clock
 from replidict.options import MiB, Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask, Failed, Keys, Piece
@@ -83,11 +83,11 @@ class Client:
         self._closed: ReplidictError | None = None
         self._ids = 0
         self._heard: deque[Answer] = deque()
-        deadline = time.monotonic() + timeout
+        deadline = clock() + timeout
         failed: ReplidictError = UnreachableError(f"no connection to {address} within {timeout:g} s")
         targets = _targets(address, host, port, deadline)
         for others, target in zip(range(len(targets))[::-1], targets, strict=True):
-            now = time.monotonic()
+            now = clock()
             try:
                 self._connect(target, now + (deadline - now) / (1 + others))  # so that one which hangs leaves time
                 return
@@ -141,7 +141,7 @@ class Client:
     def ask(self, make: Callable[[int, float], Ask], answer: type[Said], *, timeout: float | None = None) -> Said:
         """Ask something, and return the answer, which is of this type. Raises what the node says, and as rule 2."""
         ask = self._send(make, timeout)
-        said = self._next(ask, time.monotonic() + ask.timeout + GRACE)
+        said = self._next(ask, clock() + ask.timeout + GRACE)
         if not isinstance(said, answer):
             self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
         return said
@@ -208,11 +208,11 @@ class Client:
 
     def _next(self, ask: Ask, deadline: float) -> Answer:
         """The next answer to an ask; what it says went wrong is raised."""
-        silent_at = time.monotonic() + SILENCE
+        silent_at = clock() + SILENCE
         while not self._heard:
             try:
                 self._receive(min(deadline, silent_at))
-                silent_at = time.monotonic() + SILENCE
+                silent_at = clock() + SILENCE
             except TimeoutError:
                 self._give_up(ask, "nothing was heard in time", OutcomeUnknown, ReadTimeout)
             except (OSError, WireError) as error:
@@ -257,7 +257,7 @@ class Client:
                 else:
                     self._heard.append(event)  # type: ignore[arg-type]  # a guest is told answers, and nothing else
         except WireError:
-            self._flush(time.monotonic() + GRACE)  # perhaps it says why
+            self._flush(clock() + GRACE)  # perhaps it says why
             raise
         return opened
 
@@ -276,7 +276,7 @@ def _nobody(*said: str) -> None:
 
 def _left(deadline: float) -> float:
     """Seconds until then, for a socket; `TimeoutError` if there are none."""
-    left = deadline - time.monotonic()
+    left = deadline - clock()
     if left <= 0:
         raise TimeoutError
     return left
@@ -286,7 +286,7 @@ def _targets(address: str, host: str, port: int, deadline: float) -> list[Target
     targets = numeric(host, port)
     if not targets:
         lookup = Lookup(host, port)
-        if not lookup.done.wait(max(deadline - time.monotonic(), 0.0)):
+        if not lookup.done.wait(max(deadline - clock(), 0.0)):
             raise UnreachableError(f"no connection to {address}: the name {host!r} could not be looked up in time")
         if lookup.problem:
             raise UnreachableError(f"no connection to {address}: {lookup.problem}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
 
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
+from replidict.log_writer import Logger
+from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Join, Joined
 from replidict.security import Security
 from replidict.storage import records
 from replidict.storage.directory import Beginning
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 CALL_SECONDS = 3.0  # for one attempt to connect
 RETRY_PAUSE = 0.2  # seconds
@@ -36,16 +37,16 @@ def enter(node_id: str, *, address: str, voter: bool, member: str, security: Sec
     no harm. Raises `NotCommitted`, `OutcomeUnknown` (it may be a member now), `SecurityError`, `ValueError`,
     `ReplidictError`.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     unknown = False
     while True:
-        left = max(deadline - time.monotonic(), 0.0)
+        left = max(deadline - clock(), 0.0)
         try:
             with Client(member, security=security, timeout=min(left, CALL_SECONDS)) as client:
                 said = client.ask(
                     lambda number, timeout: Join(number, timeout, address, node_id, voter),
                     Joined,
-                    timeout=max(deadline - time.monotonic(), 0.0),
+                    timeout=max(deadline - clock(), 0.0),
                 )
         except (UnreachableError, NotCommitted, OutcomeUnknown) as error:
             unknown = unknown or isinstance(error, OutcomeUnknown)
@@ -60,7 +61,7 @@ def enter(node_id: str, *, address: str, voter: bool, member: str, security: Sec
                 node_id,
                 records.Members(said.index, said.voters, said.learners, said.node_ids, said.readers),
             )
-        if time.monotonic() + RETRY_PAUSE >= deadline:
+        if clock() + RETRY_PAUSE >= deadline:
             raise (OutcomeUnknown if unknown else NotCommitted)(
                 f"{address} could not join the cluster of {member} within {seconds:g} s: {why}. Start it again, with "
                 "the same directory: it goes on from there"

@@ -6,6 +6,7 @@ No secret is an option's value, for command lines are seen by all: a file or the
 from __future__ import annotations
 
 import functools
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Protection:
     """What `ReplicatedDict` and `security_for` take, by the same names."""
 
     tls: TLS | None
-    secret: str | None
+    secret: str | bytes | None
     insecure: bool
 
 
@@ -46,13 +47,19 @@ def protected(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _secret(file: Path | None) -> str | None:
+def _secret(file: Path | None) -> str | bytes | None:
+    """The secret in a file, or in the environment: bytes that are no text in UTF-8 are one as well."""
     if file is None:
-        return os.environ.get("REPLIDICT_SECRET")
+        value = os.environ.get("REPLIDICT_SECRET")
+        return None if value is None else os.fsencode(value)
     try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+        given = file.read_bytes()
+    except OSError as error:
         raise Failure(f"--secret-file: can't read the secret: {error}", 7) from error
+    try:  # whatever the locale says; line ends as in every text
+        return io.TextIOWrapper(io.BytesIO(given), encoding="utf-8").read().strip()
+    except UnicodeDecodeError:
+        return given.strip()
 
 
 def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> TLS | None:

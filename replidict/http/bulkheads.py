@@ -7,13 +7,14 @@ and do not wait, never run side by side: the node's own thread shares the interp
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from replidict.call import Call
 from replidict.errors import OutcomeUnknown
 from replidict.http.problems import Problem
+from replidict.monotonic_clock import clock
+from replidict.thread_pool import Workers
 
 Returned = TypeVar("Returned")
 
@@ -22,7 +23,7 @@ class Lane:
     """So many threads, and room for so many calls that wait for one. For the event loop's thread."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, f"replidict http {name}")
+        self._pool = Workers(f"replidict http {name}", threads)
         self._room = threads + waiting
 
     async def run(self, call: Callable[[float], Returned], seconds: float, *, writes: bool = False) -> Returned:
@@ -33,20 +34,34 @@ class Lane:
         """
         if self._room == 0:
             raise Problem("busy", "too many requests are under way at this node")
-        deadline = time.monotonic() + seconds
+        deadline = clock() + seconds
 
         def begin() -> Returned:
-            left = deadline - time.monotonic()
+            left = deadline - clock()
             if left <= 0 < seconds:
                 raise Problem("busy", f"this request was not begun within {seconds:g} s: too many are under way")
             return call(max(left, 0.0))
 
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        under_way = Call(begin)
+
+        def work() -> None:
+            under_way.run()
+            try:
+                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))
+            except RuntimeError:
+                pass  # the loop has ended, and with it whoever waited
+
         self._room -= 1
         try:
-            under_way = self._pool.submit(begin)
-            return await asyncio.wrap_future(under_way)
+            if not self._pool.put(under_way, work):
+                raise Problem("busy", "this node can't start another thread")
+            await done
+            return under_way.result()
         except asyncio.CancelledError:
-            if writes and not under_way.cancel():  # what can be cancelled had not begun
+            begun = not under_way.withdraw()
+            if begun and writes:  # what can be cancelled had not begun
                 raise OutcomeUnknown(
                     "this node is being stopped, and this write was under way: it may or may not be done"
                 ) from None
@@ -56,4 +71,4 @@ class Lane:
 
     def close(self) -> None:
         """Begin nothing more. What is under way ends in its own time, at the latest when the dict is closed."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()

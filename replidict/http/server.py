@@ -59,7 +59,7 @@ def token_of(file: Path | None) -> str | None:
     """
     source = "REPLIDICT_HTTP_TOKEN" if file is None else str(file)
     try:
-        token = os.environ.get("REPLIDICT_HTTP_TOKEN") if file is None else file.read_text()
+        token = os.environ.get("REPLIDICT_HTTP_TOKEN") if file is None else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SecurityError(f"{source}: can't read the token for HTTP: {error}") from error
     if token is None:

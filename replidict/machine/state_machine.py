@@ -6,16 +6,18 @@ Rules kept here:
 2. Total: every command gives an outcome, also one this release does not know; nothing is ever raised.
 3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
 4. Each change is also recorded as rows, so that the table on disk can follow entry by entry.
-5. `items` may be read by other threads at any time: a single key changes in one step; while a command
-   that touches several keys is applied, `applying` is set and `lock` is held.
+5. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: this
+   thread while it applies, too. So nothing is locked. A single key changes in one step. What a command stores under
+   several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from operator import attrgetter, call, is_
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
@@ -111,22 +113,77 @@ class Changes(msgspec.Struct):
         self.bytes += later.bytes
 
 
+class Unreadable(dict[Any, Any]):
+    """What readers find where there is nothing to read any more; `refuse` raises why."""
+
+    def __init__(self, refuse: Callable[[], NoReturn]) -> None:
+        super().__init__()
+        self._refuse = refuse
+
+    def _raise(self, *ignored: object) -> NoReturn:
+        self._refuse()
+
+    __getitem__ = __contains__ = __iter__ = __len__ = get = copy = _raise
+
+
+def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
+    return tuple(map(call, functions))
+
+
 class StateMachine:
     """The map, its revision, the open sessions, and the cluster's feature level."""
 
     def __init__(self, codec: Codec) -> None:
         self.items: dict[Hashable, Item] = {}
+        self.readable = self.items
+        """What readers read: `items`, or an `Unreadable`."""
+        self.pending: dict[Hashable, Item] = {}
+        """The pairs that a command stores, while they go to `items` one by one. Another object after each of these."""
         self.revision = 0
         self.applied_index = 0
         self.sessions: dict[int, Session] = {}
         self.level = 1
         self.kept: dict[str, bytes] = {}
         """The state beside keys and sessions as named rows, as of the last `take_changes`."""
-        self.lock = threading.Lock()
-        self.applying = False
         self._codec = codec
         self._next_position = 1
         self._changes = self._no_changes()
+        self._progress = partial(attrgetter("revision", "pending", "readable"), self)
+
+    # -- reading, for any thread ------------------------------------------------------------------------------------
+
+    def find(self, key: Hashable) -> Item | None:
+        """What is stored under a key now."""
+        item = self.pending.get(key)
+        return self.readable.get(key) if item is None else item
+
+    def moment(self) -> dict[Hashable, Item]:
+        """All that is stored at one moment, in order; the caller owns it."""
+        while True:
+            readable = self.readable
+            try:
+                # One call into C for the three, so that nothing comes between: of many keys, a copy takes so long that
+                # another thread's turn has come. Only a key that compares itself in Python lets others run meanwhile.
+                before, copied, after = _called(self._progress, readable.copy, self._progress)
+            except RuntimeError:  # "dictionary changed size": by such a key
+                continue
+            if before[2] is readable and all(map(is_, before, after)):
+                copied.update(before[1])
+                return copied  # type: ignore[no-any-return]
+
+    def count(self) -> int:
+        """How many keys there are now."""
+        while True:
+            pending = self.pending
+            count = len(self.moment() if pending else self.readable)
+            if self.pending is pending:
+                return count
+
+    def end(self, refuse: Callable[[], NoReturn]) -> None:
+        """Have every reader get what `refuse` raises from now on."""
+        self.readable, self.pending = Unreadable(refuse), {}
+
+    # -- changing ---------------------------------------------------------------------------------------------------
 
     def load(
         self,
@@ -144,13 +201,8 @@ class StateMachine:
         Raises `EncodingError` if a key can't be read; the machine is then unchanged.
         """
         items = {decode_key(key): Item(key, value, revision, position) for position, key, value, revision in rows}
-        with self.lock:
-            self.applying = True
-            # The same dict object stays: readers hold on to it.
-            self.items.clear()
-            self.items.update(items)
-            self.revision = revision
-            self.applying = False
+        self.items = self.readable = items
+        self.revision = revision
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
         self.kept = dict(kept)
         self.level = _LEVEL.decode(self.kept["level"]) if "level" in self.kept else 1
@@ -242,19 +294,24 @@ class StateMachine:
         return self.revision
 
     def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
-        present = self.items.get(key)
+        self.items[key] = self._item(self.items.get(key), encoded, value, revision)
+
+    def _item(self, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
+        """What is to be stored in the place of `present`; noted among the changes."""
         if present is None:
             position = self._next_position
             self._next_position += 1
         else:
             encoded, position = present.key, present.position
-        self.items[key] = Item(encoded, value, revision, position)
         self._changes.rows.append((position, encoded, value, revision))
+        return Item(encoded, value, revision, position)
 
     def _remove(self, key: Hashable) -> Item | None:
-        item = self.items.pop(key, None)
+        item = self.items.get(key)
         if item is not None:
-            self._changes.rows.append((item.position, item.key, None, self._next_revision()))
+            revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
+            del self.items[key]
+            self._changes.rows.append((item.position, item.key, None, revision))
         return item
 
     def _put(self, op: cmd.Put) -> cmd.Result:
@@ -295,11 +352,12 @@ class StateMachine:
     def _update(self, op: cmd.Update) -> cmd.Result:
         pairs = [(decode_key(key), key, value) for key, value in op.items]
         revision = self._next_revision()
-        with self.lock:
-            self.applying = True
-            for key, encoded, value in pairs:
-                self._store(key, encoded, value, revision)
-            self.applying = False
+        pending: dict[Hashable, Item] = {}
+        for key, encoded, value in pairs:
+            pending[key] = self._item(pending.get(key) or self.items.get(key), encoded, value, revision)
+        self.pending = pending  # from here on everybody sees all of it
+        self.items.update(pending)
+        self.pending = {}
         return revision
 
     def _clear(self, op: cmd.Clear) -> cmd.Result:

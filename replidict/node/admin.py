@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import NoReturn, TypeVar
 
 from replidict.errors import (
@@ -23,9 +22,13 @@ from replidict.errors import (
     ReplidictError,
     SecurityError,
     raise_anew,
+    waits_for_itself,
 )
+from replidict.latch import Latch
+from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
+from replidict.own_threads import in_node_thread
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.raft.configuration import Members
 from replidict.raft.reconfiguration import Progress
@@ -74,7 +77,7 @@ class Cluster:
 
     def _repeat(self, change: Change, seconds: float, made: Callable[[Verdict, bool], bool]) -> None:
         """Ask until it is made; `made` is told the verdict, and whether an answer got lost."""
-        deadline = time.monotonic() + seconds
+        deadline = clock() + seconds
         lost = False
         verdict: Verdict
         why = "no leader could be reached"
@@ -94,7 +97,7 @@ class Cluster:
             time.sleep(RETRY_PAUSE)
             if made(verdict, lost):  # by now: to ask the next leader to hand over would go on and on
                 return
-            if time.monotonic() >= deadline:
+            if clock() >= deadline:
                 self._too_late(change, seconds, why, lost)
 
     def _ask_leader(self, change: Change, deadline: float, lost: bool) -> tuple[Verdict, str] | None:
@@ -133,7 +136,7 @@ class Cluster:
 
     def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
         """Let a node in; returns the members it then belongs to, itself included."""
-        deadline = time.monotonic() + seconds
+        deadline = clock() + seconds
         self.change(AddMember(address, voter, node_id), seconds)
         engine = self._node.engine
 
@@ -144,7 +147,7 @@ class Cluster:
             members = self._ask(committed, deadline)
             if members is not None and members.node_ids.get(address) == node_id:
                 return members
-            if time.monotonic() >= deadline:
+            if clock() >= deadline:
                 raise OutcomeUnknown(
                     f"{address} was let in, but this node did not hear of it within {rounded(seconds)} s: join again, "
                     "which does no harm"
@@ -155,7 +158,7 @@ class Cluster:
         """Everybody, in order of address, with what the leader knows of them."""
         engine = self._node.engine
         within = REPORT_WITHIN * engine.options.election_timeout
-        progress: Progress | None = self._ask(engine.changes.ask_progress, time.monotonic() + within)
+        progress: Progress | None = self._ask(engine.changes.ask_progress, clock() + within)
         known, leader = engine.members, engine.leader
         return tuple(
             Member(address, address in known.voters, address == leader, *(progress or {}).get(address, (None, None)))
@@ -167,20 +170,26 @@ class Cluster:
 
         Raises what has stopped the node, if something has; `NotCommitted` when it was so busy that nothing was asked.
         """
-        answer: Future[Answered] = Future()
-        begun = self._node.call(lambda: ask(answer.set_result))
+        if in_node_thread():
+            raise waits_for_itself(NotCommitted, "nothing was asked and nothing is changed")
+        answers: list[Answered] = []
+        heard = Latch()
+
+        def hear(answer: Answered) -> None:
+            answers.append(answer)
+            heard.set()
+
+        begun = self._node.call(lambda: ask(hear))
         try:
-            begun.result(timeout=max(deadline - time.monotonic(), 0.0))
-            while not answer.done() and time.monotonic() < deadline and self._node.failure is None:
-                try:
-                    return answer.result(timeout=min(0.25, max(deadline - time.monotonic(), 0.0)))
-                except TimeoutError:
-                    pass
+            begun.result(timeout=max(deadline - clock(), 0.0))
         except TimeoutError:
-            if begun.cancel():
+            if begun.withdraw():
                 raise NotCommitted(f"{self._node.engine.address} is too busy to ask in time") from None
-        if answer.done():
-            return answer.result()
+        while not heard.wait(min(0.25, max(deadline - clock(), 0.0))):
+            if clock() >= deadline or self._node.failure is not None:
+                break
+        if answers:
+            return answers[0]
         if self._node.failure is not None:
             raise_anew(self._node.failure)
         return None

@@ -17,11 +17,12 @@ import datetime as dt
 import errno
 import os
 import sqlite3
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 
 from replidict.errors import ReplidictError, StorageError, raise_anew
 from replidict.node.node import Node
@@ -32,6 +33,8 @@ from replidict.storage.snapshot import LookUp, Snapshot
 
 ROOM = 16 * 1024 * 1024
 """Bytes that a backup leaves free on the node's own disk: a node whose disk is full stops."""
+
+READERS_PAUSE = 0.001  # seconds between two looks whether those who read have given up
 
 SYNC_BYTES = 8 * 1024 * 1024
 """What is written goes to the disk in pieces of about this size: the node's own syncs wait behind them."""
@@ -60,8 +63,7 @@ class Backups:
         """`directory` is the node's own."""
         self._node = node
         self._directory = directory
-        self._state = threading.Condition()
-        self._readers = 0
+        self._readers: dict[object, int] = {}  # who reads the node's file, and the number of its thread
         self._ended: ReplidictError | None = None
 
     @property
@@ -89,10 +91,7 @@ class Backups:
         `wanted` is called again and again meanwhile; what it raises ends it.
         """
         node = self._node
-        try:
-            node.call(node.store.flush).result()
-        except ReplidictError as error:
-            raise_anew(error)
+        node.call_and_wait(node.store.flush)
         identity = node.store.identity
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         origin = records.Origin(identity.cluster_id, identity.node_id, identity.address, now)
@@ -139,40 +138,39 @@ class Backups:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Hold on to the node's file."""
-        with self._state:
-            if self._ended is not None:
-                raise _EndedError
-            self._readers += 1
+        me = object()
+        self._readers[me] = get_ident()
         try:
+            if self._ended is not None:  # looked for after it was noted, as `end` does it before
+                raise _EndedError
             yield
         finally:
-            with self._state:
-                self._readers -= 1
-                self._state.notify_all()
+            del self._readers[me]
+
+    def reads_here(self) -> bool:
+        """Whether the calling thread is in the middle of a backup, interrupted by a signal handler or a finalizer."""
+        return get_ident() in tuple(self._readers.values())
 
     def _end_if_damaged(self) -> None:
         """A copy is not as it should be: if the node's own file is not either, end the node, and say so."""
         store = self._node.store
         try:
-            with self._reading(), closing(self._connect()) as db:
-                snapshot.check_rows(db, Path(store.name), snapshot.nothing)
-        except (StorageError, *records.FAILURES) as error:
-            if not isinstance(error, StorageError) and not records.is_damage(error):
-                return
-            damage = StorageError(f"{error}. This node has stopped, and will not use the file: {records.CURE}")
+            with self._reading():
+                snapshot.check_source(f"{store.uri}?mode=ro", store.name)
+        except StorageError as error:
+            damage = error
 
             def end() -> None:
                 raise damage
 
             self._node.call(end)
-            raise damage from error
+            raise
 
     def end(self, reason: ReplidictError) -> None:
         """The node is about to let go of its file: have those who read it give up, and wait until they have."""
-        with self._state:
-            self._ended = reason
-            while self._readers:
-                self._state.wait()
+        self._ended = reason
+        while self._readers:
+            time.sleep(READERS_PAUSE)
 
 
 class _EndedError(Exception):

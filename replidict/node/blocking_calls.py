@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 
-from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew
+from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew, waits_for_itself
 from replidict.machine import commands as cmd
+from replidict.monotonic_clock import clock
 from replidict.node.linearizable_reads import Read
 from replidict.node.node import Node
 from replidict.node.proposals import Write
+from replidict.own_threads import in_node_thread
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -28,6 +29,8 @@ def make_current(node: Node, seconds: float) -> None:
     commit_index = engine.commit_index
     if engine.clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
         return
+    if in_node_thread():
+        raise waits_for_itself(ReplidictError, "this read can't be made sure to be up to date")
     done = threading.Lock()
     done.acquire()
     read = Read(done.release)
@@ -46,6 +49,8 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
     """Have an operation of about so many bytes done, and return what it gives. Raises what its absence means."""
     if node.failure is not None:
         raise_anew(node.failure)
+    if in_node_thread():
+        raise waits_for_itself(NotCommitted, "this write was not sent and will not be applied")
     done = threading.Lock()
     done.acquire()
     submitted = Write(operation, size, done.release)
@@ -60,10 +65,10 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
 
 def update(node: Node, parts: Iterable[tuple[Pairs, int]], count: int, seconds: float) -> None:
     """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
-    deadline, stored = time.monotonic() + seconds, 0
+    deadline, stored = clock() + seconds, 0
     for pairs, size in parts:
         try:
-            write(node, cmd.Update(pairs), size, max(deadline - time.monotonic(), 0.0) if stored else seconds)
+            write(node, cmd.Update(pairs), size, max(deadline - clock(), 0.0) if stored else seconds)
         except (NotCommitted, OutcomeUnknown) as error:
             if not stored:
                 raise

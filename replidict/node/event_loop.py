@@ -8,29 +8,24 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-import time
 from collections.abc import Callable
-from functools import partial
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
+from replidict.log_writer import Logger
+from replidict.monotonic_clock import clock
 from replidict.node.node import Node
+from replidict.own_threads import OWN_THREADS, OwnThread, node_thread
 
-logger = logging.getLogger(__name__)
-
-# A lease must not outlive a suspended machine: this clock goes on while it sleeps, where there is such a one.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+logger = Logger(__name__)
 
 LONGEST_PAUSE = 1.0
 """Seconds between two steps at most."""
 
-
-clock: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
-"""Seconds on this machine's clock that never goes back."""
+CHECK_EVERY = 1.0
+"""Seconds between two looks whether the directory is still this node's alone."""
 
 
 class Waker:
@@ -38,9 +33,10 @@ class Waker:
 
     def __init__(self) -> None:
         self.sleeping = False
-        self._mutex = threading.Lock()  # a closed descriptor's number may be another file's already
+        self._writing: list[None] = []  # one for each who may be writing: a closed descriptor's number may be reused
         self._open = True
         self._read_end, self._write_end = os.pipe()
+        self._to_close = [self._read_end, self._write_end]
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
 
@@ -55,24 +51,32 @@ class Waker:
         """End the wait, if there is one."""
         if self.sleeping:
             self.sleeping = False
-            with self._mutex:
-                try:
-                    if self._open:
-                        os.write(self._write_end, b"!")
-                except BlockingIOError:
-                    pass  # there are enough in it to wake anybody
+            self._writing.append(None)  # before looking whether it is open: `close` looks the other way round
+            try:
+                if self._open:
+                    os.write(self._write_end, b"!")
+            except BlockingIOError:
+                pass  # there are enough in it to wake anybody
+            finally:
+                self._writing.pop()
+                if not self._open:
+                    self._let_go()
 
     def close(self) -> None:
-        """Let go of the pipe. Idempotent."""
-        with self._mutex:
-            if self._open:
-                self._open = False
-                os.close(self._read_end)
-                os.close(self._write_end)
+        """Let go of the pipe, once nobody writes to it. Idempotent."""
+        self._open = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while not self._writing and self._to_close:
+            try:
+                os.close(self._to_close.pop())
+            except IndexError:
+                break  # another has done it
 
     def abandon(self) -> None:
-        """Let go of the pipe in a forked child, where nobody can be holding the lock any more."""
-        self._mutex = threading.Lock()
+        """Let go of the pipe in a forked child, where nobody else can be writing to it."""
+        self._writing.clear()
         self.close()
 
 
@@ -85,16 +89,18 @@ class Ticker:
         waker: Waker,
         ending: Callable[[ReplidictError], None],
         ended: Callable[[], None],
+        check: Callable[[], None],
     ) -> None:
-        """`ending` is told why the node stops, before those who wait are; `ended` is called when all is over."""
+        """`check` is called now and then, and may raise `StorageError`; `ending` is told why the node stops, before
+        those who wait are; `ended` is called when all is over."""
         self._node = node
         self._waker = waker
         self._ending = ending
         self._ended = ended
+        self._check = check
         self._stopping = False
-        self._over = threading.Event()  # an interrupted `join` would take the thread for ended
         waker.listen(node.engine.poller)
-        self._thread = threading.Thread(target=self._run, name=f"replidict {node.engine.address}", daemon=True)
+        self._thread = OwnThread(self._run, f"{OWN_THREADS}{node.engine.address}")
 
     def start(self) -> None:
         """Begin. If it is interrupted (Ctrl-C), the thread may be running: `stop` it.
@@ -109,18 +115,23 @@ class Ticker:
             raise
 
     def stop(self) -> None:
-        """Stop the node and wait until it has; the second time, or after an interruption, just wait."""
+        """Have the node stop. Idempotent."""
         self._stopping = True
         self._waker.sleeping = True  # whatever it does now, it looks again
         self._waker.wake()
-        if threading.current_thread() is not self._thread:
-            self._over.wait()
-            if self._thread.is_alive():
-                self._thread.join()
+
+    def join(self) -> None:
+        """Wait until the node has stopped, after `stop`; not from within."""
+        self._thread.join()
 
     def _run(self) -> None:
+        with node_thread():
+            self._step_until_it_ends()
+
+    def _step_until_it_ends(self) -> None:
         node, waker, engine = self._node, self._waker, self._node.engine
         failure: ReplidictError
+        check_at = float("-inf")
         try:
             while not self._stopping:
                 waker.sleeping = True  # before looking whether there is work: who queues some afterwards wakes us
@@ -130,10 +141,13 @@ class Ticker:
                 engine.poll(max(pause, 0.0))
                 waker.sleeping = False
                 node.step()
+                if clock() >= check_at:
+                    check_at = clock() + CHECK_EVERY
+                    self._check()
             failure = ClosedError("this ReplicatedDict is closed: open another one on the same directory")
         except (StorageError, RemovedError) as error:
-            logger.error("%s: this node has stopped: %s", engine.address, error)
-            failure = error
+            failure = self._reason(error)
+            logger.error("%s: this node has stopped: %s", engine.address, failure)
         except Exception as error:
             logger.exception("%s: this node has stopped because of an internal error", engine.address)
             failure = StorageError(
@@ -148,4 +162,13 @@ class Ticker:
             logger.exception("%s: could not let go of everything", engine.address)
         finally:
             self._ended()
-            self._over.set()
+
+    def _reason(self, error: StorageError | RemovedError) -> ReplidictError:
+        """Why the node really stops: what looks like a bad disk may be another process that writes to it."""
+        try:
+            self._check()
+            self._check()  # which gives the benefit of the doubt once
+        except StorageError as other:
+            other.__cause__ = error
+            return other
+        return error

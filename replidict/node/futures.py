@@ -2,70 +2,146 @@
 
 Rules kept here:
 
-1. Futures are resolved in a thread of their own, one after the other: whatever a callback does or waits for, it holds
-   up other futures at most, and never the node.
+1. Callbacks run in a thread of their own, one after the other: whatever one does or waits for, it holds up other
+   callbacks at most, and never the node, nor anybody who waits for a future.
 2. Every future is resolved, also when the node ends or nobody answers: all have the same timeout, so those that were
    submitted first are the first to run out of time.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections import deque
 from concurrent.futures import Future
-from itertools import takewhile
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
-from replidict.errors import ReplidictError, raise_anew
+from typing_extensions import override
+
+from replidict.errors import NotCommitted, ReplidictError, raise_anew, waits_for_itself
+from replidict.latch import Latch
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
+from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import given_up, result_of
 from replidict.node.node import Node
 from replidict.node.proposals import Write
+from replidict.own_threads import OwnThread, in_node_thread
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
-class _Pending(NamedTuple):
-    write: Write
-    future: Future[Any]
-    seconds: float
-    deadline: float
+CALLBACKS_WITHIN = 10.0
+"""Seconds for which `join` waits for callbacks: one may wait for something that whoever closes the dict holds."""
+
+
+class _Answer(Future[Any]):
+    """The future of one write.
+
+    Whoever waits for it waits for the write itself, without the lock that each `Future` has, and without the thread
+    that runs callbacks: so it can be waited for in a signal handler that has interrupted a wait, and in a callback.
+    """
+
+    def __init__(self, node: Node, operation: cmd.Operation, size: int, seconds: float) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self.deadline = clock() + seconds
+        self._node, self._seconds = node, seconds
+        self._answered = Latch()
+        self.write: Write | None = Write(operation, size, self._answered.set)
+        self._outcomes: dict[str, object] = {}
+        self.told = False  # have its callbacks been run?
+
+    @override
+    def done(self) -> bool:
+        return bool(self._outcomes)
+
+    @override
+    def running(self) -> bool:
+        return not self.done()
+
+    @override
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        outcome = self._wait(timeout)
+        return outcome if isinstance(outcome, ReplidictError) else None
+
+    @override
+    def result(self, timeout: float | None = None) -> Any:
+        outcome = self._wait(timeout)
+        if isinstance(outcome, ReplidictError):
+            raise_anew(outcome)
+        return outcome
+
+    def _wait(self, timeout: float | None) -> object:
+        left = max(self.deadline - clock(), 0.0)
+        if not self._outcomes and not self._answered.is_set:
+            if in_node_thread():
+                raise waits_for_itself(ReplidictError, "this future is not done")
+            if not self._answered.wait(left if timeout is None else min(left, timeout)) and clock() < self.deadline:
+                raise TimeoutError
+        return self.settle()
+
+    def settle(self) -> object:
+        """What becomes of it: the first to ask decides, if there is no answer, that there will be none."""
+        write = self.write
+        if write is None:
+            return self._outcomes["it"]
+        if self._answered.is_set:
+            try:
+                outcome: object = result_of(write)
+            except ReplidictError as error:
+                outcome = error
+        else:
+            outcome = given_up(self._node, write, self._seconds)
+        outcome = self._outcomes.setdefault("it", outcome)
+        self.write = None  # which refers to this in turn
+        return outcome
+
+    def tell(self) -> None:
+        """Run the callbacks."""
+        outcome = self.settle()
+        if isinstance(outcome, ReplidictError):
+            self.set_exception(outcome)
+        else:
+            self.set_result(outcome)
 
 
 class Futures:
-    """Those of one node. The thread begins with the first of them."""
+    """Those of one node. The thread begins with the first of them. Nothing here holds a lock."""
 
     def __init__(self, node: Node, thread_name: str) -> None:
         self._node = node
-        self._mutex = threading.Lock()
-        self._under_way: deque[_Pending] = deque()
-        self._answered: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._under_way: deque[_Answer] = deque()
+        self._answered: SimpleQueue[_Answer | None] = SimpleQueue()
         self._at_rest = False  # does the thread wait without a limit?
         self._over = False
-        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
+        self._thread = OwnThread(self._run, thread_name)
 
     def submit(self, operation: cmd.Operation, size: int, seconds: float) -> Future[Any]:
         """Have an operation of about so many bytes done. `seconds` are the same for all.
 
-        The future can't be cancelled; it gets the result, or what `waiting.write` raises. Raises what ended the node.
+        The future can't be cancelled; it gets the result, or what `blocking_calls.write` raises. Raises what ended the
+        node, and `NotCommitted` if the system has no thread left.
         """
         if self._node.failure is not None:
             raise_anew(self._node.failure)
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-        write = Write(operation, size, lambda: self._answered.put(pending))
-        pending = _Pending(write, future, seconds, time.monotonic() + seconds)
-        with self._mutex:
-            if self._thread.ident is None:
-                self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise NotCommitted(f"this write was not sent: no thread can be started for futures: {error}") from error
+        future = _Answer(self._node, operation, size, seconds)
+        write = future.write
+        assert write is not None
+        answered = write.done
+
+        def done() -> None:
+            answered()
+            write.done = _nothing  # it refers to the future, and the future to it
+            self._answered.put(future)
+
+        write.done = done
         self._node.proposals.submit(write)
-        with self._mutex:
-            self._under_way.append(pending)
-            at_rest, self._at_rest = self._at_rest, False
-        if at_rest:
+        self._under_way.append(future)
+        if self._at_rest:  # looked for after it was queued, as `_patience` does it before
             self._answered.put(None)  # there is a deadline now
         return future
 
@@ -75,58 +151,47 @@ class Futures:
         self._answered.put(None)
 
     def join(self) -> None:
-        """Wait until it has ended, after `finish`."""
-        if self._thread.is_alive():
-            self._thread.join()
+        """Wait until it has ended, after `finish`, but not longer for callbacks than `CALLBACKS_WITHIN`."""
+        if not self._thread.join(CALLBACKS_WITHIN):
+            logger.warning("%s: a callback of a future is not done yet", self._node.engine.address)
 
     def _run(self) -> None:
         while True:
             try:
-                pending = self._answered.get(timeout=self._patience())
+                future = self._answered.get(timeout=self._patience())
             except Empty:
                 self._expire()
                 continue
-            if pending is not None:
-                self._resolve(pending)
+            if future is not None:
+                self._tell(future)
             elif self._over and self._answered.empty():
                 break
+            del future  # or what it gave is kept alive until there is another
 
     def _patience(self) -> float | None:
         """How long to wait for an answer; None: nothing is under way."""
-        with self._mutex:
-            under_way = self._under_way
-            while under_way and under_way[0].future.done():
-                under_way.popleft()
-            self._at_rest = not under_way
-            return max(under_way[0].deadline - time.monotonic(), 0.0) if under_way else None
+        self._at_rest = True
+        under_way = self._under_way
+        while under_way and under_way[0].told:
+            under_way.popleft()
+        if not under_way:
+            return None
+        self._at_rest = False
+        return max(under_way[0].deadline - clock(), 0.0)
 
     def _expire(self) -> None:
         """The first ones may have run out of time."""
-        now = time.monotonic()
-        with self._mutex:
-            late = list(takewhile(lambda pending: pending.deadline <= now, self._under_way))
-        for pending in late:
-            if not pending.future.done():
-                self._tell(pending, given_up(self._node, pending.write, pending.seconds))
+        now = clock()
+        while self._under_way and self._under_way[0].deadline <= now:
+            self._tell(self._under_way.popleft())
 
-    def _resolve(self, pending: _Pending) -> None:
-        pending.write.done = _nothing  # it refers to the write, which would wait for the garbage collector
-        if pending.future.done():
-            return  # too late
-        try:
-            result = result_of(pending.write)
-        except ReplidictError as error:
-            self._tell(pending, error)
-        else:
-            self._tell(pending, result)
-
-    def _tell(self, pending: _Pending, outcome: object) -> None:
+    def _tell(self, future: _Answer) -> None:
         """Resolve a future, and see to it that what a callback raises ends nothing."""
+        if future.told:
+            return
+        future.told = True
         try:
-            if isinstance(outcome, ReplidictError):
-                pending.future.set_exception(outcome)
-            else:
-                pending.future.set_result(outcome)
+            future.tell()
         except BaseException:
             logger.exception("%s: a callback of a future failed", self._node.engine.address)
 

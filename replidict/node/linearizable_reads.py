@@ -49,7 +49,7 @@ class Reads:
     def submit(self, read: Read) -> None:
         """Have `read.done` called once a read of this node's copy is linearizable. Raises what stopped the node."""
         self._new.append(read)
-        if self._failure is not None:
+        if self._failure is not None:  # looked for after it was queued, as `stop` does it before
             raise_anew(self._failure)
         self._wake()
 

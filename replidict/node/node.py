@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import random
-import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew
+from replidict.background import Background
+from replidict.call import Call
+from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew, waits_for_itself
+from replidict.log_writer import Logger
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.node.linearizable_reads import Reads
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
+from replidict.own_threads import in_node_thread
 from replidict.raft.engine import Engine
 from replidict.raft.role import Role
 from replidict.status import Status
 from replidict.storage.store import Store
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 Returned = TypeVar("Returned")
 
@@ -40,7 +42,7 @@ class Node:
         transport: Callable[..., Any],
         clock: Callable[[], float],
         rng: random.Random,
-        background: Executor,
+        background: Background,
         snapshot_directory: Path,
         wake: Callable[[], None],
     ) -> None:
@@ -63,8 +65,7 @@ class Node:
         self.failure: ReplidictError | None = None
         self._background = background
         self._wake = wake
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._calls_mutex = threading.Lock()
+        self._calls: deque[Call[Any]] = deque()
         self.engine.on_outcome = self.proposals.on_outcome
         self.engine.on_snapshot_installed = self.proposals.on_snapshot_installed
         self.engine.on_step = self._before_sending
@@ -83,31 +84,29 @@ class Node:
         while engine.members.voters == {engine.address} and engine.last_applied < last_index:
             self.step()
 
-    def call(self, function: Callable[[], Returned]) -> Future[Returned]:
-        """Have something done between two steps; for any thread. The future gets what it returns or raises.
+    def call(self, function: Callable[[], Returned]) -> Call[Returned]:
+        """Have something done between two steps; for any thread. The call gives what it returns or raises.
 
-        A `StorageError` or `RemovedError` ends the node as well; a node that stops fails what it has not begun.
+        A `StorageError` or `RemovedError` ends the node as well; a node that stops refuses what it has not begun.
         """
-        future: Future[Returned] = Future()
-        with self._calls_mutex:
-            if self.failure is not None:
-                raise_anew(self.failure)
-            self._calls.append((function, future))
+        call = Call(function)
+        self._calls.append(call)
+        if self.failure is not None and call.withdraw():  # looked for after it was queued, as `stop` does it before
+            raise_anew(self.failure)
         self._wake()
-        return future
+        return call
+
+    def call_and_wait(self, function: Callable[[], Returned]) -> Returned:
+        """The same, and wait for what it gives. Raises `ReplidictError` in the thread of a node."""
+        if in_node_thread():
+            raise waits_for_itself(ReplidictError, "nothing was done")
+        return self.call(function).result()
 
     def _answer_calls(self) -> None:
         while self._calls:
-            function, future = self._calls.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function())
-            except (StorageError, RemovedError) as error:
-                future.set_exception(error)
-                raise
-            except Exception as error:  # noqa: BLE001 -- the caller's to handle
-                future.set_exception(error)
+            error = self._calls.popleft().run()
+            if isinstance(error, StorageError | RemovedError):
+                raise error
 
     def step(self) -> None:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
@@ -122,25 +121,20 @@ class Node:
         return min(self.engine.idle_until(), self.reads.next_deadline())
 
     def refuse(self, failure: ReplidictError) -> None:
-        """Have every call raise this from now on."""
-        with self._calls_mutex:
-            self.failure = failure
+        """Have every call, and every reader, get this from now on."""
+        self.failure = failure
+        self.machine.end(partial(raise_anew, failure))
 
     def abandon(self) -> None:
-        """Let go of everything in a forked child, where whoever held a lock does not exist."""
-        self._calls_mutex = threading.Lock()
-        self.machine.lock = threading.Lock()
-        self.machine.applying = False
+        """Let go of everything in a forked child, where the node's thread does not exist."""
         self.engine.transport.abandon()
         self.store.abandon()
 
     def stop(self, failure: ReplidictError) -> None:
         """Go no further: everybody who waits is told, the file and the sockets are let go of."""
         self.refuse(failure)
-        for _, future in self._calls:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(failure)
-        self._calls.clear()
+        while self._calls:
+            self._calls.popleft().refuse(failure)
         if isinstance(failure, StorageError):
             unknown: ReplidictError = failure
         else:
@@ -148,7 +142,7 @@ class Node:
         with ExitStack() as ends:  # from the last to the first, each of them whatever becomes of the others
             ends.callback(self.store.close)
             ends.callback(self.engine.snapshots.close)
-            ends.callback(self._background.shutdown, wait=True, cancel_futures=True)
+            ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
             ends.callback(self.reads.stop, failure)
             ends.callback(self.proposals.stop, failure, unknown)

@@ -13,7 +13,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,7 +64,6 @@ class Proposals:
         self._engine = engine
         self._options = options
         self._wake = wake
-        self._mutex = threading.Lock()
         self._queue: deque[Write] = deque()
         self._in_flight: dict[int, _Batch] = {}
         self._sequence = 0
@@ -83,24 +81,20 @@ class Proposals:
 
     def submit(self, write: Write) -> None:
         """Queue a write. Raises what stopped the node, if something did."""
-        with self._mutex:
-            if self._failure is not None:
-                raise_anew(self._failure)
-            self._queue.append(write)
-            self.waiting = True
+        self._queue.append(write)
+        if self._failure is not None and not write.sent:  # looked for after it was queued, as `stop` does it before
+            raise_anew(self._failure)
+        self.waiting = True
         self._wake()
 
     def give_up(self, write: Write) -> bool:
         """The caller's deadline has passed. Returns whether the write surely was and will not be applied."""
-        with self._mutex:
-            write.abandoned = True
-            if write.sent:
-                return False
-            try:
-                self._queue.remove(write)
-            except ValueError:
-                pass  # the node stopped meanwhile
-            return True
+        write.abandoned = True  # before looking whether it was sent: `_gather` looks the other way round
+        try:
+            self._queue.remove(write)
+        except ValueError:
+            pass  # it was taken to be sent, or the node stopped meanwhile
+        return not write.sent
 
     # -- tick thread --------------------------------------------------------------------------------------------------
 
@@ -145,13 +139,16 @@ class Proposals:
     def _gather(self) -> _Batch | None:
         writes: list[Write] = []
         size = 0
-        with self._mutex:
-            while self._queue:
-                write = self._queue[0]
-                if writes and size + write.size > self._options.max_command_bytes:
-                    break
-                self._queue.popleft()
-                write.sent = True
+        while self._queue:
+            try:
+                write = self._queue.popleft()
+            except IndexError:
+                break  # given up meanwhile
+            if writes and size + write.size > self._options.max_command_bytes:
+                self._queue.appendleft(write)
+                break
+            write.sent = True
+            if not write.abandoned:
                 writes.append(write)
                 size += write.size
         if not writes:
@@ -222,11 +219,10 @@ class Proposals:
             if batch.snapshots != self._snapshots:
                 self._refuse(batch.writes, OutcomeUnknown("the session of this write ended before its answer came"))
                 continue
-            with self._mutex:
-                for write in reversed(batch.writes):
-                    if not write.abandoned:
-                        write.sent = False
-                        self._queue.appendleft(write)
+            for write in reversed(batch.writes):
+                if not write.abandoned:
+                    write.sent = False
+                    self._queue.appendleft(write)
 
     def on_snapshot_installed(self) -> None:
         """Entries were jumped over: answers that were among them are asked for again."""
@@ -241,11 +237,12 @@ class Proposals:
 
     def stop(self, failure: ReplidictError, unknown: ReplidictError) -> None:
         """The node goes no further: what was never sent gets `failure`, what was gets `unknown`."""
-        with self._mutex:
-            self._failure = failure
-            queued = list(self._queue)
-            self._queue.clear()
-        self._refuse(queued, failure)
+        self._failure = failure
+        while self._queue:
+            try:
+                self._refuse([self._queue.popleft()], failure)
+            except IndexError:
+                break  # given up meanwhile
         for batch in self._in_flight.values():
             self._refuse(batch.writes, unknown)
         self._in_flight.clear()

@@ -17,10 +17,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from replidict.errors import StorageError
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.protocol.peer_messages import RequestVote, TimeoutNow, VoteReply
 from replidict.raft.role import Role
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from replidict.raft.engine import Engine
     from replidict.raft.progress import Peer
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Elections:

@@ -24,10 +24,8 @@ Rules kept here, for all of them:
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +35,10 @@ from pysyncobj.node import Node
 from pysyncobj.poller import Poller
 from typing_extensions import override
 
+from replidict.background import Background
 from replidict.errors import StorageError, removed
 from replidict.log_throttle import Complaints
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
@@ -57,7 +57,7 @@ from replidict.raft.transfer import Transfer
 from replidict.storage import records
 from replidict.storage.store import Store
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 APPLY_AT_ONCE = 512
 """Entries applied in one step at most, so that a long backlog does not keep the node from its heartbeats."""
@@ -77,7 +77,7 @@ class Engine(SyncObj):
         options: Options,
         clock: Callable[[], float],
         rng: random.Random,
-        background: Executor,
+        background: Background,
         snapshot_directory: Path,
     ) -> None:
         """Take over a loaded store and state machine. `transport` makes a PySyncObj `Transport`."""

@@ -9,31 +9,37 @@ Rules kept here:
    only then. What is damaged is thrown away and asked for anew; what is no news is answered and left alone.
 4. A follower whose log holds the snapshot's last entry keeps its log (figure 13, rule 6): what follows that entry may
    be committed by its very acknowledgement.
+5. A leader whose snapshot can't be written or read, while its own file is whole, goes on and tries again later.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from replidict.background import Background
+from replidict.call import Call
 from replidict.errors import StorageError
+from replidict.log_writer import Logger
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
 from replidict.storage import records, snapshot
+from replidict.storage.directory import make_private, remove
 from replidict.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from replidict.raft.engine import Engine
     from replidict.raft.progress import Peer
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 PIECE_BYTES = 256 * 1024
 WINDOW_PIECES = 4
+RETRY_PAUSE = 5.0
+"""Seconds after which the leader tries again to make a snapshot that could not be written or read."""
 OUTGOING, INCOMING = "outgoing.snapshot", "incoming.snapshot"
 GIVE_UP_AFTER = 20
 """A peer that has been away for so many election timeouts no longer holds up the compaction of the log."""
@@ -48,13 +54,14 @@ def tidy(directory: Path) -> None:
 class Snapshots:
     """The part of the engine that sends and receives snapshots."""
 
-    def __init__(self, engine: Engine, background: Executor, directory: Path) -> None:
+    def __init__(self, engine: Engine, background: Background, directory: Path) -> None:
         self._engine = engine
         self._background = background
         self._directory = directory
-        self._making: Future[Snapshot] | None = None
+        self._making: Call[Snapshot] | None = None
         self._current: Snapshot | None = None
         self._file: BinaryIO | None = None
+        self._not_before = float("-inf")  # when the next one may be made, after one that failed
         self._incoming: _Incoming | None = None
         self.installed = 0
         tidy(directory)
@@ -74,7 +81,7 @@ class Snapshots:
         self._send_pieces(peer)
 
     def _make(self) -> None:
-        if self._making is not None:
+        if self._making is not None or self._engine.clock() < self._not_before:
             return
         self._drop_current()
         store = self._engine.store
@@ -87,10 +94,7 @@ class Snapshots:
         engine = self._engine
         if self._making is not None and self._making.done():
             made, self._making = self._making, None
-            self._current = made.result()  # a StorageError here means that this node's own file is damaged: it stops
-            engine.store.keep_log_after = self._current.index
-            with _disk_errors(self._current.path):
-                self._file = self._current.path.open("rb")
+            self._take(made)
         away = engine.clock() - GIVE_UP_AFTER * engine.options.election_timeout
         for peer in engine.peers.values():
             if peer.snapshot_sending is not None and peer.heard_at < away:
@@ -102,11 +106,38 @@ class Snapshots:
             self._incoming = None
             self._install(incoming)
 
+    def _take(self, made: Call[Snapshot]) -> None:
+        try:
+            self._current = made.result()
+            self._engine.store.keep_log_after = self._current.index
+            self._file = self._current.path.open("rb")
+        except StorageError:
+            raise  # this node's own file is damaged
+        except Exception as error:  # noqa: BLE001 -- rule 5
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Rule 5."""
+        engine = self._engine
+        self._drop_current()
+        self.stop_sending()
+        self._not_before = engine.clock() + RETRY_PAUSE
+        needed = ", ".join(sorted(peer.address for peer in engine.peers.values() if self._lacks_entries(peer)))
+        engine.complaints.log(
+            "snapshots",
+            engine.clock(),
+            f"{needed or 'a follower'} needs a snapshot, which could not be made or read: {error}. This node goes on, "
+            f"and tries again every {RETRY_PAUSE:g} s: see to its directory {self._directory}",
+            logging.ERROR,
+        )
+
+    def _lacks_entries(self, peer: Peer) -> bool:
+        return peer.next_index <= self._engine.log.start.index
+
     def _wanted(self) -> bool:
         engine = self._engine
-        start = engine.log.start.index
         return engine.is_leader and any(
-            peer.snapshot_sending is not None or (peer.next_index <= start and peer.connected)
+            peer.snapshot_sending is not None or (self._lacks_entries(peer) and peer.connected)
             for peer in engine.peers.values()
         )
 
@@ -116,7 +147,7 @@ class Snapshots:
             self._file.close()
             self._file = None
         if self._current is not None:
-            self._current.path.unlink(missing_ok=True)
+            remove(self._current.path)
             self._current = None
 
     def stop_sending(self) -> None:
@@ -144,9 +175,14 @@ class Snapshots:
             peer.snapshot_offset < current.size
             and peer.snapshot_offset - peer.snapshot_acked < WINDOW_PIECES * PIECE_BYTES
         ):
-            with _disk_errors(current.path):
+            try:
                 file.seek(peer.snapshot_offset)
                 data = file.read(PIECE_BYTES)
+                if not data:
+                    raise OSError("it has become shorter")
+            except OSError as error:
+                self._failed(error)
+                return
             piece = SnapshotPiece(
                 engine.term, current.index, current.term, _name(current), current.size, current.sha256,
                 peer.snapshot_offset, data,
@@ -265,9 +301,10 @@ class _Incoming:
         self.peer = peer
         self.message = message
         self.path = path
+        make_private(path)
         self.file = path.open("wb", buffering=0)  # so that what the disk refuses shows when it is written
         self.offset = 0
-        self.checking: Future[Snapshot] | None = None
+        self.checking: Call[Snapshot] | None = None
 
     def take(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -15,12 +15,12 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from replidict.errors import ReplidictError
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.protocol.peer_messages import (
     WHY_MAX,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from replidict.raft.engine import Engine
     from replidict.raft.progress import Peer
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 LEVEL = 256
 """A learner so many entries behind what is committed, or fewer, is level."""

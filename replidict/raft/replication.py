@@ -15,11 +15,11 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
 from replidict.errors import StorageError
+from replidict.log_writer import Logger
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from replidict.raft.engine import Engine
     from replidict.raft.progress import Peer
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 MESSAGE_BYTES = 1024 * 1024
 """Entries go out in messages of about this size; one larger entry goes alone."""

@@ -3,35 +3,36 @@
 Rules kept here:
 
 1. Opening either succeeds or leaves nothing behind: no lock, no socket, no thread.
-2. Whatever ends a host, `items` raises from then on, and so does every other call, with the reason.
-3. After a fork the child owns nothing of it: it lets go of the descriptors and never touches the file.
+2. Whatever ends a host, every call raises from then on, with the reason.
+3. What is still open when the interpreter exits is closed by a function that `atexit` was given when this module was
+   imported: after those that the program registers later, before or after it opens a dict. They find it open.
+4. After a fork the child owns nothing of it: it lets go of the descriptors and never touches the file.
 """
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
 import random
-import threading
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from typing_extensions import override
-
-from replidict.errors import ClosedError, ReplidictError, StorageError, raise_anew, removed
+from replidict.background import BackgroundThread
+from replidict.errors import ClosedError, ReplidictError, StorageError, removed
+from replidict.log_writer import Logger, LogWriter
 from replidict.machine.codec import Codec
-from replidict.machine.state_machine import Item
+from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups
-from replidict.node.event_loop import Ticker, Waker, clock
+from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
 from replidict.node.node import Node
 from replidict.options import Options
+from replidict.own_threads import OWN_THREADS, in_own_thread
 from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
 from replidict.server.request_handler import Desk
@@ -45,10 +46,7 @@ from replidict.transport.links import TcpTransport
 from replidict.transport.null_transport import NoTransport
 from replidict.transport.tcp import listen
 
-logger = logging.getLogger(__name__)
-
-OWN_THREADS = "replidict "
-"""How the names of a node's threads begin."""
+logger = Logger(__name__)
 
 
 class Host:
@@ -71,7 +69,7 @@ class Host:
         Raises `StorageError`, `ValueError` (the directory is another node's), `RemovedError`, `ReplidictError` (the
         address), and what `join` raises.
         """
-        self._closing = threading.Lock()
+        self._closing = self._handed_over = self._abandoned = False
         with ExitStack() as cleanup:
             self.directory = Directory(path)
             cleanup.callback(self.directory.close)
@@ -79,7 +77,6 @@ class Host:
             cleanup.callback(self._waker.close)
             self.node = self._open_node(address, founders, join, security, codec, options, cleanup)
             self.node.recover()
-            self.items: Mapping[Hashable, Item] = self.node.machine.items
             self.backups = Backups(self.node, self.directory.path)
             self.cluster = Cluster(self.node, security)
             self.futures = Futures(self.node, f"{OWN_THREADS}futures")
@@ -90,11 +87,15 @@ class Host:
             recovered = self.node.store.recovered
             self._herald = None if security is None or recovered is None else Herald(self.node, security, recovered)
             self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
+            self._log_writer = LogWriter()
+            self._log_writer.start()
             cleanup.pop_all()
-        self._ticker = Ticker(self.node, self._waker, self._end, self._let_go)
+        self._ticker = Ticker(self.node, self._waker, self._end, self._let_go, self.directory.check_lock)
         _open_hosts.add(self)
         try:
             self._ticker.start()
+            if security is not None:
+                self._background.start()
             self._automatic.start()
             if self._herald is not None:
                 self._herald.start()
@@ -114,8 +115,7 @@ class Host:
     ) -> Node:
         log_retain = 0 if security is None else options.log_retain  # without peers nobody will ask for old entries
         store = self._open_store(address, founders, join, options, log_retain, cleanup)
-        background = ThreadPoolExecutor(1, f"{OWN_THREADS}snapshot")
-        cleanup.callback(background.shutdown)
+        self._background = BackgroundThread(f"{OWN_THREADS}snapshot")
         identity = Identity(store.identity.cluster_id, store.identity.node_id, address)
 
         def transport(sync_obj: Any, self_node: Any, other_nodes: Any) -> Any:
@@ -145,7 +145,7 @@ class Host:
             transport=transport,
             clock=clock,
             rng=random.Random(),
-            background=background,
+            background=self._background,
             snapshot_directory=self.directory.path,
             wake=self._waker.wake,
         )
@@ -192,36 +192,45 @@ class Host:
         return store
 
     def close(self) -> None:
-        """Stop, and let go of everything; return when that is done. Idempotent, for any thread."""
-        if threading.current_thread().name.startswith(OWN_THREADS):
-            # Collected in a thread of its own: that can't wait for itself.
-            threading.Thread(target=self.close, name="closing a forgotten ReplicatedDict").start()
+        """Stop, and let go of everything; return when that is done. Idempotent, for any thread and signal handler.
+
+        It can't wait in a thread that the end itself waits for: in one of this package, where the collector may run a
+        finalizer, and inside a backup that a signal handler has interrupted. There it returns when the end has begun.
+        """
+        if self._abandoned:
             return
-        with self._closing:
-            if self in _open_hosts:
-                self._ticker.stop()
-                self._automatic.join()
-                self.futures.join()
-                if self._herald is not None:
-                    self._herald.join()
-                if self._desk is not None:
-                    self._desk.join()
-                _open_hosts.discard(self)
+        self._closing = True
+        can_wait = not in_own_thread() and not self.backups.reads_here()
+        self._handed_over = self._handed_over or not can_wait
+        self._ticker.stop()
+        if not can_wait:
+            return
+        self._ticker.join()
+        self._automatic.join()
+        self.futures.join()
+        if self._herald is not None:
+            self._herald.join()
+        if self._desk is not None:
+            self._desk.join()
+        self._log_writer.finish()
+        self._log_writer.join()
+        _open_hosts.discard(self)
 
     def forgotten(self) -> None:
         """Nobody refers to the dict any more, or the interpreter exits, and it was not closed."""
-        if self in _open_hosts:
-            try:
-                warnings.warn(
-                    f"a ReplicatedDict in {str(self.directory.path)!r} was not closed: use `with`, or call close()",
-                    ResourceWarning,
-                    stacklevel=2,
-                )
-            finally:
-                self.close()
+        if self._closing or self._abandoned:
+            return
+        try:
+            warnings.warn(
+                f"a ReplicatedDict in {str(self.directory.path)!r} was not closed: use `with`, or call close()",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        finally:
+            self.close()
 
     def _end(self, error: ReplidictError) -> None:
-        self._raise_from_now_on(error)
+        self.node.refuse(error)
         self._automatic.stop()
         if self._herald is not None:
             self._herald.stop()
@@ -234,19 +243,17 @@ class Host:
         self.futures.finish()
         self._waker.close()
         self.directory.close()
-
-    def _raise_from_now_on(self, error: ReplidictError) -> None:
-        self.node.refuse(error)
-        self.items = _Gone(error)
+        if self._handed_over:
+            self._log_writer.finish()  # nobody may be left to do so
 
     def abandon(self) -> None:
         """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
-        self._closing = threading.Lock()
+        self._abandoned = True
         self.node.abandon()
         if self._herald is not None:
             self._herald.abandon()
         _of_parents.append(self.node)
-        self._raise_from_now_on(
+        self.node.refuse(
             ClosedError(
                 "this ReplicatedDict belongs to the parent process: open one with a directory and an address of its "
                 "own in the child, or let the parent do the work"
@@ -269,26 +276,16 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+@atexit.register
+def _close_all() -> None:
+    for host in list(_open_hosts):
+        try:
+            host.forgotten()
+        finally:
+            host.close()  # the end may have begun where nobody could wait for it
+
+
 def _let_in(directory: Directory, address: str, join: Callable[[str], Beginning]) -> Beginning:
     for sock in listen(address):  # whoever is let in must be there
         sock.close()
     return join(directory.new_identity())
-
-
-class _Gone(Mapping[Any, Any]):
-    """What stands in for the items of a dict that can't be read any more."""
-
-    def __init__(self, error: ReplidictError) -> None:
-        self._error = error
-
-    @override
-    def __getitem__(self, key: object) -> NoReturn:
-        raise_anew(self._error)
-
-    @override
-    def __iter__(self) -> NoReturn:
-        raise_anew(self._error)
-
-    @override
-    def __len__(self) -> NoReturn:
-        raise_anew(self._error)

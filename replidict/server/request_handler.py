@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
-import logging
 import re
 import secrets
 import time
@@ -29,8 +28,10 @@ from msgspec.structs import astuple, replace
 
 from replidict import errors
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
+from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current, write
@@ -41,11 +42,11 @@ from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import member_of
-from replidict.server.thread_pool import Workers
 from replidict.storage.directory import remove
+from replidict.thread_pool import Workers
 from replidict.transport.clients import Guests
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 LANES = {"waits": 16, "changes": 4, "looks": 4, "lists": 4, "copies": 2}
 """Threads for: what waits for a majority; changes of the members; what this node tells on its own; keys; backups."""
@@ -96,7 +97,7 @@ class Desk:
             self._guests.answer(
                 guest, ask.id, self._guests.frame(client_messages.StatusIs(ask.id, self._node.status())), True
             )
-        elif not self._put(guest, ask, time.monotonic() + ask.timeout):
+        elif not self._put(guest, ask, clock() + ask.timeout):
             busy = client_messages.Failed(ask.id, "ReplidictError", NO_THREAD)
             self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
 
@@ -126,7 +127,7 @@ class Desk:
     # -- in a thread of a lane ----------------------------------------------------------------------------------------
 
     def _serve(self, guest: int, ask: Ask, deadline: float) -> None:
-        if deadline <= time.monotonic() and ask.timeout:
+        if deadline <= clock() and ask.timeout:
             self._send(guest, self._too_late(ask))
             return
         try:
@@ -151,7 +152,7 @@ class Desk:
         framed, last = self._guests.frame(answer), not isinstance(answer, client_messages.Keys | client_messages.Piece)
         while True:
             try:
-                done = self._node.call(lambda: self._guests.answer(guest, answer.id, framed, last)).result()
+                done = self._node.call_and_wait(lambda: self._guests.answer(guest, answer.id, framed, last))
             except ReplidictError:
                 return False
             if done != "full":
@@ -160,7 +161,7 @@ class Desk:
 
     def _answers(self, guest: int, ask: Ask, deadline: float) -> Generator[Answer]:
         """What there is to say; the last one ends the ask."""
-        left = max(deadline - time.monotonic(), 0.0)
+        left = max(deadline - clock(), 0.0)
         match ask:
             case client_messages.Get():
                 yield self._get(ask, left)
@@ -199,9 +200,7 @@ class Desk:
         key = decode_key(self._key(ask.key))
         if ask.linearizable:
             make_current(self._node, left)
-        machine = self._node.machine
-        with machine.lock:
-            item = machine.items.get(key)
+        item = self._node.machine.find(key)
         if item is None:
             return client_messages.Value(ask.id, None, 0)
         plain = isinstance(self._codec, FaithfulCodec)
@@ -223,14 +222,12 @@ class Desk:
         return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
 
     def _keys(self, ask: client_messages.ListKeys) -> Iterator[Answer]:
-        machine = self._node.machine
-        with machine.lock:
-            held = list(machine.items.items())
+        held = self._node.machine.moment()
         after = None if ask.after is None else decode_key(ask.after)
-        texts: Iterator[str] = (key for key, _ in held if type(key) is str and key.startswith(ask.prefix))
+        texts: Iterator[str] = (key for key in held if type(key) is str and key.startswith(ask.prefix))
         if type(after) is str:
             texts = (key for key in texts if key > after)
-        others = (item.key for key, item in held if type(key) is not str)
+        others = (item.key for key, item in held.items() if type(key) is not str)
         if ask.after is not None and type(after) is not str:
             texts, others = iter(()), (key for key in others if key > ask.after)
         ordered = chain(map(encode_key, _in_order(texts)), () if ask.prefix else _in_order(others))
@@ -275,7 +272,7 @@ class Desk:
         said = replace(ask, address=member_of(ask.address), founder=member_of(ask.founder), at=at)
         _check_id("successor", said.successor)
         _check_id("node_id", said.node_id)
-        self._node.call(lambda: self._node.engine.succession.hear(said)).result()
+        self._node.call_and_wait(lambda: self._node.engine.succession.hear(said))
         return client_messages.Done(ask.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------

@@ -12,18 +12,20 @@ Rules kept here:
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import random
 import re
-import threading
 import time
 from pathlib import Path
 
 from replidict.errors import ReplidictError
+from replidict.latch import Latch
+from replidict.log_writer import Logger
+from replidict.monotonic_clock import clock
 from replidict.node.backup import Backups, not_made
+from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.storage.directory import remove, sync
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 DIRECTORY = "snapshots"
 EVERY = 1800.0  # seconds
@@ -41,11 +43,11 @@ class Automatic:
         self._backups = backups
         self._directory = directory / DIRECTORY
         self._retain = retain
-        self._stopping = threading.Event()
+        self._stopping = Latch()
         self._not_before = float("-inf")
         self._complained = False
         remove(self._directory / UNFINISHED)
-        self._thread = threading.Thread(target=self._run, name="replidict snapshots", daemon=True)
+        self._thread = OwnThread(self._run, f"{OWN_THREADS}snapshots")
 
     def start(self) -> None:
         """Begin, if any are to be kept."""
@@ -58,12 +60,11 @@ class Automatic:
 
     def join(self) -> None:
         """Wait until it has ended, after `stop`; not from within."""
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY * (1 + random.random())):
-            if time.monotonic() >= self._not_before and self._due():
+            if clock() >= self._not_before and self._due():
                 self._take()
 
     def _kept(self) -> list[tuple[int, Path]]:
@@ -95,8 +96,8 @@ class Automatic:
             sync(self._directory)
         except (OSError, ReplidictError) as error:
             remove(unfinished)
-            self._not_before = time.monotonic() + EVERY
-            if not self._stopping.is_set() and not self._complained:
+            self._not_before = clock() + EVERY
+            if not self._stopping.is_set and not self._complained:
                 self._complained = True
                 logger.warning("%s", error if isinstance(error, ReplidictError) else not_made(self._directory, error))
             return

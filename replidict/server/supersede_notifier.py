@@ -15,12 +15,14 @@ Rules kept here:
 from __future__ import annotations
 
 import logging
-import threading
+from functools import partial
 
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
+from replidict.latch import Latch
 from replidict.log_throttle import Complaints
 from replidict.node.node import Node
+from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.protocol.client_messages import Done, Supersede
 from replidict.security import Security
 from replidict.storage import records
@@ -44,14 +46,13 @@ class Herald:
         while before is not None:
             self._old[before.cluster_id] = before
             before = before.before
-        self._stopping = threading.Event()
+        self._stopping = Latch()
         self._clients: set[Client] = set()
         self._said: dict[str, str] = {}  # by place: what the log says of it
         places = {address for old in self._old.values() for address in old.members} - {node.engine.address}
         self._complaints = {place: Complaints(node.engine.address) for place in places}
         self._threads = [
-            threading.Thread(target=self._watch, args=(place,), name=f"replidict herald {place}", daemon=True)
-            for place in sorted(places)
+            OwnThread(partial(self._watch, place), f"{OWN_THREADS}herald {place}") for place in sorted(places)
         ]
 
     def start(self) -> None:
@@ -68,8 +69,7 @@ class Herald:
     def join(self) -> None:
         """Wait until they have ended, after `stop`; not from within."""
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+            thread.join()
 
     def abandon(self) -> None:
         """Let go of the connections in a forked child, where the threads do not exist."""
@@ -106,7 +106,7 @@ class Herald:
             )  # fmt: skip
 
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set:
                 try:
                     client.ask(said, Done, timeout=ASK_SECONDS)
                     told = "has come back, and is told that its cluster goes on here: without a leader there, it stops"

@@ -38,7 +38,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"path={os.fspath(path) if isinstance(path, Path) else path!r}: must be the path of a file to be made"
         )
-    return target
+    return target.absolute()
 
 
 def _exists(target: Path) -> FileExistsError:

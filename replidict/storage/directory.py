@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-1. One process uses a directory at a time: an exclusive lock says so; the system lets go of it when the process dies.
+1. One process uses a directory at a time (`directory_lock`), and every file in it is its user's alone.
 2. A file is born whole: made under another name, synced, then renamed. An empty or missing file beside a write-ahead
    log is therefore damage, never a beginning.
 3. Exactly one connection writes to the file or checkpoints it (SQLite up to 3.51.2 can damage a log that two reset).
@@ -11,7 +11,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
@@ -27,6 +26,7 @@ import msgspec
 
 from replidict.errors import RemovedError, StorageError
 from replidict.storage import file_format, records
+from replidict.storage.directory_lock import DirectoryLock
 from replidict.storage.wal import check_wal, frames_before_checkpoint, longest, presize
 
 FILE_NAME = "replidict.db"
@@ -60,25 +60,21 @@ class Directory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the directory if need be, and lock it. Raises `StorageError`."""
         try:
-            self.path = Path(path)
+            given = Path(path)
         except TypeError as error:
             raise ValueError(f"path={path!r}: must be the path of a directory") from error
         if not os.fspath(path):
             raise ValueError("path='': must be the path of a directory for this node alone")
-        self._lock: int | None = None
         try:
+            self.path = given.absolute()  # the program may change its working directory
             if self.path.exists() and not self.path.is_dir():
                 raise StorageError(f"{self.path} is not a directory: give the path of a directory for this node alone")
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(f"{self.path}: can't be used as a node's directory: {error}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
+            self._lock = DirectoryLock(self.path)
+        except BlockingIOError as error:
             raise in_use(self.path) from error
-        self._lock = lock
+        except OSError as error:
+            raise StorageError(f"{given}: can't be used as a node's directory: {error}") from error
 
     @property
     def file(self) -> Path:
@@ -97,9 +93,11 @@ class Directory:
 
     def close(self) -> None:
         """Let another process use the directory."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
+
+    def check_lock(self) -> None:
+        """See that no other process can have come in. Raises `StorageError`."""
+        self._lock.check()
 
     def new_identity(self) -> str:
         """An identity for a node that is about to join: the same again if it is interrupted and tries once more,
@@ -112,7 +110,7 @@ class Directory:
             except FileNotFoundError:
                 pass
             node_id = uuid.uuid4().hex
-            reserved.write_text(node_id)
+            write_private(reserved, node_id)
             sync(reserved)
             sync(self.path)
             return node_id
@@ -143,7 +141,7 @@ class Directory:
         beginning = begin()
         born = self.path / f"{FILE_NAME}.new"
         try:
-            born.unlink(missing_ok=True)
+            make_private(born)
             with closing(sqlite3.connect(born, isolation_level=None)) as db:
                 # A file nobody reads until it is whole needs no journal.
                 db.execute("PRAGMA journal_mode = OFF")
@@ -174,7 +172,7 @@ def in_use(path: Path) -> StorageError:
 def read_note(path: Path) -> str:
     """A text that was left in a directory, for people."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return f"{path} says why"
 
@@ -189,7 +187,7 @@ def supersede(directory: Path, old: str, new: str, founder: str, at: str) -> str
     note = directory / SUPERSEDED
     made = note.with_suffix(".new")
     try:
-        made.write_text(f"{text}\n")
+        write_private(made, f"{text}\n")
         sync(made)
         made.rename(note)
         sync(directory)
@@ -218,6 +216,18 @@ def put_facts(db: sqlite3.Connection, facts: Mapping[str, object]) -> None:
     for name, fact in facts.items():
         data = msgspec.msgpack.encode(fact)
         db.execute(records.PUT_FACT, (name, data, records.fact_crc(name, data)))
+
+
+def make_private(path: Path) -> None:
+    """Make a file, or empty it, that other users may neither read nor write."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text to such a file."""
+    make_private(path)
+    path.write_text(text, encoding="utf-8")
 
 
 def remove(path: Path) -> None:

@@ -10,7 +10,6 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from replidict.errors import StorageError
+from replidict.errors import ReplidictError, StorageError
 from replidict.machine.state_machine import Session
 from replidict.storage import file_format, records
+from replidict.storage.directory import make_private, remove
 
 LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
@@ -61,12 +61,30 @@ class Snapshot:
 
 
 def create(source_uri: str, target: Path, look_up: LookUp = nothing) -> Snapshot:
-    """Copy the state out of a node's file, and check it. Raises `StorageError`; safe in any thread."""
+    """Copy the state out of a node's file, and check it; safe in any thread.
+
+    Raises `StorageError` when that file is damaged; other `ReplidictError`, and leaves nothing behind, when the
+    snapshot can't be written.
+    """
     try:
         copy(source_uri, target, look_up=look_up)
-    except records.FAILURES as error:
-        raise StorageError(f"{target}: could not take a snapshot: {error}") from error
-    return check(target, look_up)
+        return check(target, look_up)
+    except (StorageError, *records.FAILURES) as error:
+        remove(target)
+        if isinstance(error, StorageError) or records.is_damage(error):
+            check_source(source_uri, source_uri)
+        raise ReplidictError(f"{target}: could not take a snapshot: {error}") from error
+
+
+def check_source(uri: str, name: str) -> None:
+    """What was read from a node's file, called `name`, is not as it should be: if the file itself is not either, raise
+    `StorageError`."""
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            check_rows(db, Path(name), nothing)
+    except (StorageError, *records.FAILURES) as error:
+        if isinstance(error, StorageError) or records.is_damage(error):
+            raise StorageError(f"{error}. This node has stopped, and will not use the file: {records.CURE}") from error
 
 
 def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *, look_up: LookUp = nothing) -> None:
@@ -74,7 +92,7 @@ def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *,
 
     Raises one of `schema.FAILURES`; safe in any thread.
     """
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    make_private(target)
     with closing(sqlite3.connect(target.absolute().as_uri(), uri=True, isolation_level=None)) as db:
         # A file nobody reads until it is whole needs no journal.
         db.execute("PRAGMA journal_mode = OFF")

@@ -12,7 +12,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from functools import partial
 import msgspec
 
 from replidict.errors import EncodingError, StorageError
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Changes, Session, StateMachine
 from replidict.protocol.log_entry import Entry
@@ -32,7 +32,7 @@ from replidict.storage.high_water_mark import Mark
 from replidict.storage.log import Log
 from replidict.storage.state_table import StateTable
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 COMPACT_STEP = 5_000
 """Log entries are deleted in steps of at most this many: the write beside it waits."""

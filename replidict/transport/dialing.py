@@ -12,10 +12,11 @@ Rules this module keeps:
 from __future__ import annotations
 
 import socket
-import threading
 from typing import Any
 
 from replidict.errors import ReplidictError
+from replidict.latch import Latch
+from replidict.own_threads import OwnThread
 from replidict.security import is_loopback, split_address
 
 PAUSE_FIRST, PAUSE_LAST, PAUSE_FACTOR = 0.2, 0.5, 1.3  # seconds between two attempts
@@ -66,7 +67,7 @@ class Route:
             if targets:
                 return targets
             self.lookup = Lookup(host, port)
-        if not self.lookup.done.is_set():
+        if not self.lookup.done.is_set:
             return []
         lookup, self.lookup = self.lookup, None
         if lookup.problem:
@@ -78,11 +79,11 @@ class Lookup:
     """One lookup of a name, in a thread that ends with it."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.done = threading.Event()
+        self.done = Latch()
         self.targets: list[Target] = []
         self.problem = ""
         # A daemon, so that a resolver that takes minutes can't keep the program from ending.
-        self._thread = threading.Thread(target=self._run, args=(host, port), name="replidict-lookup", daemon=True)
+        self._thread = OwnThread(lambda: self._run(host, port), "replidict-lookup")
         try:
             self._thread.start()
         except RuntimeError as error:  # the system has no more: that is no reason for a node to stop

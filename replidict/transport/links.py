@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +26,8 @@ from typing_extensions import override
 
 from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
+from replidict.log_writer import Logger
+from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import MembersAre, Message, encode
 from replidict.security import Security, split_address
@@ -39,7 +40,7 @@ from replidict.transport.peer_link import Pair
 from replidict.transport.tcp import Connection, Listener, dial
 from replidict.transport.unauthenticated import Strangers
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 CONNECT_TIMEOUT = 1.0  # seconds for TCP to arrive at one address
 PING_INTERVAL = 0.5  # seconds of silence after which this side says something
@@ -182,9 +183,9 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._traffic.fail(connection, "dropped", "this node is closing")
         self._bury()
-        until = time.monotonic() + LOOKUP_JOIN
+        until = clock() + LOOKUP_JOIN
         for lookup in self._lookups:
-            lookup.join(max(until - time.monotonic(), 0.0))
+            lookup.join(max(until - clock(), 0.0))
 
     def abandon(self) -> None:
         """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
@@ -362,7 +363,7 @@ class TcpTransport(Transport):
         self._wake = min(self._wake, peer.route.due)
         if peer.route.lookup is not None and peer.route.lookup not in self._lookups:
             self._lookups.append(peer.route.lookup)
-        self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set()]
+        self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set]
 
     def _call_again(self, peer: Pair, now: float, code: str, text: str) -> None:
         level = peer.unreachable(now, code)

@@ -1,18 +1,18 @@
-"""The executor for work beside the tick thread, in simulated time."""
+"""Work beside the node's thread, in simulated time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from typing_extensions import override
-
+from replidict.call import Call
 from tests.simulator.loop import Loop
 
+Returned = TypeVar("Returned")
 
-class SimulatedExecutor(Executor):
+
+class SimulatedBackground:
     """Does one thing after the other, each at some moment of the time that it takes."""
 
     def __init__(self, loop: Loop, duration: Callable[[], float], before: Callable[..., None]) -> None:
@@ -23,28 +23,28 @@ class SimulatedExecutor(Executor):
         self._free_at = 0.0
         self._closed = False
 
-    @override
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+    def submit(self, function: Callable[..., Returned], /, *arguments: Any) -> Call[Returned]:
+        """Have a function called; what it gives is known some time later."""
+        done: list[Call[Returned]] = []
+        call = Call(lambda: done[0].result())
         begin = max(self._free_at, self._loop.now)
         work, rest = self._duration(), self._duration()
         self._free_at = begin + work + rest
 
         def run() -> None:
-            if self._closed:
-                return
-            self._before(fn, *args)
-            try:
-                outcome = partial(future.set_result, fn(*args, **kwargs))
-            except Exception as error:  # noqa: BLE001 -- as every executor does
-                outcome = partial(future.set_exception, error)
-            self._loop.after(rest, lambda: None if self._closed else outcome())
+            if not self._closed:
+                self._before(function, *arguments)
+                done.append(Call(partial(function, *arguments)))
+                done[0].run()
+                self._loop.after(rest, answer)
+
+        def answer() -> None:
+            if not self._closed:
+                call.run()
 
         self._loop.at(begin + work, run)
-        return future
+        return call
 
-    @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def close(self) -> None:
+        """Begin nothing more."""
         self._closed = True

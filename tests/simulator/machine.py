@@ -27,7 +27,7 @@ from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
 from replidict.storage.store import Store
-from tests.simulator.background import SimulatedExecutor
+from tests.simulator.background import SimulatedBackground
 from tests.simulator.disk import Crash, Disk, Fault
 from tests.simulator.loop import Timer
 from tests.simulator.network import Event
@@ -159,7 +159,7 @@ class Machine:
                 transport=self._transport,
                 clock=self.clock,
                 rng=random.Random(f"{cluster.seed} {self.name} {self.incarnation}"),
-                background=SimulatedExecutor(cluster.loop, self._job_time, self._before_job),
+                background=SimulatedBackground(cluster.loop, self._job_time, self._before_job),
                 snapshot_directory=self.directory,
                 wake=self.wake,
             )
@@ -225,7 +225,7 @@ class Machine:
         """What the system does when a process dies: files are closed, transactions are not committed."""
         snapshots = node.engine.snapshots
         node.engine.transport.destroy()
-        node._background.shutdown()
+        node._background.close()
         if snapshots._file is not None:
             snapshots._file.close()
         if snapshots._incoming is not None:

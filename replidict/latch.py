@@ -1,0 +1,47 @@
+"""A flag that threads wait for, usable where `threading.Event` is not: in signal handlers and finalizers.
+
+The lock inside an `Event` is held for a moment by whoever waits or sets. A signal handler, or a finalizer that the
+collector runs, can interrupt exactly there, and would then wait for a lock that cannot be released before it returns.
+Here every step is one call into C, and no lock is held that another caller needs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+
+class Latch:
+    """A flag that is set once, for any number of threads, signal handlers and finalizers."""
+
+    __slots__ = ("_waiting", "is_set")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._waiting: deque[threading.Lock] = deque()  # each caller's own, released by `set`
+
+    def set(self) -> None:
+        """Set the flag and wake all who wait. Idempotent."""
+        self.is_set = True  # before looking who waits: whoever comes later sees it
+        while True:
+            try:
+                self._waiting.popleft().release()
+            except IndexError:
+                return
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set, for `timeout` seconds at most. Returns whether it is set."""
+        if self.is_set:
+            return True
+        mine = threading.Lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        try:
+            if not self.is_set:
+                mine.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        finally:
+            try:
+                self._waiting.remove(mine)
+            except ValueError:
+                pass  # `set` took it out
+        return self.is_set

@@ -1,0 +1,103 @@
+"""The threads that this package starts: how they are begun, recognized and waited for.
+
+Rules kept here:
+
+1. They are daemons and live until whoever started them ends them, whatever becomes of the main thread: no executor of
+   the standard library does, which takes no work once the main thread has ended.
+2. Starting and waiting hold no lock that a signal handler or a finalizer in the same thread could need.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+
+from replidict.latch import Latch
+from replidict.monotonic_clock import clock
+
+OWN_THREADS = "replidict "
+"""How their names begin."""
+
+_LAST_STEPS = 1.0
+"""Seconds for which `join` waits until the interpreter, too, has taken note that a thread has ended."""
+
+_idents: set[int] = set()
+_stepping: set[int] = set()  # those of them in which nodes live
+
+
+def _forget() -> None:
+    _idents.clear()
+    _stepping.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def in_own_thread() -> bool:
+    """Whether the caller runs in a thread of this package: of any open dict of this process."""
+    return get_ident() in _idents
+
+
+def in_node_thread() -> bool:
+    """Whether the caller runs in the thread of a node of this process: that must wait for no node, because the other
+    one may need this one to go on."""
+    return get_ident() in _stepping
+
+
+@contextmanager
+def node_thread() -> Iterator[None]:
+    """While this lasts the calling thread is that of a node."""
+    ident = get_ident()
+    _stepping.add(ident)
+    try:
+        yield
+    finally:
+        _stepping.discard(ident)
+
+
+class OwnThread:
+    """One thread of this package."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        self._target = target
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._to_start = deque([self._thread])  # whoever takes it out starts it
+        self._over = Latch()
+
+    def start(self) -> None:
+        """Begin, unless it was begun. Raises `RuntimeError` if the system has no thread left; try again then."""
+        try:
+            thread = self._to_start.pop()
+        except IndexError:
+            return
+        try:
+            thread.start()
+        except RuntimeError:
+            self._to_start.append(thread)
+            raise
+
+    def _run(self) -> None:
+        ident = get_ident()
+        _idents.add(ident)
+        try:
+            self._target()
+        finally:
+            _idents.discard(ident)
+            self._over.set()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, for `timeout` seconds at most, if it was begun. Returns whether it has ended."""
+        if self._to_start:
+            return True
+        if not self._over.wait(timeout):
+            return False
+        # `Thread.join` takes locks that an interrupted caller of it holds; these few steps end by themselves.
+        patience = clock() + _LAST_STEPS
+        while self._thread.is_alive() and clock() < patience:
+            time.sleep(0.0001)
+        return True
