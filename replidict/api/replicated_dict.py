@@ -65,7 +65,9 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     The constructor opens the files and the address, and returns once it is let in, if it joins; operations wait for a
     leader, up to `timeout` seconds. Writes return once a majority has them on disk; plain reads are this node's copy.
-    Any number of threads may use one object; after `os.fork` it belongs to the parent: the child gets `ClosedError`.
+    Any number of threads may use one object, and so may signal handlers and finalizers; what would wait for the node in
+    its own thread, where a codec or finalizer may run, is refused at once. Left open, it is closed after the functions
+    that `atexit` was given since this package was imported. After `os.fork` it belongs to the parent: the child gets `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
@@ -257,8 +259,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
         They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
         this dict; `cancel` does nothing. Callbacks run in that thread, one after the other: while one takes its time,
-        other futures and `close` wait. It may call this dict, but must not wait for another future of it, nor for a
-        lock that is held around `close`. Raises `EncodingError`, `ClosedError` or `StorageError`.
+        other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError` or `StorageError`.
         """
         encoded, data = self._key(key), self._value(value)
         operation, size = cmd.Put(encoded, data), len(encoded) + len(data)
@@ -432,10 +433,11 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop this node and let go of its files and address. Idempotent, for any thread.
+        """Stop this node and let go of its files and address. Idempotent, for any thread and signal handler.
 
         Writes under way elsewhere in this process get `OutcomeUnknown` or `ClosedError`. It waits until callbacks of
-        futures have run, unless it is called by one.
+        futures have run, for ten seconds at most. Called by one of these, in a node's thread, or by a signal handler
+        that has interrupted a backup, it does not wait: the node ends once that has returned.
         """
         self._host.close()
 
