@@ -82,7 +82,20 @@ class Replace(_Operation, frozen=True, tag=10):
     revision: int
 
 
-Operation: TypeAlias = Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace
+class Remove(_Operation, frozen=True, tag=11):
+    """Remove a key if its value has this revision and, with `last`, if it is the key inserted last.
+
+    Gives True; False if the value, or the key inserted last, is another one; None if there is nothing to remove.
+    """
+
+    key: bytes
+    revision: int
+    last: bool = False
+
+
+Operation: TypeAlias = (
+    Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace | Remove
+)
 
 Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
 """What one operation gives: see each operation. A text says why it was not performed."""

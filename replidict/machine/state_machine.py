@@ -332,6 +332,16 @@ class StateMachine:
         self._store(key, op.key, op.value, self._next_revision())
         return True
 
+    def _remove_if(self, op: cmd.Remove) -> cmd.Result:
+        key = decode_key(op.key)
+        present = self.items.get(key)
+        if present is None:
+            return False if op.last and self.items else None
+        if present.revision != op.revision or (op.last and next(reversed(self.items.values())) is not present):
+            return False
+        self._remove(key)
+        return True
+
 
 _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {
     cmd.Put: StateMachine._put,
@@ -344,4 +354,5 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.Clear: StateMachine._clear,
     cmd.CompareAndSet: StateMachine._compare_and_set,
     cmd.Replace: StateMachine._replace,
+    cmd.Remove: StateMachine._remove_if,
 }

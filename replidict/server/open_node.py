@@ -36,6 +36,7 @@ from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
 from replidict.server.request_handler import Desk
 from replidict.server.scheduled_snapshots import Automatic
+from replidict.server.stop_callbacks import StopCallbacks
 from replidict.server.supersede_notifier import Herald
 from replidict.storage.directory import Beginning, Directory, connect, founded_by
 from replidict.storage.high_water_mark import Mark
@@ -72,6 +73,7 @@ class Host:
         address), and what `join` raises.
         """
         self._closing = threading.Lock()
+        self.stop_callbacks = StopCallbacks()
         with ExitStack() as cleanup:
             self.directory = Directory(path)
             cleanup.callback(self.directory.close)
@@ -234,6 +236,8 @@ class Host:
         self.futures.finish()
         self._waker.close()
         self.directory.close()
+        if self.node.failure is not None:
+            self.stop_callbacks.tell(self.node.failure)
 
     def _raise_from_now_on(self, error: ReplidictError) -> None:
         self.node.refuse(error)
