@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from traceback import format_exception_only
 from typing import Any
 
 from replidict.brief import brief
@@ -38,4 +39,6 @@ def removed_value_of(decode: Callable[[bytes], Any], key: object, data: bytes) -
 
 
 def _why(error: BaseException | None) -> str:
-    return f"{error}" if isinstance(error, EncodingError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, EncodingError):
+        return str(error)
+    return "".join(format_exception_only(error)).strip()  # also of one whose text can't be made
