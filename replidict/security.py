@@ -27,7 +27,7 @@ import ssl
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from replidict.brief import brief
 from replidict.errors import ReplidictError, SecurityError
@@ -41,11 +41,15 @@ KEYS_MAX = 16  # kept: an own cluster, and those it was recovered from
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 
 
-class Strings(Protocol):
-    """Several strings, a list or a tuple of them, say; type checkers refuse a single one, which is made of strings."""
+class _Strings(Protocol):
+    """A collection of strings that is no string: that has another `__contains__`."""
 
     def __iter__(self) -> Iterator[str]: ...
     def __contains__(self, item: object, /) -> bool: ...
+
+
+Strings: TypeAlias = _Strings | Iterator[str]
+"""Several strings: an iterable of them for which type checkers refuse a single one, which is made of strings too."""
 
 
 @dataclass(frozen=True, kw_only=True)

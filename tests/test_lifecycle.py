@@ -982,8 +982,7 @@ def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixtu
 def test_all_pieces_of_an_update_have_one_timeout(tmp_path: Path) -> None:
     """However many commands an `update` is split into, it ends within the one timeout."""
     options = Options(max_command_bytes=1)
-    d: ReplicatedDict[int, int]
-    with ReplicatedDict(tmp_path, timeout=0.05, options=options) as d:
+    with ReplicatedDict[int, int](tmp_path, timeout=0.05, options=options) as d:
         assert d.wait_ready(30)
         with pytest.raises((NotCommitted, OutcomeUnknown)):
             d.update({number: number for number in range(30_000)})

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from replidict.errors import StorageError
+from replidict.brief import brief
+from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key
 
@@ -143,7 +144,12 @@ class StateMachine:
 
         Raises `EncodingError` if a key can't be read; the machine is then unchanged.
         """
-        items = {decode_key(key): Item(key, value, revision, position) for position, key, value, revision in rows}
+        items: dict[Hashable, Item] = {}
+        for position, key, value, revision in rows:
+            try:
+                items[decode_key(key)] = Item(key, value, revision, position)
+            except EncodingError as error:
+                raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
         with self.lock:
             self.applying = True
             # The same dict object stays: readers hold on to it.
