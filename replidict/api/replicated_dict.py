@@ -6,14 +6,11 @@ import os
 import weakref
 from collections.abc import (
     Hashable,
-    ItemsView,
     Iterable,
     Iterator,
-    KeysView,
     Mapping,
     MutableMapping,
     Reversible,
-    ValuesView,
 )
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
@@ -216,17 +213,17 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
         return iter([key for key, _ in reversed(self._moment())])
 
     @override
-    def keys(self) -> KeysView[K]:
+    def keys(self) -> Keys[K]:
         """A view of the keys; each iteration sees one moment."""
         return Keys(self)
 
     @override
-    def items(self) -> ItemsView[K, V]:
+    def items(self) -> Items[K, V]:
         """A view of the pairs; each iteration sees one moment."""
         return Items(self, self._moment, self._decode)
 
     @override
-    def values(self) -> ValuesView[V]:
+    def values(self) -> Values[V]:
         """A view of the values; each iteration sees one moment."""
         return Values(self, self._moment, self._decode)
 
@@ -375,7 +372,11 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
     def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return dict(other) | self.snapshot() if isinstance(other, Mapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # takes pairs as well, as dict does
+    @overload  # type: ignore[misc]  # takes pairs as well, as dict does
+    def __ior__(self, other: SupportsKeysAndGetItem[K, V]) -> Self: ...
+    @overload
+    def __ior__(self, other: Iterable[tuple[K, V]]) -> Self: ...
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         self.update(other)
         return self
 

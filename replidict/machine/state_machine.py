@@ -145,9 +145,9 @@ class StateMachine:
         Raises `EncodingError` if a key can't be read; the machine is then unchanged.
         """
         items: dict[Hashable, Item] = {}
-        for position, key, value, revision in rows:
+        for position, key, value, written_by in rows:
             try:
-                items[decode_key(key)] = Item(key, value, revision, position)
+                items[decode_key(key)] = Item(key, value, written_by, position)
             except EncodingError as error:
                 raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
         with self.lock:
