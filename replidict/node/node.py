@@ -83,11 +83,6 @@ class Node:
         while engine.members.voters == {engine.address} and engine.last_applied < last_index:
             self.step()
 
-    @property
-    def feature_level(self) -> int:
-        """Up to which level all members know the commands: the first, unless there can be no other ones."""
-        return 2 if self.engine.address == NO_NETWORK else 1
-
     def call(self, function: Callable[[], Returned]) -> Future[Returned]:
         """Have something done between two steps; for any thread. The future gets what it returns or raises.
 

@@ -1,6 +1,6 @@
 """How a value is taken out: read and decoded first, and removed only if it is still the one that was read.
 
-Members of feature level 1 know no such command: where there may be some, what was written in between is removed too.
+Below the feature level of `Remove` it is removed without a condition, and what was written in between goes with it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ Decode = Callable[[bytes], Any]
 
 NO_REVISION = 0
 """No value has it: revisions begin with 1."""
-REMOVE_LEVEL = 2
 _ANY_KEY = encode_key(None)
 
 
 def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Any:
     """Remove a key and return its value. Raises `KeyError`, `DecodingError`, and what `write` raises."""
-    if node.feature_level < REMOVE_LEVEL:
+    if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
         item = node.machine.items.get(key)
         if item is not None:
             value_of(decode, key, item.value)
@@ -49,7 +48,7 @@ def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: floa
 
 def popitem(node: Node, decode: Decode, seconds: float) -> tuple[Any, Any]:
     """Remove the key inserted last and return it with its value. Raises `KeyError`, and what `pop` raises."""
-    if node.feature_level < REMOVE_LEVEL:
+    if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
         _last(node, decode)
         pair = write(node, cmd.PopItem(), 0, seconds)
         if not isinstance(pair, list):
