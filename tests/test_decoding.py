@@ -90,7 +90,7 @@ def test_errors_name_the_key(d: Dict) -> None:
     """Whatever needs the value raises `DecodingError` with its key, whatever the codec raised, and changes nothing."""
     revision = d.revision
     for name, read in READS.items():
-        with pytest.raises(DecodingError, match=r"value of key 'k' can't be .* of the codec.*Nothing was ch") as told:
+        with pytest.raises(DecodingError, match=r"value of key 'k' can't be .*of the codec.*Nothing was ch") as told:
             pytest.fail(f"{name} gave {read(d)}")
         assert isinstance(told.value, EncodingError)
         assert (told.value.key, told.value.data) == ("k", encode("odd"))
