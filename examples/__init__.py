@@ -1,1 +1,1 @@
-"""Programs to read and to run: `python -m examples.demo`, and the same for each of the others."""
+"""Programs to read and to run: `python examples/lease.py` or `python -m examples.lease`, and so each of the others."""

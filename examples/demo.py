@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/demo.py`
+
 from examples.demo_node import characters
 
 PIECE = 1_000
@@ -117,7 +119,7 @@ class Node:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "examples.demo_node", *self._arguments],
+            [sys.executable, str(Path(__file__).with_name("demo_node.py")), *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,7 +10,11 @@ let that refuse a number smaller than one it has seen.
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/lease.py`
 
 from examples.local import Dict, three_nodes
 

@@ -6,9 +6,13 @@ dies is not missed. If it dies during a run, the run stays "started": a job that
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/schedule.py`
 
 from examples.local import Dict, three_nodes
 

@@ -6,7 +6,11 @@ network. `max_staleness` is for the few that must not be old, `compare_and_set` 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/settings.py`
 
 from examples.local import Dict, three_nodes
 from replidict import ReadTimeout

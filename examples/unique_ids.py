@@ -6,9 +6,13 @@ when its process dies is never used: unique and growing per process, but with ga
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/unique_ids.py`
 
 from examples.local import Dict, three_nodes
 from replidict import NotCommitted, OutcomeUnknown

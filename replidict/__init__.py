@@ -4,6 +4,7 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.views import Versioned
 from replidict.errors import (
     ClosedError,
+    DecodingError,
     EncodingError,
     NotCommitted,
     OutcomeUnknown,
@@ -23,6 +24,7 @@ __all__ = [
     "Backup",
     "ClosedError",
     "Codec",
+    "DecodingError",
     "EncodingError",
     "Member",
     "NotCommitted",

@@ -8,6 +8,7 @@
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
     +-- StorageError                      the disk failed, is full, in use, or holds something wrong
     +-- EncodingError  (TypeError)        a key or value that can't be kept faithfully
+    |   +-- DecodingError                 a value that is stored, and can't be decoded on this machine
     +-- SecurityError                     a refused configuration or handshake
 
 Definitely-not (`NotCommitted`) and maybe (`OutcomeUnknown`) are siblings on purpose: a program that
@@ -51,6 +52,18 @@ class StorageError(ReplidictError):
 
 class EncodingError(ReplidictError, TypeError):
     """A key or value that can't be kept faithfully (its type, its size or its depth); nothing was changed."""
+
+
+class DecodingError(EncodingError):
+    """A stored value that can't be decoded on this machine: for want of time zone data, say, or by a fault of `codec=`.
+
+    Unless its text says that the value was removed, nothing was changed. `key` is the value's key, and `data` are its
+    bytes as they are stored, which a machine that can decode them takes.
+    """
+
+    def __init__(self, text: str, key: object = None, data: bytes = b"") -> None:
+        super().__init__(text)
+        self.key, self.data = key, data
 
 
 class SecurityError(ReplidictError):

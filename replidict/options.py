@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from replidict.brief import brief
+
 MiB = 1024 * 1024
 
 NO_NETWORK = "local"
@@ -56,7 +58,7 @@ class Options:
             value = getattr(self, field.name)
             expected = {"float": (int, float), "int": (int,), "bool": (bool,)}.get(str(field.type), (str,))
             if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
-                raise ValueError(f"Options({field.name}={value!r}): expected {field.type}")
+                raise ValueError(f"Options({field.name}={brief(value)}): expected {field.type}")
             wanted = "a positive" if field.name != "snapshot_retain" else "0 or a positive"
             may_be_zero = field.name == "snapshot_retain" and value == 0
             if (
@@ -64,9 +66,9 @@ class Options:
                 and not isinstance(value, bool)
                 and not (0 < value < 2**40 or may_be_zero)
             ):
-                raise ValueError(f"Options({field.name}={value!r}): must be {wanted} number below 2**40")
+                raise ValueError(f"Options({field.name}={brief(value)}): must be {wanted} number below 2**40")
         if self.durability not in ("fsync", "process"):
-            raise ValueError(f"Options(durability={self.durability!r}): must be 'fsync' or 'process'")
+            raise ValueError(f"Options(durability={brief(self.durability)}): must be 'fsync' or 'process'")
         if self.election_timeout < 3 * self.heartbeat:
             raise ValueError(
                 f"Options(election_timeout={self.election_timeout}): must be at least 3 heartbeats "

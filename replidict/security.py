@@ -24,10 +24,11 @@ import os
 import socket
 import ssl
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
+from replidict.brief import brief
 from replidict.errors import ReplidictError, SecurityError
 from replidict.log_writer import Logger
 
@@ -38,6 +39,17 @@ SECRET_MIN_BYTES = 8
 KEYS_MAX = 16  # kept: an own cluster, and those it was recovered from
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
+
+
+class _Strings(Protocol):
+    """A collection of strings that is no string: that has another `__contains__`."""
+
+    def __iter__(self) -> Iterator[str]: ...
+    def __contains__(self, item: object, /) -> bool: ...
+
+
+Strings: TypeAlias = _Strings | Iterator[str]
+"""Several strings: an iterable of them for which type checkers refuse a single one, which is made of strings too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +67,11 @@ class TLS:
     cert: str | os.PathLike[str]
     key: str | os.PathLike[str]
     ca: str | os.PathLike[str]
-    names: Iterable[str] = ()
+    names: Strings = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str) or not all(isinstance(name, str) and name for name in self.names):
-            raise ValueError(f"TLS(names={self.names!r}): must be several names, e.g. ('replidict.example',)")
+            raise ValueError(f"TLS(names={brief(self.names)}): must be several names, e.g. ('replidict.example',)")
         object.__setattr__(self, "names", tuple(self.names))
         for name in ("cert", "key", "ca"):
             if isinstance(path := getattr(self, name), str | os.PathLike):

@@ -32,6 +32,7 @@ FLOORS = [
     ["protocol"],
     [
         "background",
+        "brief",
         "call",
         "errors",
         "latch",

@@ -9,6 +9,7 @@ import pty
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,6 +84,68 @@ def test_literals(nodes: list[Dict]) -> None:
     for text in ("text", "print()", "[" * 500, ""):
         done = run(nodes[0], "set", "--literal", KEY, text)
         assert done.exit_code == 2 and "neither JSON nor a Python literal" in done.stderr
+
+
+def test_ints_of_any_size(nodes: list[Dict]) -> None:
+    """Ints of more digits than Python's own limit are given, stored, listed and printed like any other."""
+    big = "1" + "0" * 5000
+    limit = sys.get_int_max_str_digits()
+    out(nodes[0], "set", "--literal", KEY, f"[{big}, -{big}]")
+    assert nodes[0][KEY] == [10**5000, -(10**5000)]
+    assert out(nodes[0], "get", KEY) == f"[{big}, -{big}]\n"
+    assert f'"value": [{big}, -{big}]' in out(nodes[0], "get", KEY, "--json")
+    out(nodes[0], "set", "--literal", KEY, f"({big}, None, {{1}})")
+    assert nodes[0][KEY] == (10**5000, None, {1})
+    out(nodes[0], "set", "-k", big, "value")
+    assert nodes[0][10**5000] == "value"
+    assert out(nodes[0], "get", "-k", big) == "value\n"
+    assert out(nodes[0], "keys") == f"k\n{big}\n"
+    assert out(nodes[0], "keys", "--json") == f'{{"keys": ["k", {big}]}}\n'
+    out(nodes[0], "delete", "-k", big)
+    assert 10**5000 not in nodes[0]
+    assert sys.get_int_max_str_digits() == limit
+
+
+def test_a_text_that_looks_like_a_literal_is_hinted_at(nodes: list[Dict]) -> None:
+    """`set` without --literal stores text, and says on standard error when that looks as if it was not meant."""
+    for text, kind in (('{"x": 1}', "dict"), ("5", "int"), ("true", "bool"), ("(1, 2)", "tuple"), ('"quoted"', "str")):
+        done = run(nodes[0], "set", KEY, text)
+        assert (done.exit_code, done.stdout, nodes[0][KEY]) == (0, "", text)
+        assert f"with --literal it is a {kind}" in done.stderr and text in done.stderr
+    for text in ("text", "{x}", "on", "10.0.0.1:7000"):
+        assert run(nodes[0], "set", KEY, text).stderr == ""
+    assert run(nodes[0], "set", "--literal", KEY, "5").stderr == ""
+    assert run(nodes[0], "set", KEY, given=b"5").stderr == ""
+    assert run(nodes[0], "set", KEY, "5", "--if-absent").stderr.startswith("Error: not stored")
+
+
+def shell(node: Dict, line: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of a line with `replidict` in it."""
+    settings = environment({"REPLIDICT_NODE": str(node.status().address)})
+    return subprocess.run(
+        ["sh", "-c", line.replace("replidict", COMMAND)], capture_output=True, text=True, check=False, env=settings
+    )
+
+
+def test_closed_standard_output_is_said(nodes: list[Dict]) -> None:
+    """With standard output closed, what would print there does nothing, and says why; what prints nothing works."""
+    nodes[0][KEY] = "v"
+    for line in (f"get {KEY}", "keys --json", f"set {KEY} w --json", f"delete {KEY} --json", "add 127.0.0.1:1"):
+        done = shell(nodes[0], f"replidict {line} >&-")
+        assert done.returncode == 1 and done.stderr.startswith("Error: standard output is closed"), line
+    assert nodes[0].get(KEY, linearizable=True) == "v" and len(nodes[0].members()) == 2
+    assert shell(nodes[0], f"replidict set {KEY} w >&-").returncode == 0
+    assert nodes[0].get(KEY, linearizable=True) == "w"
+
+
+def test_other_standard_streams_that_fail(nodes: list[Dict], tmp_path: Path) -> None:
+    """A full disk under standard output, a closed standard input and a closed standard error make no traceback."""
+    nodes[0][KEY] = "v"
+    done = shell(nodes[0], f"replidict get {KEY} >/dev/full")
+    assert done.returncode == 1 and done.stderr == "Error: standard output: No space left on device\n"
+    done = shell(nodes[0], f"replidict set {KEY} <&-")
+    assert done.returncode == 2 and "standard input is closed" in done.stderr
+    assert shell(nodes[0], f"replidict backup {tmp_path / 'b'} 2>&-").returncode == 0
 
 
 def test_what_has_no_literal_is_shown(nodes: list[Dict]) -> None:

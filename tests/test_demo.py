@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -24,20 +25,30 @@ DONE = {
 
 
 @contextmanager
-def example(name: str, temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running example, whose output is in `stdout`, and which keeps its data in this directory."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", f"examples.{name}"],
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def example(name: str, temporary: Path, by_path: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A running example, whose output is in `stdout`, and which keeps its data in this directory.
+
+    It is run as a module in the project's folder, or by its path in another one, where only replidict is installed.
+    """
+    with TemporaryDirectory() as elsewhere:
+        settings = os.environ | {"TMPDIR": str(temporary)}
+        if by_path:
+            os.symlink(ROOT / "replidict", Path(elsewhere, "replidict"))
+            libraries = [path for path in sys.path if path.endswith("-packages")]  # and not the project's own folder
+            settings["PYTHONPATH"] = os.pathsep.join([elsewhere, *libraries])
+        program = ["-S", str(ROOT / "examples" / f"{name}.py")] if by_path else ["-m", f"examples.{name}"]
+        with subprocess.Popen(
+            [sys.executable, "-W", "error", *program],
+            cwd=elsewhere if by_path else ROOT,
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def running(temporary: Path) -> list[str]:
@@ -107,7 +118,7 @@ def test_demo_that_is_stopped_leaves_nothing_running(number: signal.Signals, tmp
 
 def test_demo_whose_node_dies_fails(tmp_path: Path) -> None:
     """A node that dies without being part of the story makes the demo fail, and the others end as well."""
-    with example("demo", tmp_path) as process:
+    with example("demo", tmp_path, by_path=True) as process:
         assert process.stdout is not None
         pids = []
         while not (line := process.stdout.readline()).startswith("Every character"):
@@ -122,10 +133,11 @@ def test_demo_whose_node_dies_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("by_path", [False, True], ids=["as a module", "by its path"])
 @pytest.mark.parametrize("name", DONE)
-def test_example(name: str, tmp_path: Path) -> None:
+def test_example(name: str, by_path: bool, tmp_path: Path) -> None:
     """The example runs without a warning, ends with what it promises, and leaves nothing behind."""
-    with example(name, tmp_path) as process:
+    with example(name, tmp_path, by_path) as process:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert re.fullmatch(DONE[name], output.splitlines()[-1]), output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import math
+import pickle
 import re
 import sys
 import threading
@@ -212,8 +214,8 @@ def assert_same(d: Dict, model: dict[Any, Any]) -> None:
     assert exact(list(d)) == exact(list(model)) == exact(list(d.keys()))
     assert exact(list(d.values())) == exact(list(model.values()))
     assert exact(list(reversed(d))) == exact(list(reversed(model)))
-    assert exact(list(reversed(d.items()))) == exact(list(reversed(model.items())))  # type: ignore[call-overload]
-    assert exact(list(reversed(d.values()))) == exact(list(reversed(model.values())))  # type: ignore[call-overload]
+    assert exact(list(reversed(d.items()))) == exact(list(reversed(model.items())))
+    assert exact(list(reversed(d.values()))) == exact(list(reversed(model.values())))
     assert exact(d.snapshot()) == exact(d.copy()) == exact(dict(d)) == exact(model)
     assert type(d.copy()) is type(d.snapshot()) is dict
     assert len(d) == len(d.keys()) == len(d.items()) == len(d.values()) == len(model)
@@ -336,6 +338,66 @@ def test_update_takes_what_has_keys(d: Dict) -> None:
     assert list(d.items()) == [("x", "xx"), ("y", "yy"), ("p", 1), ("self", 2), ("other", 3)]
 
 
+def test_update_with_a_timeout_is_refused(d: Dict) -> None:
+    """`update(timeout=3)` could be a key or a time limit, so it is neither; the error says how to write either."""
+    with pytest.raises(TypeError, match=r"update\(\{'timeout': \.\.\.\}\)"):
+        d.update({"a": 1}, timeout=3)
+    assert d.revision == 0
+    d.update({"timeout": 3})
+    assert d == {"timeout": 3}
+
+
+def test_copies_are_plain_dicts(d: Dict) -> None:
+    """`copy.copy` gives a plain dict, as `copy` does: no second name of the node, which would end with the first."""
+    d["a"] = [1]
+    for made in (copy.copy(d), d.copy()):
+        assert type(made) is dict and made == {"a": [1]}
+        made["b"] = 1
+    assert "b" not in d
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps, lambda d: copy.deepcopy({"d": d})])
+def test_it_cannot_be_pickled_or_copied_deeply(d: Dict, how: Callable[[Any], object]) -> None:
+    """A running node can't be pickled, and there is no deep copy of it; the error says what to take instead."""
+    with pytest.raises(TypeError, match=r"running node.*snapshot\(\)"):
+        how(d)
+
+
+def test_repr_shows_the_content(d: Dict) -> None:
+    """`repr` shows what is in it, as dict's does, and so do its views."""
+    d.update({"a": 1, "b": [1, 2]})
+    assert "2 keys: {'a': 1, 'b': [1, 2]}" in repr(d)
+    assert repr(d.keys()) == "Keys(['a', 'b'])"
+    assert repr(d.values()) == "Values([1, [1, 2]])"
+    assert repr(d.items()) == "Items([('a', 1), ('b', [1, 2])])"
+
+
+def test_repr_is_short(d: Dict) -> None:
+    """However many and large the values, `repr` is a few lines long, and ints of any size do not make it fail."""
+    d.update({("k" * 1000, number): ["x" * 50_000, 10**5000, {"a": b"y" * 1000}] * 50 for number in range(50)})
+    d[10**5000] = 10**5000
+    for each in (d, d.keys(), d.values(), d.items()):
+        assert 100 < len(repr(each)) < 10_000 and "..." in repr(each)
+    assert "51 keys" in repr(d)
+
+
+def test_notebooks_complete_keys(d: Dict) -> None:
+    """IPython is told the keys for completion within `d[`."""
+    d.update({"a": 1, 2: 3})
+    assert d._ipython_key_completions_() == ["a", 2]
+
+
+def test_every_public_method_has_a_docstring() -> None:
+    """`help` says what each method does, those behind `[]`, `in`, `len` and `del` included."""
+    public = [name for name in vars(ReplicatedDict) if not name.startswith("_") or name in DESCRIBED]
+    assert [name for name in public if not (getattr(ReplicatedDict, name).__doc__ or "").strip()] == []
+    for name in DESCRIBED:
+        assert vars(ReplicatedDict)[name].__doc__, name
+
+
+DESCRIBED = ["__getitem__", "__setitem__", "__delitem__", "__contains__", "__len__", "__iter__", "__reversed__"]
+
+
 def test_not_hashable(d: Dict) -> None:
     """It has no hash, as dict has none: it is compared by what it holds."""
     with pytest.raises(TypeError, match="unhashable"):
@@ -381,9 +443,9 @@ _ITEM_VIEW_DICTS: list[Any] = []
 def test_views_are_reversible(d: Dict) -> None:
     """All three views can be walked backwards, as dict's can."""
     d.update({"a": 1, "b": 2})
-    assert list(reversed(d.keys())) == ["b", "a"]  # type: ignore[call-overload]
-    assert list(reversed(d.values())) == [2, 1]  # type: ignore[call-overload]
-    assert list(reversed(d.items())) == [("b", 2), ("a", 1)]  # type: ignore[call-overload]
+    assert list(reversed(d.keys())) == ["b", "a"]
+    assert list(reversed(d.values())) == [2, 1]
+    assert list(reversed(d.items())) == [("b", 2), ("a", 1)]
 
 
 @pytest.mark.parametrize("other", [5, None, "ab", "a", (), ("a",), ("a", 1, 2), ["a", 1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import string
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -118,8 +119,18 @@ def test_other_values_are_shown_as_json(opened: Opened, value: Any, shown: Any) 
         assert list(json.loads(response.content)) == list(shown)
 
 
+def test_ints_of_any_size(opened: Opened) -> None:
+    """An int of more digits than Python itself prints is shown with all of them, alone and within."""
+    d, client = opened
+    limit = sys.get_int_max_str_digits()
+    d.update({"k": 10**5000, "nested": {"a": [-(10**5000), True]}})
+    assert client.get("/kv/k").content == b"1" + b"0" * 5000
+    assert client.get("/kv/nested").content == b'{"a": [-1' + b"0" * 5000 + b", true]}"
+    assert sys.get_int_max_str_digits() == limit
+
+
 @pytest.mark.parametrize(
-    "value", [float("nan"), [float("-inf")], {1: "a"}, {(): 1}, 10**5000, [{"a": {2: 3}}]], ids=lambda v: type(v)
+    "value", [float("nan"), [float("-inf")], {1: "a"}, {(): 1}, [{"a": {2: 3}}]], ids=lambda v: type(v)
 )
 def test_what_json_cannot_say_is_refused(opened: Opened, value: Any) -> None:
     """A value that JSON can't say is refused, not bent: no NaN as null, no number as text of a key."""
@@ -520,7 +531,8 @@ def test_every_error_has_its_answer() -> None:
     names = {
         "NotCommitted": "not-committed", "RemovedError": "removed", "OutcomeUnknown": "outcome-unknown",
         "ReadTimeout": "read-timeout", "ClosedError": "closed", "StorageError": "storage",
-        "EncodingError": "bad-argument", "SecurityError": "internal", "ReplidictError": "internal",
+        "EncodingError": "bad-argument", "DecodingError": "undecodable", "SecurityError": "internal",
+        "ReplidictError": "internal",
     }  # fmt: skip
     public = vars(replidict).values()
     errors = [each for each in public if isinstance(each, type) and issubclass(each, replidict.ReplidictError)]

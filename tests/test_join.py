@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import socket
 import threading
@@ -431,7 +432,10 @@ def test_removed_while_it_is_there(tmp_path: Path, mode: Mode, rank: int, certif
         nodes.sort(key=lambda node: (node is not leader, address_of(node)))
         leaver, left = nodes[rank], [node for node in nodes if node is not nodes[rank]]
         address, path = address_of(leaver), leaver._host.directory.path
+        told: queue.Queue[ReplidictError] = queue.Queue()
+        leaver.on_stop(told.put)
         left[0].remove_peer(address, timeout=30)
+        assert isinstance(told.get(timeout=30), RemovedError)
         gone(leaver)
         left[1].set("key", "goes on", timeout=30)
         for join in (None, address_of(left[0])):

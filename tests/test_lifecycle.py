@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import queue
 import select
 import shutil
 import signal
@@ -963,6 +964,49 @@ def test_an_io_error_ends_one_node_and_not_the_cluster(tmp_path: Path, monkeypat
         assert others[1].get("c", linearizable=True) == 3
 
 
+def test_who_asked_is_told_of_a_node_that_stops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Callbacks of `on_stop` hear once why a node has stopped by itself, its directory free again; so do late ones."""
+    told: queue.Queue[Any] = queue.Queue()
+    d = ReplicatedDict[str, int](tmp_path / "d")
+    d.wait_ready(30)
+
+    def reopen(error: ReplidictError) -> None:
+        d.close()
+        with ReplicatedDict[str, int](tmp_path / "d") as again:
+            again["reopened"] = 1
+        told.put((error, threading.current_thread()))
+
+    def wrong(error: ReplidictError) -> None:
+        raise ZeroDivisionError("of the callback")
+
+    d.on_stop(wrong)
+    d.on_stop(reopen)
+    failing = StorageError("the disk is gone")
+
+    def fail() -> None:
+        raise failing
+
+    d._host.node.engine.on_step = fail
+    with pytest.raises((StorageError, OutcomeUnknown)):
+        d["a"] = 1
+    error, thread = told.get(timeout=30)
+    assert error is failing and thread is not threading.current_thread()
+    d.on_stop(told.put)
+    assert told.get(timeout=30) is failing
+    assert told.empty()
+    assert [record for record in caplog.records if "on_stop" in record.getMessage() and record.exc_info]
+
+
+def test_nobody_is_told_of_a_node_that_is_closed(tmp_path: Path) -> None:
+    """Who closes the dict knows it: callbacks of `on_stop` are not called, now or later."""
+    told: list[ReplidictError] = []
+    d = ReplicatedDict[str, int](tmp_path)
+    d.on_stop(told.append)
+    d.close()
+    d.on_stop(told.append)
+    assert not [each for each in threading.enumerate() if each.name.startswith("on_stop")] and told == []
+
+
 def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever ends the node is logged once and told to everybody, now and later; nobody waits for a dead thread."""
 
@@ -981,8 +1025,7 @@ def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixtu
 def test_all_pieces_of_an_update_have_one_timeout(tmp_path: Path) -> None:
     """However many commands an `update` is split into, it ends within the one timeout."""
     options = Options(max_command_bytes=1)
-    d: ReplicatedDict[int, int]
-    with ReplicatedDict(tmp_path, timeout=0.05, options=options) as d:
+    with ReplicatedDict[int, int](tmp_path, timeout=0.05, options=options) as d:
         assert d.wait_ready(30)
         with pytest.raises((NotCommitted, OutcomeUnknown)):
             d.update({number: number for number in range(30_000)})

@@ -147,6 +147,26 @@ def test_off_loopback_with_security(tmp_path: Path, mode: Mode, credentials: Cre
     assert not isinstance(caught.value, SecurityError)
 
 
+@pytest.mark.parametrize("found", [["127.0.1.1"], ["127.0.1.1", "127.0.0.1"]], ids=["Debian's", "two"])
+def test_a_name_that_only_this_machine_reaches_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: list[str]
+) -> None:
+    """A node whose own host name stands for loopback says so when it is opened, and what to mend."""
+    real = socket.getaddrinfo
+
+    def lookup(host: str, *more: Any, **how: Any) -> Any:
+        return [each for ip in (found if host == "me.test" else [host]) for each in real(ip, *more, **how)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    port = free_addresses(1)[0].rpartition(":")[2]
+    with ReplicatedDict[str, int](tmp_path / "1", address=f"me.test:{port}", secret=SECRET):
+        lines = [record.getMessage() for record in caplog.records if "no other machine reaches" in record.getMessage()]
+    assert len(lines) == 1 and f"me.test stands for {', '.join(found)}" in lines[0]
+    caplog.clear()
+    with ReplicatedDict[str, int](tmp_path / "2", address=f"127.0.0.1:{port}", secret=SECRET):
+        assert not [record for record in caplog.records if "reaches" in record.getMessage()]
+
+
 def test_insecure_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -141,7 +141,7 @@ def test_encrypted_key_is_refused_without_asking(pem: Path, tmp_path: Path) -> N
 def test_names_are_several() -> None:
     """A single str for `names` would be taken for its letters, so it is refused."""
     with pytest.raises(ValueError, match="names"):
-        TLS(cert="a", key="b", ca="c", names="replidict")
+        TLS(cert="a", key="b", ca="c", names="replidict")  # type: ignore[arg-type]
     assert TLS(cert="a", key="b", ca="c", names=["x"]).names == ("x",)
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replidict.errors import EncodingError
 from replidict.machine import commands as cmd
 from replidict.machine import state_machine
 from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
@@ -93,6 +94,7 @@ _operations: st.SearchStrategy[cmd.Operation] = st.one_of(
     st.builds(cmd.Clear),
     st.builds(cmd.CompareAndSet, _any_keys, st.one_of(_values, _garbage), _values),
     st.builds(cmd.Replace, _any_keys, _values, st.integers(0, 12)),
+    st.builds(cmd.Remove, _any_keys, st.integers(0, 12), st.booleans()),
 )
 _commands = st.one_of(
     st.builds(cmd.Batch, st.integers(1, 3), _numbers, _numbers, st.lists(_operations, max_size=5)).map(cmd.encode),
@@ -195,7 +197,7 @@ def test_malformed_keys(key: bytes) -> None:
     operations: list[cmd.Operation] = [
         cmd.Put(key, value), cmd.Add(key, value), cmd.SetDefault(key, value), cmd.Delete(key), cmd.Pop(key),
         cmd.Update([(encode_key("b"), value), (key, value)]), cmd.CompareAndSet(key, value, value),
-        cmd.Replace(key, value, 1),
+        cmd.Replace(key, value, 1), cmd.Remove(key, 1),
     ]  # fmt: skip
     found = results(machine, batch(2, *operations))
     assert isinstance(found, list)
@@ -402,6 +404,36 @@ def test_each_change_has_a_revision_and_a_row() -> None:
         (2, b, None, 6),
     ]  # fmt: skip
     assert (changes.revision, changes.keys, changes.index, changes.next_position) == (6, 0, 2, 3)
+
+
+def test_remove_only_what_was_seen() -> None:
+    """A removal of a revision removes that value or nothing; with `last`, only if its key is the last one as well."""
+    machine = opened()
+    a, b = encode_key("a"), encode_key("b")
+    assert results(machine, batch(1, cmd.Remove(a, 0), cmd.Remove(a, 0, True), put("a", 1), put("b", 2))) == [
+        None, None, 1, 2,
+    ]  # fmt: skip
+    found = results(
+        machine, batch(2, cmd.Remove(a, 0), cmd.Remove(a, 2), cmd.Remove(a, 1, True), cmd.Remove(b, 1, True))
+    )
+    assert found == [False] * 4 and machine.revision == 2
+    assert results(machine, batch(3, cmd.Remove(encode_key("c"), 0, True), cmd.Remove(encode_key("c"), 0))) == [
+        False,
+        None,
+    ]
+    assert results(machine, batch(4, cmd.Remove(b, 2, True), put("c", 3), cmd.Remove(a, 1))) == [True, 4, True]
+    assert list(machine.items) == ["c"] and machine.revision == 5
+    assert results(machine, batch(4, cmd.Remove(b, 2, True), put("c", 3), cmd.Remove(a, 1))) == [True, 4, True]
+    assert machine.revision == 5
+
+
+def test_a_key_that_cannot_be_decoded_is_named() -> None:
+    """A state with a key that this release can't read is refused, with its bytes and its row, and nothing is loaded."""
+    machine = opened()
+    rows = [(1, encode_key("a"), encode(1), 1), (7, b"\xc7\x00\x7f", encode(1), 2)]
+    with pytest.raises(EncodingError, match=r"x7f.*in row 7"):
+        machine.load(rows, [], index=2, revision=2, next_position=8)
+    assert machine.items == {}
 
 
 def test_clear_is_one_change_and_makes_earlier_rows_void() -> None:

@@ -6,29 +6,24 @@ import os
 import weakref
 from collections.abc import (
     Hashable,
-    ItemsView,
     Iterable,
     Iterator,
-    KeysView,
     Mapping,
     MutableMapping,
     Reversible,
-    ValuesView,
 )
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from typing_extensions import override
 
-from replidict.api.views import Items, Keys, Values, Versioned
+from replidict.api.administration import Administration
+from replidict.api.views import Items, Keys, Values, Versioned, contents
 from replidict.client.join import way_in
-from replidict.errors import ReadTimeout, raise_anew
 from replidict.machine import commands as cmd
-from replidict.machine.codec import DEFAULT_CODEC, Codec, decode_key
-from replidict.monotonic_clock import clock
-from replidict.node.backup import Backup
-from replidict.node.blocking_calls import make_current, update, write
+from replidict.machine.codec import DEFAULT_CODEC, Codec
+from replidict.machine.values import value_of
+from replidict.node.blocking_calls import make_current, make_recent, update, write
 from replidict.node.call_arguments import (
     check_kinds,
     encoded_key,
@@ -38,23 +33,26 @@ from replidict.node.call_arguments import (
     member_to_join,
     network_of,
     pairs_of,
+    revision_of,
     seconds_of,
 )
+from replidict.node.pop import pop, popitem
 from replidict.options import NO_NETWORK, Options
-from replidict.protocol.peer_messages import AddMember, RemoveMember
-from replidict.security import TLS, member_of
+from replidict.security import TLS, Strings
 from replidict.server.open_node import Host
-from replidict.status import Member, Status
-from replidict.storage.restore import restore
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsKeysAndGetItem
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
+K2 = TypeVar("K2", bound=Hashable)
 
 _ABSENT: Any = object()
 
 
-class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
+class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
     """A dict kept the same on every node of a cluster, on disk, by Raft.
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
@@ -67,7 +65,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     leader, up to `timeout` seconds. Writes return once a majority has them on disk; plain reads are this node's copy.
     Any number of threads may use one object, and so may signal handlers and finalizers; what would wait for the node in
     its own thread, where a codec or finalizer may run, is refused at once. Left open, it is closed after the functions
-    that `atexit` was given since this package was imported. After `os.fork` it belongs to the parent: the child gets `ClosedError`.
+    that `atexit` was given since this package was imported. After `os.fork` it belongs to the parent: the child gets
+    `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
@@ -87,7 +86,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
         path: str | os.PathLike[str],
         *,
         address: str | None = None,
-        peers: Iterable[str] = (),
+        peers: Strings = (),
         join: str | None = None,
         voter: bool = True,
         timeout: float = 10.0,
@@ -114,11 +113,15 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     @override
     def __getitem__(self, key: K) -> V:
+        """Return this node's copy of the value. Raises `KeyError`, and `DecodingError`, as all reads of values do."""
         machine = self._machine
         item = machine.find(key) if machine.pending else machine.readable.get(key)
         if item is None:
             raise KeyError(key)
-        return self._decode(item.value)  # type: ignore[no-any-return]
+        try:
+            return self._decode(item.value)  # type: ignore[no-any-return]
+        except Exception:  # noqa: BLE001 -- raised again, with the name of the key
+            return value_of(self._decode, key, item.value)  # type: ignore[no-any-return]
 
     @overload
     def get(
@@ -154,91 +157,71 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
         Raises `ReadTimeout` when that could not be made sure within `timeout` seconds.
         """
-        if linearizable:
-            self._make_current(timeout)
-        elif max_staleness is not None:
-            bound = seconds_of(max_staleness, "max_staleness")
-            if not clock() - self._host.node.engine.read_index.fresh_as_of <= bound:
-                self._make_current(timeout)
-        if timeout is not None:
-            seconds_of(timeout, "timeout")  # whether it was needed or not
+        if linearizable or max_staleness is not None or timeout is not None:
+            self._catch_up(linearizable, max_staleness, timeout)
         machine = self._machine
         item = machine.find(key) if machine.pending else machine.readable.get(key)
-        return default if item is None else self._decode(item.value)
+        return default if item is None else value_of(self._decode, key, item.value)
 
     def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
         """The value of `key` with the revision that wrote it; None if the key is absent.
 
         Raises `ReadTimeout` as `get` does.
         """
-        if linearizable:
-            self._make_current(timeout)
-        elif timeout is not None:
-            seconds_of(timeout, "timeout")
+        self._catch_up(linearizable, None, timeout)
         machine = self._machine
         item = machine.find(key) if machine.pending else machine.readable.get(key)
-        return None if item is None else Versioned(self._decode(item.value), item.revision)
+        return None if item is None else Versioned(value_of(self._decode, key, item.value), item.revision)
 
-    def barrier(self, *, timeout: float | None = None) -> None:
-        """Wait until this node's copy has all that was acknowledged anywhere before; else raises `ReadTimeout`."""
-        self._make_current(timeout)
-
-    def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until there is a leader and this node's copy is up to date. False after `timeout` seconds."""
-        try:
-            self._make_current(timeout)
-        except ReadTimeout:
-            return False
-        return True
+    def _catch_up(self, linearizable: bool, max_staleness: float | None, timeout: float | None) -> None:
+        seconds = self._seconds(timeout)  # checked, whether it is needed or not
+        if linearizable:
+            make_current(self._host.node, seconds)
+        elif max_staleness is not None:
+            make_recent(self._host.node, seconds_of(max_staleness, "max_staleness"), seconds)
 
     def snapshot(self) -> dict[K, V]:
-        """This node's copy at one moment, as a plain dict, in insertion order."""
-        decode = self._decode
-        return {key: decode(item.value) for key, item in self._machine.moment().items()}  # type: ignore[misc]
+        """This node's copy at one moment, as a plain dict, in insertion order.
 
-    @property
-    def revision(self) -> int:
-        """Of the last change applied on this node: the count of changes since the cluster was founded."""
-        return self._machine.revision
-
-    def status(self) -> Status:
-        """What this node knows of itself and its cluster. Never waits; answers on a closed dict, too."""
-        return self._host.node.status()
+        Raises `DecodingError`, which names the key, if a value can't be decoded; keys and `get` still give the rest.
+        """
+        return {key: value_of(self._decode, key, item.value) for key, item in self._machine.moment().items()}  # type: ignore[misc]
 
     @override
     def __contains__(self, key: object) -> bool:
+        """Return whether this node's copy has the key."""
         machine = self._machine
         return (machine.find(key) if machine.pending else machine.readable.get(key)) is not None
 
     @override
     def __len__(self) -> int:
+        """Return the number of keys in this node's copy."""
         return self._machine.count()
 
     @override
     def __iter__(self) -> Iterator[K]:
+        """Iterate over the keys of one moment, in insertion order."""
         return iter(self._machine.moment())  # type: ignore[arg-type]
 
     @override
     def __reversed__(self) -> Iterator[K]:
+        """Iterate over the keys of one moment, the one inserted last first."""
         return reversed(self._machine.moment())  # type: ignore[arg-type]
 
     @override
-    def keys(self) -> KeysView[K]:
+    def keys(self) -> Keys[K]:
         """A view of the keys; each iteration sees one moment."""
         return Keys(self)
 
     @override
-    def items(self) -> ItemsView[K, V]:
+    def items(self) -> Items[K, V]:
         """A view of the pairs; each iteration sees one moment."""
         return Items(self, self._machine.moment, self._decode)
 
     @override
-    def values(self) -> ValuesView[V]:
+    def values(self) -> Values[V]:
         """A view of the values; each iteration sees one moment."""
         return Values(self, self._machine.moment, self._decode)
-
-    def _make_current(self, timeout: float | None) -> None:
-        make_current(self._host.node, self._seconds(timeout))
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -252,6 +235,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
+        """Store a value, as `set` does. `d[key] += 1` is a read and a write, between which others may write."""
         self.set(key, value)
 
     def submit(self, key: K, value: V) -> Future[int]:
@@ -259,7 +243,8 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
         They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
         this dict; `cancel` does nothing. Callbacks run in that thread, one after the other: while one takes its time,
-        other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError` or `StorageError`.
+        other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError` or
+        `StorageError`.
         """
         encoded, data = self._key(key), self._value(value)
         operation, size = cmd.Put(encoded, data), len(encoded) + len(data)
@@ -273,6 +258,7 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def compare_and_set(self, key: K, expected: V, value: V, *, timeout: float | None = None) -> bool:
         """Store a value only if the present one equals `expected`, by `==`. Returns whether it did.
 
+        This is how to count, or to change what others may change too: read, compute, and try again if it is false.
         A value is also equal to itself when it holds NaN; one that holds a `ZoneInfo` equals nothing but itself. An
         absent key equals nothing: `add` is for that.
         """
@@ -282,15 +268,18 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     def replace(self, key: K, value: V, *, revision: int, timeout: float | None = None) -> bool:
         """Store a value only if the present one was written by `revision` (see `versioned`). Returns whether it was."""
-        if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision < 2**63:
-            raise ValueError(f"revision={revision!r}: must be a revision, as `versioned` and `set` give it")
-        encoded, data = self._key(key), self._value(value)
-        return self._write(cmd.Replace(encoded, data, int(revision)), len(encoded) + len(data), timeout) is True
+        operation = cmd.Replace(self._key(key), self._value(value), revision_of(revision))
+        return self._write(operation, len(operation.key) + len(operation.value), timeout) is True
+
+    def delete(self, key: K, *, timeout: float | None = None) -> bool:
+        """Remove a key, without a look at its value. Returns whether it was there."""
+        encoded = self._key(key)
+        return self._write(cmd.Delete(encoded), len(encoded), timeout) is True
 
     @override
     def __delitem__(self, key: K) -> None:
-        encoded = self._key(key)
-        if self._write(cmd.Delete(encoded), len(encoded)) is False:
+        """Remove a key, as `delete` does, but raise `KeyError` if it is absent."""
+        if not self.delete(key):
             raise KeyError(key)
 
     @overload
@@ -299,61 +288,102 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def pop(self, key: K, /, default: V | D, *, timeout: float | None = ...) -> V | D: ...
     @override
     def pop(self, key: K, /, default: Any = _ABSENT, *, timeout: float | None = None) -> Any:
-        """Remove a key and return its value, or `default`; `KeyError` if there is neither."""
+        """Remove a key and return its value, or `default`; `KeyError` if there is neither.
+
+        Raises `DecodingError` if this machine can't decode the value, which stays.
+        """
         encoded = self._key(key)
-        data = self._write(cmd.Pop(encoded), len(encoded), timeout)
-        if isinstance(data, bytes):
-            return self._decode(data)
-        if default is _ABSENT:
-            raise KeyError(key)
-        return default
+        try:
+            return pop(self._host.node, self._decode, key, encoded, self._seconds(timeout))
+        except KeyError:
+            if default is _ABSENT:
+                raise
+            return default
 
     @override
     def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
-        """Remove the pair inserted last and return it; `KeyError` if the dict is empty."""
-        pair = self._write(cmd.PopItem(), 0, timeout)
-        if not isinstance(pair, list):
-            raise KeyError("popitem(): dictionary is empty")
-        return decode_key(pair[0]), self._decode(pair[1])  # type: ignore[return-value]
+        """Remove the pair inserted last and return it; `KeyError` if the dict is empty. Else as `pop`."""
+        return popitem(self._host.node, self._decode, self._seconds(timeout))
 
+    @overload
+    def setdefault(
+        self: ReplicatedDict[K, D | None], key: K, default: None = None, *, timeout: float | None = ...
+    ) -> D | None: ...
+    @overload
+    def setdefault(self, key: K, default: V, *, timeout: float | None = ...) -> V: ...
     @override
     def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
         """Store `default` if the key is absent. Returns the value that is there afterwards."""
         encoded, data = self._key(key), self._value(default)
+        fresh = value_of(self._decode, key, data)  # now: what can't be decoded is not stored
         found = self._write(cmd.SetDefault(encoded, data), len(encoded) + len(data), timeout)
         assert isinstance(found, bytes)
-        return self._decode(found)
+        return fresh if found == data else value_of(self._decode, key, found)
 
     @override
     def clear(self, *, timeout: float | None = None) -> None:
         """Remove everything."""
         self._write(cmd.Clear(), 0, timeout)
 
-    @override
-    def update(self, other: Any = (), /, **values: V) -> None:
+    @overload
+    def update(self, other: SupportsKeysAndGetItem[K, V], /) -> None: ...
+    @overload
+    def update(self: ReplicatedDict[str, V], other: SupportsKeysAndGetItem[str, V], /, **values: V) -> None: ...
+    @overload
+    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
+    @overload
+    def update(self: ReplicatedDict[str, V], other: Iterable[tuple[str, V]], /, **values: V) -> None: ...
+    @overload
+    def update(self: ReplicatedDict[str, V], **values: V) -> None: ...
+    @override  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
+    def update(self, other: Any = (), /, **values: Any) -> None:
         """Store many values, all at once: others see all of them or none.
 
         Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
         one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
         """
-        pairs = other.items() if isinstance(other, Mapping) else pairs_of(other)
-        encoded = [(self._key(key), self._value(value)) for key, value in pairs]
-        encoded += [(self._key(key), self._value(value)) for key, value in values.items()]
+        encoded = [(self._key(key), self._value(value)) for key, value in pairs_of(other, values)]
         update(self._host.node, in_commands(encoded, self._options.max_command_bytes), len(encoded), self._timeout)
 
+    @overload
+    def __or__(self, other: Mapping[K, V]) -> dict[K, V]: ...
+    @overload
+    def __or__(self, other: Mapping[K2, D]) -> dict[K | K2, V | D]: ...
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
 
+    @overload
+    def __ror__(self, other: Mapping[K, V]) -> dict[K, V]: ...
+    @overload
+    def __ror__(self, other: Mapping[K2, D]) -> dict[K | K2, V | D]: ...
     def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         return dict(other) | self.snapshot() if isinstance(other, Mapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # takes pairs as well, as dict does
+    @overload  # type: ignore[misc]  # takes pairs as well, as dict does
+    def __ior__(self, other: SupportsKeysAndGetItem[K, V]) -> Self: ...
+    @overload
+    def __ior__(self, other: Iterable[tuple[K, V]]) -> Self: ...
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         self.update(other)
         return self
 
     def copy(self) -> dict[K, V]:
         """A plain dict with this node's copy; the same as `snapshot`."""
         return self.snapshot()
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise TypeError(
+            "a ReplicatedDict is a running node, of which there is no deep copy: snapshot() is a plain dict"
+        )
+
+    @override
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a ReplicatedDict is a running node, which can't be pickled or sent to another process: send snapshot(), a "
+            "plain dict, or open a node there, with a directory and an address of its own"
+        )
 
     def _key(self, key: object) -> bytes:
         return encoded_key(key, self._options)
@@ -363,72 +393,6 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
 
     def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
         return write(self._host.node, operation, size, self._seconds(timeout))
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else seconds_of(timeout, "timeout")
-
-    # -- the cluster ------------------------------------------------------------------------------------------------
-
-    def members(self) -> tuple[Member, ...]:
-        """Everybody in the cluster, in order of address, and how far the leader knows them to be.
-
-        Waits for the leader for two election timeouts at most; without one, tells what this node knows.
-        """
-        return self._host.cluster.members()
-
-    def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
-        """Make room for a member at an address, from any node (thesis 4.2.1). Returns when that is committed.
-
-        It comes in as a learner, and becomes a voter once it is there and has everything. A new node is started there
-        with `join=`, which does this by itself if it was not done before; `add_peer` is for a read replica that shall
-        have a vote, or a cluster that shall know beforehand who comes.
-
-        Raises `NotCommitted` (surely not made), `OutcomeUnknown`, `ReplidictError` (it is a voter, and is to be none),
-        `SecurityError` (nobody is called there without secret= or tls=), `ValueError`, `ClosedError`, `StorageError`.
-        """
-        self._host.cluster.change(AddMember(member_of(address), voter), self._seconds(timeout))
-
-    def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
-        """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
-
-        A leader that is removed hands over first. No voter is removed when a majority of those that are left can't be
-        reached: remove the ones that are lost first. With `force`, for a member that must go at any price, it is; the
-        cluster then has no leader and takes no writes until enough of the missing are back, and this call raises
-        `OutcomeUnknown` meanwhile. It is no way out of a lost quorum: that is `replidict recover`.
-
-        Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
-        (there is no such member, or it is the only voter), `ValueError`, `ClosedError` or `StorageError`.
-        """
-        self._host.cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
-
-    def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
-        """Have another voter lead: `to`, or the one whose log is furthest (thesis 3.10). From any node.
-
-        Raises as `remove_peer`; `ReplidictError` when there is no such voter.
-        """
-        self._host.cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
-
-    # -- backups ----------------------------------------------------------------------------------------------------
-
-    def backup(self, path: str | os.PathLike[str]) -> Backup:
-        """Write what this node holds at one moment to a new file, for `restore`; others write meanwhile.
-
-        It has every write acknowledged on this node before the call (`barrier` first, for those acknowledged anywhere).
-        When this returns, it is checked and on disk. Raises `FileExistsError`, `ReplidictError` (it can't be written
-        there: the node goes on), `ClosedError` or `StorageError`.
-        """
-        if (failure := self._host.node.failure) is not None:
-            raise_anew(failure)
-        return self._host.backups.make(path)
-
-    @staticmethod
-    def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str], *, address: str | None = None) -> None:
-        """Make `path` the directory of a node that holds what a backup, or an automatic snapshot, holds.
-
-        It is a new cluster, of which this node is the only member: open it with this `path` and `address`. Raises
-        `StorageError` when the backup is damaged, or there is a node at `path` already; nothing was changed then.
-        """
-        restore(Path(backup).absolute(), Path(path).absolute(), NO_NETWORK if address is None else member_of(address))
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -447,9 +411,15 @@ class ReplicatedDict(MutableMapping[K, V], Reversible[K]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _ipython_key_completions_(self) -> list[K]:
+        return list(self)
+
     @override
     def __repr__(self) -> str:
-        state = f"{len(self)} keys" if self._host.node.failure is None else "closed"
-        return (
-            f"<{type(self).__name__} {self._host.node.engine.address} in {str(self._host.directory.path)!r}, {state}>"
-        )
+        host = self._host
+        if host.node.failure is None:
+            moment = self._machine.moment()
+            state = f"{len(moment)} keys: {contents(moment.items(), self._decode)}"
+        else:
+            state = "closed"
+        return f"<{type(self).__name__} {host.node.engine.address} in {str(host.directory.path)!r}, {state}>"

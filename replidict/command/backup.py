@@ -11,7 +11,7 @@ import click
 from replidict.client.connection import Client
 from replidict.command.failures import Failure
 from replidict.command.node_options import as_json_option, asking
-from replidict.command.output import print_json, size
+from replidict.command.output import is_terminal, print_json, size
 from replidict.errors import ReplidictError
 from replidict.protocol import client_messages
 from replidict.storage.atomic_file import new_file
@@ -45,7 +45,7 @@ def backup(client: Client, file: Path, as_json: bool) -> None:
 
 def _receive(client: Client, temporary: Path) -> Snapshot:
     """Write the pieces under a temporary name, and see to it that they are whole and on disk."""
-    quiet = not sys.stderr.isatty()
+    quiet = not is_terminal(sys.stderr)
     with (
         open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened,
         click.progressbar(length=1, label="Backup", file=sys.stderr, hidden=quiet) as bar,

@@ -17,7 +17,7 @@ import click
 
 from replidict.client.connection import Client
 from replidict.command.node_options import as_json_option, reaching
-from replidict.command.output import print_json, print_table
+from replidict.command.output import is_terminal, print_json, print_table
 from replidict.machine.codec import encode, encode_key
 from replidict.protocol import client_messages
 
@@ -69,7 +69,7 @@ def bench(connect: Callable[[], Client], seconds: float, connections: int, size:
         over = threading.Event()
         plan = [(name, count) for name in operations for count in sorted({1, connections})]
         try:
-            with click.progressbar(plan, label="Bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+            with click.progressbar(plan, label="Bench", file=sys.stderr, hidden=not is_terminal(sys.stderr)) as bar:
                 for name, count in bar:
                     found.append(_measure(name, operations[name], clients[:count], pool, over, prefix, seconds))
         finally:

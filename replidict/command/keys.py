@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
+from replidict.brief import brief
 from replidict.client.connection import Client
 from replidict.command.failures import Failure
-from replidict.command.literals import for_scripts, from_input, is_odd, literal_key_option, printed_option, read, shown
+from replidict.command.literals import (
+    for_scripts,
+    from_input,
+    hint_at_literal,
+    is_odd,
+    literal_key_option,
+    printed_option,
+    read,
+    shown,
+)
 from replidict.command.node_options import as_json_option, asking
-from replidict.command.output import print_json
+from replidict.command.output import is_terminal, print_json
+from replidict.errors import EncodingError
 from replidict.machine.codec import decode, decode_key, encode, encode_key
+from replidict.machine.values import value_of
 from replidict.protocol import client_messages
 from replidict.protocol.log_entry import NUMBER_MAX
 
@@ -37,7 +50,7 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
     found = client.ask(lambda i, t: client_messages.Get(i, t, name, not local), client_messages.Value)
     if found.value is None:
         raise Failure(f"there is no key {key!r}")
-    value = decode(found.value)
+    value = value_of(decode, decode_key(name), found.value)
     if as_json:
         said = {"key": for_scripts(decode_key(name)), "value": for_scripts(value)}
         print_json(said | {"type": type(value).__name__, "revision": found.revision})
@@ -46,7 +59,7 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
             raise Failure(f"the value is a {type(value).__name__}, which has no raw form: leave out --raw")
         click.echo(value, nl=False, color=True)  # else click takes escape sequences away
     else:
-        odd = sys.stdout.isatty() and is_odd(value, but="\t\n")
+        odd = is_terminal(sys.stdout) and is_odd(value, but="\t\n")
         click.echo(shown(value, literal or odd), color=True)
 
 
@@ -79,6 +92,8 @@ def set_value(
     if if_absent and if_revision is not None:
         raise click.UsageError("--if-absent and --if-revision exclude each other")
     name = encode_key(read(key, literal_key))
+    if value is None and sys.stdin is None:
+        raise click.UsageError("standard input is closed: give VALUE")
     given = read(value, literal) if value is not None else from_input(sys.stdin.buffer.read())
     data = encode(given)
     if if_absent:
@@ -94,6 +109,8 @@ def set_value(
         held, said = True, {"done": True, "revision": revision}
     if as_json:
         print_json(said)
+    if held and value is not None and not literal:
+        hint_at_literal(value)
     if not held:
         raise Failure(f"not stored: {key!r} " + ("is there" if if_absent else f"is not of revision {if_revision}"))
 
@@ -141,12 +158,20 @@ def keys(
     a PREFIX.
     """
     start = None if after is None else encode_key(read(after, literal_key))
-    found = (decode_key(key) for key in _pages(client, prefix, start, limit, not local))
+    found = _decoded(_pages(client, prefix, start, limit, not local))
     if as_json:
         print_json({"keys": [for_scripts(key) for key in found]})
     else:
         for key in found:
             click.echo(shown(key, literal or is_odd(key)))
+
+
+def _decoded(keys: Iterator[bytes]) -> Iterator[Any]:
+    for key in keys:
+        try:
+            yield decode_key(key)
+        except EncodingError as error:  # of a later release
+            click.echo(f"Warning: a key is left out, which can't be decoded here: {brief(key)}: {error}", err=True)
 
 
 def _pages(client: Client, prefix: str, after: bytes | None, limit: int | None, linearizable: bool) -> Iterator[bytes]:

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from replidict.brief import brief
 from replidict.command.failures import Failure
-from replidict.machine.jsonable import plain
+from replidict.machine.jsonable import Json, literal, to_json
 
 literal_key_option = click.option("-k", "--literal-key", is_flag=True, help="KEY is JSON or a Python literal.")
 printed_option = click.option("-l", "--literal", is_flag=True, help="Print text as Python literals, too.")
@@ -30,13 +34,41 @@ def read(text: str, literal: bool) -> Any:
     if not literal:
         return text
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _literal_of(text)
+    except ValueError:
         raise click.UsageError(f"{text} is neither JSON nor a Python literal: a text needs quotes of its own") from None
+
+
+def _literal_of(text: str) -> Any:
+    with _ints_of_any_size():
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            raise ValueError(text) from None
+
+
+@contextmanager
+def _ints_of_any_size() -> Iterator[None]:
+    """Python reads ints of any size in here; the limit that somebody gave it holds again afterwards."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def hint_at_literal(text: str) -> None:
+    """Say on standard error that a text was stored, if it looks as if another value was meant."""
+    try:
+        kind = type(_literal_of(text)).__name__
+    except ValueError:
+        return
+    click.echo(f"Hint: {brief(text)} is stored as a text; with --literal it is a {kind}.", err=True)
 
 
 def from_input(data: bytes) -> str | bytes:
@@ -47,15 +79,15 @@ def from_input(data: bytes) -> str | bytes:
         return data
 
 
-def shown(value: Any, literal: bool) -> str:
+def shown(value: Any, as_literal: bool) -> str:
     """A key or value for people."""
-    if type(value) is str and not literal:
+    if type(value) is str and not as_literal:
         try:
             value.encode()
         except UnicodeEncodeError:  # lone surrogates, which no terminal takes
             return repr(value)
         return value
-    return repr(value)
+    return literal(value)
 
 
 def is_odd(value: Any, but: str = "") -> bool:
@@ -63,10 +95,9 @@ def is_odd(value: Any, but: str = "") -> bool:
     return type(value) is str and any(unicodedata.category(each) == "Cc" and each not in but for each in value)
 
 
-def for_scripts(value: Any) -> Any:
-    """A key or value of types that JSON has. Raises `Failure`."""
+def for_scripts(value: Any) -> Json:
+    """A key or value as JSON. Raises `Failure`."""
     try:
-        json.dumps(simple := plain(value), allow_nan=False)
+        return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise Failure(f"JSON can't say {value!r}: {error}; leave out --json") from None
-    return simple
+        raise Failure(f"JSON can't say {brief(value)}: {error}; leave out --json") from None

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from replidict.command.output import brief
+from replidict.command.output import shortened
 from replidict.errors import EncodingError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key
+from replidict.machine.jsonable import literal
 
 SHOWN = 3
 """So many writes of an entry are told; how many more there are, is."""
@@ -37,10 +38,12 @@ def _operation(operation: cmd.Operation) -> str:
         case cmd.Update(items=items):
             first = ", ".join(f"{_key(key)} = {_value(value)}" for key, value in items[:SHOWN])
             return f"update {first}" + (f", and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+        case cmd.Remove(last=True):
+            return f"popitem {_key(operation.key)} if at revision {operation.revision}"
         case cmd.PopItem() | cmd.Clear():
             return type(operation).__name__.lower()
         case _:
-            name = {"Put": "set", "SetDefault": "setdefault", "CompareAndSet": "compare_and_set"}
+            name = {"Put": "set", "SetDefault": "setdefault", "Remove": "pop", "CompareAndSet": "compare_and_set"}
             told = msgspec.structs.asdict(operation)
             text = f"{name.get(type(operation).__name__, type(operation).__name__.lower())} {_key(told['key'])}"
             if "expected" in told:
@@ -60,6 +63,6 @@ def _value(data: bytes) -> str:
 
 def _literal(data: bytes, decode: Any) -> str:
     try:
-        return brief(repr(decode(data)), 40)
+        return shortened(literal(decode(data)), 40)
     except EncodingError:  # of a codec that the program brought along
-        return brief(repr(data), 40)
+        return shortened(repr(data), 40)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from typing import Any
 
 import click
 from typing_extensions import override
@@ -11,22 +13,40 @@ from replidict.command.backup import backup
 from replidict.command.bench import bench
 from replidict.command.cluster import add, members, remove, status, transfer
 from replidict.command.disks import inspect_node, recover, restore
+from replidict.command.failures import Failure
 from replidict.command.keys import delete, get, keys, set_value
+from replidict.command.output import require_stdout
 from replidict.command.serve import serve
+from replidict.errors import ReplidictError
+
+SILENT = {"set", "delete", "serve"}
+"""Commands that print nothing, unless they are told to."""
 
 
-class _InOrder(click.Group):
+class _Commands(click.Group):
     """Commands are listed as they were added: those used together stand together."""
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if isinstance(error, ReplidictError) or error.errno == errno.EPIPE:  # of which click makes a quiet end
+                raise
+            raise Failure(f"{error.filename or 'standard output'}: {error.strerror or error}") from error
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="replidict", message="replidict %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """A dict that survives the loss of the machine it runs on."""
+    if ctx.invoked_subcommand not in SILENT:
+        require_stdout()
 
 
 _COMMANDS: Sequence[click.Command] = [

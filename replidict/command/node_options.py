@@ -11,6 +11,7 @@ import click
 
 from replidict.client.connection import Client
 from replidict.command.failures import told
+from replidict.command.output import require_stdout
 from replidict.command.security import Protection, protected
 from replidict.errors import OutcomeUnknown
 from replidict.protocol.client_messages import TIMEOUT_MAX
@@ -18,7 +19,16 @@ from replidict.security import member_of, security_for
 
 DEFAULT_NODE = "localhost:9001"
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON, for scripts.")
+
+def _print_json(_ctx: click.Context, _parameter: click.Parameter, asked: bool) -> bool:
+    if asked:
+        require_stdout()
+    return asked
+
+
+as_json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_print_json, help="One line of JSON, for scripts."
+)
 
 
 def reaching(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
+
+from replidict.command.failures import Failure
+from replidict.machine.jsonable import to_json
+
+
+def require_stdout() -> None:
+    """Refuse to go on, before anything is done, if there is nowhere to print to. Raises `Failure`."""
+    if sys.stdout is None:
+        raise Failure("standard output is closed, and the answer goes there: open it, if only with >/dev/null")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Is this a terminal? A standard stream that was closed before the start is None."""
+    return stream is not None and stream.isatty()
 
 
 def print_json(value: Any) -> None:
     """One line of JSON."""
-    click.echo(json.dumps(value))
+    click.echo(to_json(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -50,6 +64,6 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} seconds"
 
 
-def brief(text: str, length: int = 60) -> str:
+def shortened(text: str, length: int = 60) -> str:
     """The text, cut off if it is too long for a line."""
     return text if len(text) <= length else text[: length - 3] + "..."

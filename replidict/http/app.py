@@ -51,7 +51,6 @@ MAX_PAGE_BYTES = 1024 * 1024
 """A page of keys ends when it holds so many."""
 
 _READING = {"consistency", "max_staleness", "timeout"}
-_ABSENT = object()
 
 
 class _Key(Convertor[str]):
@@ -157,8 +156,8 @@ class Store:
         timeout = timeout_of(parameters_of(request, {"timeout"}))
         if condition_of(request) is not None:
             raise Problem("conditional-delete", "it can't be done in one step; PUT a value that says so, with If-Match")
-        gone = await self._waiting.run(lambda left: self._dict.pop(key, _ABSENT, timeout=left), timeout, writes=True)
-        if gone is _ABSENT:
+        gone = await self._waiting.run(lambda left: self._dict.delete(key, timeout=left), timeout, writes=True)
+        if not gone:
             raise _absent(key)
         return Response(status_code=204)
 

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from replidict.errors import (
     ClosedError,
+    DecodingError,
     EncodingError,
     NotCommitted,
     OutcomeUnknown,
@@ -49,6 +50,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not-loopback": (421, "This store is for this machine only"),
     "head-too-large": (431, "The head of the request is too large"),
     "internal": (500, "Something is wrong inside"),
+    "undecodable": (500, "This node can't decode the value"),
     "storage": (500, "The node's disk failed, and the node has stopped"),
     "conditional-delete": (501, "A key can't be deleted on a condition"),
     "any-revision": (501, "A condition must name one revision"),
@@ -88,6 +90,7 @@ def problem_of(error: ReplidictError) -> Problem:
         ReadTimeout: "read-timeout",
         ClosedError: "closed",
         StorageError: "storage",
+        DecodingError: "undecodable",
         EncodingError: "bad-argument",
     }
     name = next((name for kind, name in kinds.items() if isinstance(error, kind)), "internal")

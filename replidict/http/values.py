@@ -9,11 +9,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from replidict.http.problems import Problem
-from replidict.machine.jsonable import plain
+from replidict.machine.jsonable import to_json
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -40,7 +39,7 @@ def body_of(value: Any) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray):
         return bytes(value), BYTES
     try:
-        return json.dumps(plain(value), allow_nan=False).encode(), JSON
+        return to_json(value).encode(), JSON
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
         raise Problem(
             "not-representable", f"JSON can't say this {type(value).__name__}: {error}; read it with Python"

@@ -82,7 +82,20 @@ class Replace(_Operation, frozen=True, tag=10):
     revision: int
 
 
-Operation: TypeAlias = Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace
+class Remove(_Operation, frozen=True, tag=11):
+    """Remove a key if its value has this revision and, with `last`, if it is the key inserted last.
+
+    Gives True; False if the value, or the key inserted last, is another one; None if there is nothing to remove.
+    """
+
+    key: bytes
+    revision: int
+    last: bool = False
+
+
+Operation: TypeAlias = (
+    Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace | Remove
+)
 
 Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
 """What one operation gives: see each operation. A text says why it was not performed."""
@@ -146,7 +159,7 @@ Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | U
 LEVEL = 2
 """The highest feature level that this release knows. Level 1 is release 0.1.0, level 2 is 0.2.0."""
 
-LEVEL_OF: dict[type, int] = {}
+LEVEL_OF: dict[type, int] = {Remove: 2}
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 
 encode = msgspec.msgpack.Encoder().encode

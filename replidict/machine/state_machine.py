@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
-from replidict.errors import StorageError
+from replidict.brief import brief
+from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key
 
@@ -200,7 +201,12 @@ class StateMachine:
 
         Raises `EncodingError` if a key can't be read; the machine is then unchanged.
         """
-        items = {decode_key(key): Item(key, value, revision, position) for position, key, value, revision in rows}
+        items: dict[Hashable, Item] = {}
+        for position, key, value, written_by in rows:
+            try:
+                items[decode_key(key)] = Item(key, value, written_by, position)
+            except EncodingError as error:
+                raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
         self.items = self.readable = items
         self.revision = revision
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
@@ -390,6 +396,16 @@ class StateMachine:
         self._store(key, op.key, op.value, self._next_revision())
         return True
 
+    def _remove_if(self, op: cmd.Remove) -> cmd.Result:
+        key = decode_key(op.key)
+        present = self.items.get(key)
+        if present is None:
+            return False if op.last and self.items else None
+        if present.revision != op.revision or (op.last and next(reversed(self.items.values())) is not present):
+            return False
+        self._remove(key)
+        return True
+
 
 _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {
     cmd.Put: StateMachine._put,
@@ -402,4 +418,5 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.Clear: StateMachine._clear,
     cmd.CompareAndSet: StateMachine._compare_and_set,
     cmd.Replace: StateMachine._replace,
+    cmd.Remove: StateMachine._remove_if,
 }

@@ -45,6 +45,12 @@ def make_current(node: Node, seconds: float) -> None:
         raise_anew(read.error)
 
 
+def make_recent(node: Node, max_staleness: float, seconds: float) -> None:
+    """Return when this node's copy includes all that was acknowledged anywhere up to `max_staleness` seconds ago."""
+    if not node.engine.clock() - node.engine.read_index.fresh_as_of <= max_staleness:
+        make_current(node, seconds)
+
+
 def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
     """Have an operation of about so many bytes done, and return what it gives. Raises what its absence means."""
     if node.failure is not None:

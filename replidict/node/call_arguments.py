@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+from replidict.brief import brief
 from replidict.errors import EncodingError
 from replidict.machine.codec import Codec, encode_key
 from replidict.options import NO_NETWORK, Options
-from replidict.security import TLS, Security, checked_address, is_same, security_for
+from replidict.security import TLS, Security, Strings, checked_address, is_same, security_for
 
 
 def check_kinds(options: object, codec: object, tls: object) -> None:
     """Are these what they are to be?"""
     if not isinstance(options, Options):
-        raise ValueError(f"options={options!r}: must be an Options(...)")
+        raise ValueError(f"options={brief(options)}: must be an Options(...)")
     for method in ("encode", "decode"):
         if not callable(getattr(codec, method, None)):
-            raise ValueError(f"codec={codec!r}: must have encode() and decode(), see replidict.Codec")
+            raise ValueError(f"codec={brief(codec)}: must have encode() and decode(), see replidict.Codec")
     if tls is not None and not isinstance(tls, TLS):
-        raise ValueError(f"tls={tls!r}: must be a TLS(cert=, key=, ca=)")
+        raise ValueError(f"tls={brief(tls)}: must be a TLS(cert=, key=, ca=)")
 
 
 def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security | None:
@@ -32,10 +34,13 @@ def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None,
     return None
 
 
-def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
+def founders_of(address: str | None, peers: Strings) -> list[str]:
     """All founding members, this one included, in ascending order; host names in lower case."""
     if isinstance(peers, str | bytes) or not isinstance(peers, Iterable):
-        raise ValueError(f"peers={peers!r}: must be several addresses, e.g. ['10.0.0.2:7000', '10.0.0.3:7000']")
+        raise ValueError(
+            f"peers={brief(peers)}: must be a list of addresses, e.g. ['10.0.0.2:7000', '10.0.0.3:7000']; a node that "
+            "has none founds a cluster of its own: leave peers= out, or give []"
+        )
     listed = list(peers)
     if address is None:
         if listed:
@@ -55,7 +60,7 @@ def founders_of(address: str | None, peers: Iterable[str]) -> list[str]:
 def member_to_join(join: str | None, address: str | None, founders: list[str], voter: bool) -> str | None:
     """The address of the member that a new node asks to be let in, if it does."""
     if not isinstance(voter, bool):
-        raise ValueError(f"voter={voter!r}: must be True or False")
+        raise ValueError(f"voter={brief(voter)}: must be True or False")
     if join is None:
         if not voter:
             raise ValueError("voter=False is for a node that joins: give join=, the address of a member, as well")
@@ -72,7 +77,7 @@ def member_to_join(join: str | None, address: str | None, founders: list[str], v
 def seconds_of(value: float, name: str) -> float:
     """The value, if a thread can wait that long."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{name}={value!r}: must be a number of seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
+        raise ValueError(f"{name}={brief(value)}: must be a number of seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
     return value
 
 
@@ -99,6 +104,13 @@ def encoded_value(value: object, codec: Codec, options: Options) -> bytes:
     return data
 
 
+def revision_of(value: int) -> int:
+    """The value, if a write can have had this revision."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"revision={brief(value)}: must be a revision, as `versioned` and `set` give it")
+    return int(value)
+
+
 def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple[list[tuple[bytes, bytes]], int]]:
     """Pairs in order, in as few commands as hold `most` bytes each, with the bytes of each."""
     start, size = 0, 0
@@ -112,8 +124,19 @@ def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple
         yield encoded[start:], size
 
 
-def pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
-    """What `dict.update` takes out of its argument."""
+def pairs_of(other: Any, named: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
+    """What `dict.update` takes out of its arguments, but for names that elsewhere are no keys."""
+    if "timeout" in named:
+        raise TypeError(
+            "update(timeout=...) could be a key or a time limit: write update({'timeout': ...}) for the key; the time "
+            "limit is the timeout= that the dict was opened with"
+        )
+    return chain(_pairs_of(other), named.items())
+
+
+def _pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(other, Mapping):
+        return other.items()
     if hasattr(other, "keys"):
         return [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- what dict.update does
     return [(key, value) for key, value in other]

@@ -37,6 +37,7 @@ from replidict.raft.install_snapshot import tidy
 from replidict.security import Security
 from replidict.server.request_handler import Desk
 from replidict.server.scheduled_snapshots import Automatic
+from replidict.server.stop_callbacks import StopCallbacks
 from replidict.server.supersede_notifier import Herald
 from replidict.storage.directory import Beginning, Directory, connect, founded_by
 from replidict.storage.high_water_mark import Mark
@@ -70,6 +71,7 @@ class Host:
         address), and what `join` raises.
         """
         self._closing = self._handed_over = self._abandoned = False
+        self.stop_callbacks = StopCallbacks()
         with ExitStack() as cleanup:
             self.directory = Directory(path)
             cleanup.callback(self.directory.close)
@@ -245,6 +247,8 @@ class Host:
         self.directory.close()
         if self._handed_over:
             self._log_writer.finish()  # nobody may be left to do so
+        if self.node.failure is not None:
+            self.stop_callbacks.tell(self.node.failure)
 
     def abandon(self) -> None:
         """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""

@@ -31,6 +31,7 @@ from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
+from replidict.machine.values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
@@ -203,10 +204,10 @@ class Desk:
         item = self._node.machine.find(key)
         if item is None:
             return client_messages.Value(ask.id, None, 0)
-        plain = isinstance(self._codec, FaithfulCodec)
-        return client_messages.Value(
-            ask.id, item.value if plain else encode(self._codec.decode(item.value)), item.revision
-        )
+        if isinstance(self._codec, FaithfulCodec):
+            return client_messages.Value(ask.id, item.value, item.revision)
+        data = value_of(lambda stored: encode(self._codec.decode(stored)), key, item.value)
+        return client_messages.Value(ask.id, data, item.revision)
 
     def _key(self, data: bytes) -> bytes:
         return encoded_key(decode_key(data), self._options)

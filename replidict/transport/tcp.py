@@ -11,6 +11,7 @@ Rules this module keeps:
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections import deque
@@ -21,9 +22,11 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
 from replidict.log_throttle import Complaints
-from replidict.security import split_address
+from replidict.security import is_loopback, split_address
 from replidict.transport.dialing import Target, numeric, reason, resolve
 from replidict.transport.handshake import Session
+
+logger = logging.getLogger(__name__)
 
 SEND_QUEUE_BYTES = 8 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -130,6 +133,7 @@ class Listener:
         self._poller, self._clock, self._on_call, self._complaints = poller, clock, on_call, complaints
         self._again = float("inf")
         self._sockets = {sock.fileno(): sock for sock in listen(address)}
+        _warn_if_only_here(address, [sock.getsockname()[0] for sock in self._sockets.values()])
         self._watch()
 
     def tick(self, now: float) -> None:
@@ -211,6 +215,16 @@ def listen(address: str) -> list[socket.socket]:
         errno.EACCES: "this user may not: choose a port above 1023",
     }.get(failed.errno or 0 if failed else 0, "choose another address")
     raise ReplidictError(f"can't listen on {address}: {reason(failed)}: {advice}") from failed
+
+
+def _warn_if_only_here(address: str, listening: list[str]) -> None:
+    host, _ = split_address(address)
+    if not is_loopback(host) and all(map(is_loopback, listening)):
+        logger.warning(
+            "%s: on this machine the name %s stands for %s, which no other machine reaches: mend what the name stands "
+            "for (Debian has a line with 127.0.1.1 in /etc/hosts), or give an address that the others reach",
+            address, host, ", ".join(listening),
+        )  # fmt: skip
 
 
 def _listener(family: socket.AddressFamily, target: Any) -> socket.socket:

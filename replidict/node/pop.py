@@ -1,0 +1,87 @@
+"""How a value is taken out: read and decoded first, and removed only if it is still the one that was read.
+
+Below the feature level of `Remove` it is removed without a condition, and what was written in between goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from replidict.brief import brief
+from replidict.errors import NotCommitted
+from replidict.machine import commands as cmd
+from replidict.machine.codec import decode_key, encode_key
+from replidict.machine.values import removed_value_of, value_of
+from replidict.node.blocking_calls import rounded, write
+from replidict.node.node import Node
+
+Decode = Callable[[bytes], Any]
+
+NO_REVISION = 0
+"""No value has it: revisions begin with 1."""
+_ANY_KEY = encode_key(None)
+
+
+def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Any:
+    """Remove a key and return its value. Raises `KeyError`, `DecodingError`, and what `write` raises."""
+    if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
+        item = node.machine.items.get(key)
+        if item is not None:
+            value_of(decode, key, item.value)
+        data = write(node, cmd.Pop(encoded), len(encoded), seconds)
+        if not isinstance(data, bytes):
+            raise KeyError(key)
+        return removed_value_of(decode, key, data)
+
+    def look() -> tuple[cmd.Remove, Any]:
+        item = node.machine.items.get(key)
+        if item is None:
+            return cmd.Remove(encoded, NO_REVISION), None
+        return cmd.Remove(encoded, item.revision), value_of(decode, key, item.value)
+
+    removed, value = _remove(node, look, f"the value of key {brief(key)}", seconds)
+    if not removed:
+        raise KeyError(key)
+    return value
+
+
+def popitem(node: Node, decode: Decode, seconds: float) -> tuple[Any, Any]:
+    """Remove the key inserted last and return it with its value. Raises `KeyError`, and what `pop` raises."""
+    if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
+        _last(node, decode)
+        pair = write(node, cmd.PopItem(), 0, seconds)
+        if not isinstance(pair, list):
+            raise KeyError("popitem(): dictionary is empty")
+        return (key := decode_key(pair[0])), removed_value_of(decode, key, pair[1])
+    removed, last = _remove(node, lambda: _last(node, decode), "the key inserted last", seconds)
+    if not removed:
+        raise KeyError("popitem(): dictionary is empty")
+    return last  # type: ignore[no-any-return]
+
+
+def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
+    while True:
+        try:
+            key, item = next(reversed(node.machine.items.items()), (None, None))
+            break
+        except RuntimeError:  # it was changed between the two calls
+            pass
+    if item is None:
+        return cmd.Remove(_ANY_KEY, NO_REVISION, last=True), None
+    return cmd.Remove(item.key, item.revision, last=True), (key, value_of(decode, key, item.value))
+
+
+def _remove(node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float) -> tuple[bool, Any]:
+    """Have what `look` finds removed; look again when it was changed meanwhile. Whether there was anything, and it."""
+    deadline, left = node.engine.clock() + seconds, seconds
+    while True:
+        operation, found = look()
+        removed = write(node, operation, len(operation.key), left)
+        if removed is not False:
+            return removed is True, found
+        left = deadline - node.engine.clock()
+        if left <= 0:
+            raise NotCommitted(
+                f"{what} was changed by others all the time for {rounded(seconds)} s, and not removed: try again"
+            )
