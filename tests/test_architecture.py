@@ -30,7 +30,7 @@ FLOORS = [
     ["storage", "transport"],
     ["machine"],
     ["protocol"],
-    ["errors", "log_throttle", "options", "security", "status"],
+    ["errors", "log_throttle", "options", "release", "security", "status"],
 ]
 """From the roof down. A module imports from its own folder and from the floors below, and nothing from beside it; only
 modules of the ground may know each other."""

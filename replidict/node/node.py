@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
+from replidict.node.feature_level import FeatureLevel
 from replidict.node.linearizable_reads import Reads
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
@@ -58,7 +59,9 @@ class Node:
             background=background,
             snapshot_directory=snapshot_directory,
         )
-        self.proposals = Proposals(self.engine, options, wake)
+        self.feature_level = FeatureLevel(self.engine)
+        self.engine.meet = self.feature_level.meet
+        self.proposals = Proposals(self.engine, options, wake, self.feature_level)
         self.reads = Reads(self.engine, wake)
         self.failure: ReplidictError | None = None
         self._background = background
@@ -70,6 +73,7 @@ class Node:
         self.engine.on_step = self._before_sending
 
     def _before_sending(self) -> None:
+        self.feature_level.step()
         self.proposals.step()
         self.reads.step()
 
@@ -184,4 +188,5 @@ class Node:
             connected=tuple(peer.address for peer in peers if peer.connected),
             log_entries=len(store.log),
             log_bytes=store.log.bytes,
+            feature_level=self.feature_level.current,
         )
