@@ -17,6 +17,7 @@ from replidict.errors import (
 from replidict.machine.codec import Codec
 from replidict.node.backup import Backup
 from replidict.options import Options
+from replidict.release import __version__
 from replidict.security import TLS
 from replidict.status import Member, Status
 
@@ -39,4 +40,5 @@ __all__ = [
     "StorageError",
     "TLS",
     "Versioned",
+    "__version__",
 ]

@@ -49,6 +49,8 @@ class Status:
     """Log entries kept on disk."""
 
     log_bytes: int
+    feature_level: int = 1
+    """Which operations the cluster can do: those that every member's release knows. 2 once all have 0.2.0."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +69,6 @@ class Member:
 
     last_contact: float | None
     """Seconds since the leader last heard from it; None if no leader could be asked."""
+
+    release: str | None = None
+    """The version of replidict that it runs, or ran when this node was last connected to it; None if it never was."""

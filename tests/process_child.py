@@ -28,6 +28,7 @@ from typing import Any
 
 from replidict import Options, ReplicatedDict
 from replidict.errors import ReplidictError
+from replidict.machine import commands as cmd
 from replidict.security import split_address
 from replidict.storage.directory import FILE_NAME
 
@@ -185,7 +186,10 @@ def run_node(config: dict[str, Any]) -> None:
             case "snapshot":
                 return list(opened.snapshot().items())
             case "members":
-                return [[each.address, each.voter] for each in opened.members()]
+                return [[each.address, each.voter, each.release] for each in opened.members()]
+            case "have_pop_need_level_two":
+                cmd.LEVEL_OF[cmd.Pop] = 2
+                return None
             case "len":
                 return len(opened)
             case "arm":

@@ -10,6 +10,7 @@ Only processes started here are ever signalled, by their process id.
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import struct
@@ -75,12 +76,13 @@ class Answer:
 class _Child:
     """A process that answers lines with lines."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, tree: Path = ROOT) -> None:
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "tests.process_child", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=ROOT,
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
         )
         self.pid = self._popen.pid
         self._mutex, self._writing = threading.Lock(), threading.Lock()
@@ -181,6 +183,8 @@ class Process:
         """`via` says which address to dial instead of a peer's (a proxy's)."""
         self.path = path
         self.address = address
+        self.tree = ROOT
+        """The sources that it runs, from the next start on."""
         self._config = {
             "path": str(path), "address": address, "peers": list(peers), "via": via or {}, "options": options or {},
             "timeout": timeout, "join": None,
@@ -195,7 +199,7 @@ class Process:
     def start(self, *, cut: list[str] | None = None, wait: bool = True) -> Process:
         """Start it. `cut`: see `Scissors`, from the very beginning. Raises `Refused` if the dict can't be opened."""
         assert self._child is None
-        self._child = _Child("node", json.dumps({**self._config, "cut": cut}))
+        self._child = _Child("node", json.dumps({**self._config, "cut": cut}), tree=self.tree)
         if wait:
             greeting = self._child.greeting.result(60)
             if "failed" in greeting and greeting["failed"] != "Died":

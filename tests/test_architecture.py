@@ -41,6 +41,7 @@ FLOORS = [
         "monotonic_clock",
         "options",
         "own_threads",
+        "release",
         "security",
         "status",
         "thread_pool",

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from replidict import DecodingError, EncodingError, Options, ReplicatedDict
 from replidict.command.keys import _decoded
 from replidict.command.main import main
-from replidict.machine import commands as cmd
 from replidict.machine.codec import decode, encode, encode_key
+from replidict.node import feature_level
+from replidict.release import FIRST, THIS
 from tests.clusters import Dict, free_addresses, wait_until
 from tests.http_support import assert_problem, client_of
 
@@ -48,20 +49,12 @@ def codec() -> Picky:
     return Picky()
 
 
-def raise_level(d: Dict) -> None:
-    """Have the cluster know that all members are of this release."""
-    node = d._host.node
-    assert d.wait_ready(30)
-    node.call(lambda: node.engine.propose(cmd.encode(cmd.RaiseLevel(cmd.LEVEL)))).result()
-    wait_until(lambda: node.machine.level == cmd.LEVEL, "the level is raised")
-
-
-@pytest.fixture(params=[1, cmd.LEVEL], ids=["level 1", "this level"])
-def d(request: pytest.FixtureRequest, tmp_path: Path, codec: Picky) -> Iterator[Dict]:
+@pytest.fixture(params=[FIRST, THIS], ids=["level 1", "this level"])
+def d(request: pytest.FixtureRequest, tmp_path: Path, codec: Picky, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dict]:
     """A dict with such a value between two others, with and without members of the last release."""
+    monkeypatch.setattr(feature_level, "THIS", request.param)
     with ReplicatedDict[Any, Any](tmp_path / "d", codec=codec, options=QUICK) as opened:
-        if request.param > 1:
-            raise_level(opened)
+        wait_until(lambda: opened.status().feature_level == request.param.level, "the level is raised")
         opened.update({"first": 1, "k": "odd", "last": 3})
         yield opened
 
@@ -157,7 +150,7 @@ def test_setdefault_stores_nothing_that_it_cannot_give_back(d: Dict) -> None:
 @pytest.fixture
 def alone(tmp_path: Path, codec: Picky) -> Iterator[Dict]:
     with ReplicatedDict[Any, Any](tmp_path / "d", codec=codec, options=QUICK) as opened:
-        raise_level(opened)
+        wait_until(lambda: opened.status().feature_level == THIS.level, "the level is raised")
         yield opened
 
 

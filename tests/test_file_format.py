@@ -14,6 +14,7 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
+from replidict.release import LEVEL
 from replidict.storage import file_format, records, snapshot
 from replidict.storage.directory import FILE_NAME
 from replidict.storage.inspection import inspect
@@ -30,7 +31,7 @@ TABLES_OF_0_1_0 = {
 }
 
 
-def raise_level(one: Rig, level: int = cmd.LEVEL) -> list[Entry]:
+def raise_level(one: Rig, level: int = LEVEL) -> list[Entry]:
     """Add an entry that raises the cluster's level to the log, not yet durable."""
     entries = [Entry(one.log.last_index + 1, max(1, one.store.term), cmd.encode(cmd.RaiseLevel(level)))]
     one.store.set_vote(entries[0].term, None)
@@ -157,7 +158,7 @@ def test_a_level_above_ones_own_stops_the_node_in_words(tmp_path: Path) -> None:
     """A release that meets a level it does not know says so and what to do, and has applied nothing of it."""
     machine = StateMachine(DEFAULT_CODEC)
     with pytest.raises(StorageError, match=r"level 3.*this release of replidict knows 2.*Upgrade replidict"):
-        machine.apply(1, cmd.encode(cmd.RaiseLevel(cmd.LEVEL + 1)))
+        machine.apply(1, cmd.encode(cmd.RaiseLevel(LEVEL + 1)))
     assert (machine.applied_index, machine.level) == (0, 1)
 
 

@@ -11,6 +11,7 @@ from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, Secur
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Join, Joined
+from replidict.release import THIS
 from replidict.security import Security
 from replidict.storage import records
 from replidict.storage.directory import Beginning
@@ -44,7 +45,7 @@ def enter(node_id: str, *, address: str, voter: bool, member: str, security: Sec
         try:
             with Client(member, security=security, timeout=min(left, CALL_SECONDS)) as client:
                 said = client.ask(
-                    lambda number, timeout: Join(number, timeout, address, node_id, voter),
+                    lambda number, timeout: Join(number, timeout, address, node_id, voter, *THIS),
                     Joined,
                     timeout=max(deadline - clock(), 0.0),
                 )

@@ -34,6 +34,7 @@ def status(client: Client, as_json: bool) -> None:
         ("applied", f"up to log entry {found.applied_index}"),
         ("content", f"{found.keys} keys, revision {found.revision}"),
         ("others", ", ".join(connected) or None),
+        ("feature level", found.feature_level),
         ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
     ])  # fmt: skip
 
@@ -54,10 +55,11 @@ def members(client: Client, as_json: bool) -> None:
             "leader" if member.is_leader else "",
             member.match_index,
             None if member.last_contact is None else f"{member.last_contact:.1f} s ago",
+            member.release,
         )
         for member in found
     ]
-    print_table(["member", "vote", "leads", "on disk up to", "last heard"], rows)
+    print_table(["member", "vote", "leads", "on disk up to", "last heard", "release"], rows)
 
 
 @click.command()

@@ -29,6 +29,8 @@ def described(command: bytes) -> str:
             return "; ".join(words) + (f"; and {more} more" if more else "") if words else "no writes"
         case cmd.Configuration(voters=voters, learners=learners):
             return f"voters {' '.join(voters)}" + (f", learners {' '.join(learners)}" if learners else "")
+        case cmd.RaiseLevel(level=level):
+            return f"the feature level is {level}"
         case _:
             return "what this release does not know"
 

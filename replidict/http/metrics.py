@@ -35,6 +35,7 @@ GAUGES = {
     "keys": "Keys in the dict",
     "log_entries": "Log entries kept on disk",
     "log_bytes": "Bytes of the log entries kept on disk",
+    "feature_level": "Feature level of the cluster, as far as this node knows",
 }
 
 

@@ -156,9 +156,6 @@ class Unknown(_Command, frozen=True, tag=255):
 
 Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | Unknown
 
-LEVEL = 2
-"""The highest feature level that this release knows. Level 1 is release 0.1.0, level 2 is 0.2.0."""
-
 LEVEL_OF: dict[type, int] = {Remove: 2}
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 

@@ -25,6 +25,7 @@ from replidict.brief import brief
 from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key
+from replidict.release import LEVEL
 
 _LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
 
@@ -75,7 +76,13 @@ class BatchApplied(NamedTuple):
     results: list[cmd.Result] | Refusal
 
 
-Outcome: TypeAlias = SessionOpened | BatchApplied | Refusal | None
+class LevelRaised(NamedTuple):
+    """Outcome of `RaiseLevel`: the cluster's feature level."""
+
+    level: int
+
+
+Outcome: TypeAlias = SessionOpened | BatchApplied | LevelRaised | Refusal | None
 
 Row: TypeAlias = tuple[int, bytes, bytes | None, int]
 """(position, key, value or None if removed, revision)"""
@@ -247,22 +254,23 @@ class StateMachine:
                     self._changes.sessions[oldest] = None
                 outcome = SessionOpened(nonce, index)
             case cmd.RaiseLevel(level):
-                self._raise_level(level)
+                outcome = self._raise_level(level)
             case cmd.Unknown():
                 outcome = Refusal.UNKNOWN
         self.applied_index = index
         self._changes.bytes += len(command)
         return outcome
 
-    def _raise_level(self, level: int) -> None:
-        if level > cmd.LEVEL:
+    def _raise_level(self, level: int) -> LevelRaised:
+        if level > LEVEL:
             raise StorageError(
-                f"the cluster has gone on to feature level {level}, and this release of replidict knows {cmd.LEVEL}: "
+                f"the cluster has gone on to feature level {level}, and this release of replidict knows {LEVEL}: "
                 "this node has stopped. Upgrade replidict here and open it again; nothing is lost"
             )
         if level > self.level:
             self.level = level
             self._changes.kept["level"] = _LEVEL_BYTES(level)
+        return LevelRaised(self.level)
 
     def _keep_session(self, number: int, session: Session) -> None:
         self.sessions.pop(number, None)

@@ -160,10 +160,22 @@ class Cluster:
         within = REPORT_WITHIN * engine.options.election_timeout
         progress: Progress | None = self._ask(engine.changes.ask_progress, clock() + within)
         known, leader = engine.members, engine.leader
-        return tuple(
-            Member(address, address in known.voters, address == leader, *(progress or {}).get(address, (None, None)))
-            for address in sorted(known.all)
-        )
+        releases = {peer.address: peer.release for peer in engine.peers.values()}
+        releases[engine.address] = self._node.feature_level.release
+
+        def member(address: str) -> Member:
+            match_index, last_contact = (progress or {}).get(address, (None, None))
+            release = releases.get(address)
+            return Member(
+                address,
+                address in known.voters,
+                address == leader,
+                match_index,
+                last_contact,
+                None if release is None else release.version,
+            )
+
+        return tuple(member(address) for address in sorted(known.all))
 
     def _ask(self, ask: Callable[[Callable[[Answered], None]], None], deadline: float) -> Answered | None:
         """Have something asked in the node's thread; the answer, or None when it does not come in time.

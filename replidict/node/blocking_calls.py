@@ -94,6 +94,8 @@ def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> Ou
 def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:
     """Nobody waits for this write any longer, `seconds` after it was submitted: what its caller is to be told."""
     if node.proposals.give_up(submitted):
+        if submitted.level > node.feature_level.current and node.engine.leader is not None:
+            return NotCommitted(node.feature_level.why_not(submitted.level))
         return NotCommitted(
             f"no leader could be reached within {rounded(seconds)} s, so this write was not sent to anyone: it is not "
             "applied and never will be. Check that a majority of the peers is running and reachable, and that "

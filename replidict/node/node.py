@@ -16,6 +16,7 @@ from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, Stora
 from replidict.log_writer import Logger
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
+from replidict.node.feature_level import FeatureLevel
 from replidict.node.linearizable_reads import Reads
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
@@ -60,7 +61,9 @@ class Node:
             background=background,
             snapshot_directory=snapshot_directory,
         )
-        self.proposals = Proposals(self.engine, options, wake)
+        self.feature_level = FeatureLevel(self.engine)
+        self.engine.meet = self.feature_level.meet
+        self.proposals = Proposals(self.engine, options, wake, self.feature_level)
         self.reads = Reads(self.engine, wake)
         self.failure: ReplidictError | None = None
         self._background = background
@@ -71,6 +74,7 @@ class Node:
         self.engine.on_step = self._before_sending
 
     def _before_sending(self) -> None:
+        self.feature_level.step()
         self.proposals.step()
         self.reads.step()
 
@@ -178,4 +182,5 @@ class Node:
             connected=tuple(peer.address for peer in peers if peer.connected),
             log_entries=len(store.log),
             log_bytes=store.log.bytes,
+            feature_level=self.feature_level.current,
         )

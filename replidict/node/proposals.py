@@ -9,6 +9,7 @@ Rules kept here:
 4. A write that was never sent is surely not applied: `NotCommitted`. Any other without an answer is `OutcomeUnknown`.
 5. A batch nobody waits for any more is sent again empty: either it was applied before, or never will be. So an outcome
    does not stay unknown long after its caller gave up.
+6. A write above the cluster's feature level is refused before it is part of a batch, or waits until the level rises.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replidict.errors import OutcomeUnknown, ReplidictError, raise_anew
+from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
+from replidict.node.feature_level import FeatureLevel
 from replidict.options import Options
 from replidict.protocol.peer_messages import Propose, ProposeRefused
 from replidict.raft.engine import Engine
@@ -35,11 +37,12 @@ RETRY_AFTER = 10
 class Write:
     """One write on its way. `done` is called once, by the tick thread, when `result` or `error` is set."""
 
-    __slots__ = ("abandoned", "done", "error", "operation", "result", "sent", "size")
+    __slots__ = ("abandoned", "done", "error", "level", "operation", "result", "sent", "size")
 
     def __init__(self, operation: cmd.Operation, size: int, done: Callable[[], object]) -> None:
         self.operation = operation
         self.size = size
+        self.level = cmd.LEVEL_OF.get(type(operation), 1)
         self.done = done
         self.result: cmd.Result = None
         self.error: ReplidictError | None = None
@@ -60,8 +63,9 @@ class _Batch:
 class Proposals:
     """The writes of one process. `submit` and `give_up` are for any thread, the rest for the tick thread."""
 
-    def __init__(self, engine: Engine, options: Options, wake: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, options: Options, wake: Callable[[], None], level: FeatureLevel) -> None:
         self._engine = engine
+        self._level = level
         self._options = options
         self._wake = wake
         self._queue: deque[Write] = deque()
@@ -138,13 +142,13 @@ class Proposals:
 
     def _gather(self) -> _Batch | None:
         writes: list[Write] = []
-        size = 0
+        size, level = 0, self._level.current
         while self._queue:
             try:
                 write = self._queue.popleft()
             except IndexError:
                 break  # given up meanwhile
-            if writes and size + write.size > self._options.max_command_bytes:
+            if write.level > level or (writes and size + write.size > self._options.max_command_bytes):
                 self._queue.appendleft(write)
                 break
             write.sent = True
@@ -152,12 +156,24 @@ class Proposals:
                 writes.append(write)
                 size += write.size
         if not writes:
-            return None
+            return self._gather_behind(level)
         self._sequence += 1
         batch = _Batch(self._sequence, writes, b"", snapshots=self._snapshots)
         batch.command = self._encode(batch)
         self._in_flight[batch.sequence] = batch
         return batch
+
+    def _gather_behind(self, level: int) -> _Batch | None:
+        """The first write in the queue, if there is one, is above the level: refuse it, or wait (rule 6)."""
+        try:
+            write = self._queue.popleft()
+        except IndexError:
+            return None
+        if write.level <= level or (why := self._level.refusal(write.level)) is None:
+            self._queue.appendleft(write)
+            return None
+        self._refuse([write], NotCommitted(why))
+        return self._gather()
 
     def _encode(self, batch: _Batch) -> bytes:
         assert self._session is not None

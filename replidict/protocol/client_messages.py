@@ -17,6 +17,7 @@ from typing import Annotated
 import msgspec
 
 from replidict.protocol.log_entry import Number
+from replidict.release import FIRST
 from replidict.status import Member, Status
 
 TIMEOUT_MAX = 3600.0  # seconds
@@ -110,11 +111,13 @@ class Transfer(_Ask, frozen=True, tag=11):
 
 
 class Join(_Ask, frozen=True, tag=12):
-    """A node with an empty disk asks to be let in. Answer: `Joined`."""
+    """A node with an empty disk, and of this release, asks to be let in. Answer: `Joined`."""
 
     address: _Text
     node_id: _Text
     voter: bool
+    level: Number = FIRST.level
+    version: _Text = FIRST.version
 
 
 class Backup(_Ask, frozen=True, tag=13):

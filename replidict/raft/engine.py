@@ -54,6 +54,7 @@ from replidict.raft.replication import Replication
 from replidict.raft.role import Role
 from replidict.raft.superseded import Succession
 from replidict.raft.transfer import Transfer
+from replidict.release import Release
 from replidict.storage import records
 from replidict.storage.store import Store
 
@@ -91,6 +92,7 @@ class Engine(SyncObj):
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_snapshot_installed: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
+        self.meet: Callable[[str, Release], str | None] = lambda address, release: None  # see `node.feature_level`
         self.complaints = Complaints(self.address)
         self._held: list[tuple[Peer, Message]] = []
         self._unsent: list[tuple[Peer, int, Message]] = []  # answers, and the connection each belongs to

@@ -6,6 +6,8 @@ from collections import deque
 
 from pysyncobj.node import Node
 
+from replidict.release import Release
+
 
 class Peer:
     """One other member. The indices mean something on a leader only, in its term.
@@ -28,6 +30,7 @@ class Peer:
         "node",
         "node_id",
         "probing",
+        "release",
         "round_acked",
         "sent_at",
         "snapshot_acked",
@@ -41,6 +44,7 @@ class Peer:
         self.address = address
         self.node = Node(address)
         self.node_id: str | None = None  # who was last let in here
+        self.release: Release | None = None  # what its node runs, or ran when it was last connected; None: never was
         self.connected = False
         self.connections = 0  # so far: another number means that what was under way may be lost
         self.heard_at = float("-inf")  # last answer, on this node's clock

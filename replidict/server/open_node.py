@@ -136,6 +136,7 @@ class Host:
                 farewell=sync_obj.members_are,
                 hear_of_members=sync_obj.hear_stranger,
                 denied=sync_obj.hear_of_another,
+                meet=lambda address, release: sync_obj.meet(address, release),
             )
             cleanup.callback(made.destroy)
             return made

@@ -42,10 +42,12 @@ from replidict.options import Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
+from replidict.release import Release
 from replidict.security import member_of
 from replidict.storage.directory import remove
 from replidict.thread_pool import Workers
 from replidict.transport.clients import Guests
+from replidict.transport.handshake import printable
 
 logger = Logger(__name__)
 
@@ -260,6 +262,9 @@ class Desk:
                 self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
             case client_messages.Join():
                 _check_id("node_id", ask.node_id)
+                release = Release(ask.level, printable(ask.version))
+                if (too_old := self._node.feature_level.too_old(ask.address, release)) is not None:
+                    raise ReplidictError(too_old)
                 said = self._cluster.admit(member_of(ask.address), ask.node_id, ask.voter, left)
                 members = said.configuration()
                 return client_messages.Joined(

@@ -15,7 +15,7 @@ import sqlite3
 
 import msgspec
 
-from replidict.machine.commands import LEVEL
+from replidict.release import LEVEL
 from replidict.storage import records
 
 FIRST = 1

@@ -50,6 +50,7 @@ import msgspec
 from replidict.errors import ReplidictError
 from replidict.protocol.client_messages import Answer, Ask, decode_answer, decode_ask
 from replidict.protocol.peer_messages import Message, decode, encode
+from replidict.release import FIRST, THIS, Release
 from replidict.security import Security, split_address
 from replidict.transport.framing import TAG_BYTES, FrameReader, Seal, TlsPipe, WireError, frame, hkdf
 
@@ -98,6 +99,13 @@ class Hello(Preamble, frozen=True, tag=1):
     node_id: _Text
     address: _Text
     nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    level: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = FIRST.level
+    version_name: Annotated[str, msgspec.Meta(max_length=40)] = FIRST.version
+
+    @property
+    def release(self) -> Release:
+        """Which release the sender says it has."""
+        return Release(self.level, printable(self.version_name))
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -140,8 +148,9 @@ class Session:
     """One connection from its first byte: handshake, then messages. `called` is the address that was dialled, if any.
 
     `key` comes from `Security.stretch` (a guest that does not know the cluster has none). `may_call(address)` says why
-    an address may not call this node, or None; `admit(address, node_id)` why this very node may not, as a code and a
-    text, or None: it is asked last, about a proven peer. `farewell()` gives the words for who may not call, if any.
+    an address may not call this node, or None; `meet(address, release)` why a node of that release may not, or None;
+    `admit(address, node_id)` why this very node may not, as a code and a text, or None: both are asked last, about a
+    proven peer. `farewell()` gives the words for who may not call, if any.
     What it wants to say is taken with `take_output`; `encrypt` turns frames, in order, into what goes on the network.
     """
 
@@ -155,6 +164,7 @@ class Session:
         max_frame_bytes: int,
         may_call: Callable[[str], str | None],
         admit: Callable[[str, str], tuple[str, str] | None],
+        meet: Callable[[str, Release], str | None] = lambda address, release: None,
         farewell: Callable[[], Message | None] = lambda: None,
     ) -> None:
         self.state = State.AWAIT_HELLO if called is None else State.CALLING
@@ -169,12 +179,12 @@ class Session:
         self._output: list[bytes] = []
         self.tag_bytes = TAG_BYTES if security.mode == "secret" else 0
         self._me, self._security, self._key, self._called = me, security, key, called
-        self._may_call, self._admit, self._bid_farewell = may_call, admit, farewell
+        self._may_call, self._admit, self._meet, self._bid_farewell = may_call, admit, meet, farewell
         self._decode: Callable[[bytearray], Message | Ask | Answer] = decode
         self._max_frame_bytes = max_frame_bytes
         self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
-        hello = Hello(MAGIC, VERSION, security.mode, me.cluster_id, me.node_id, me.address, nonce)
+        hello = Hello(MAGIC, VERSION, security.mode, me.cluster_id, me.node_id, me.address, nonce, *THIS)
         self._hello: bytes = encode(hello)
         self._proofs = (b"", b"")  # (ours, the one expected)
         self._tag_keys = (b"", b"")  # (ours, theirs)
@@ -382,6 +392,8 @@ class Session:
             self.farewell = self._bid_farewell()
             if self.farewell is None:
                 self._refuse("member", self.unwelcome)
+        elif (too_old := self._meet(self.peer.address, self.peer.release)) is not None:
+            self._refuse("version", too_old)
         elif (refused := self._admit(self.peer.address, self.peer.node_id)) is not None:
             self._refuse(*refused)
 

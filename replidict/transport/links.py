@@ -30,6 +30,7 @@ from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import MembersAre, Message, encode
+from replidict.release import Release
 from replidict.security import Security, split_address
 from replidict.transport.clients import Guests
 from replidict.transport.connections import HANDSHAKE_TIMEOUT, Traffic
@@ -67,12 +68,14 @@ class TcpTransport(Transport):
         farewell: Callable[[], Message | None],
         hear_of_members: Callable[[MembersAre], None],
         denied: Callable[[str], None],
+        meet: Callable[[str, Release], str | None] = lambda address, release: None,
     ) -> None:
-        """`admit` and `farewell` as in `Session`, but `admit` gives the text alone. `hear_of_members` gets what a
-        proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
+        """`admit`, `meet` and `farewell` as in `Session`, but `admit` gives the text alone. `hear_of_members` gets what
+        a proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
         `denied` gets the address of a proven caller that knows another identity at this node's address."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
+        self._meet = meet
         self._farewell, self._hear_of_members, self._denied = farewell, hear_of_members, denied
         self._max_frame_bytes = max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
@@ -384,6 +387,7 @@ class TcpTransport(Transport):
             max_frame_bytes=self._max_frame_bytes,
             may_call=self._may_call,
             admit=self._admit_as,
+            meet=self._meet,
             farewell=self._farewell,
         )
         connection = Connection(sock, session, remote, called, deadline)

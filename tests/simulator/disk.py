@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from replidict.storage import records
+from replidict.storage import file_format, records
 from replidict.storage.directory import Beginning, write_founding_facts
 from replidict.storage.schema import create
 
@@ -119,6 +119,11 @@ class Disk:
         lay_out(self._anchor)
         write_founding_facts(self._anchor, address, beginning)
 
+    @property
+    def format(self) -> int:
+        """The format of the file, as it is durably there."""
+        return file_format.read(self._anchor)
+
     def connect(self) -> sqlite3.Connection:
         """What the product takes for a `sqlite3.Connection`."""
         inner = sqlite3.connect(self.uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
@@ -204,7 +209,7 @@ class _Connection:
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         disk, inner = self._disk, self._inner
         verb = sql[:6]
-        if verb in ("SELECT", "ROLLBA"):
+        if verb in ("SELECT", "ROLLBA") or (verb == "PRAGMA" and "=" not in sql):
             return inner.execute(sql, parameters)
         if verb == "COMMIT":
             disk.strike("commit")

@@ -4,7 +4,7 @@ Rules kept here:
 
 1. Every member takes a write and serves a linearizable read, within a bounded time.
 2. All members end up with the same log, state and configuration, in memory and on disk; every learner that is to be a
-   voter is one.
+   voter is one, and the feature level is the one that all know.
 3. Who was removed and can reach a member that it knows, with the disk that it knows, is told, and stops.
 """
 
@@ -98,6 +98,8 @@ def heal(cluster: Cluster, history: History, operator: Operator) -> None:
             return "a change of the members is not made"
         if waiting := last.open():
             return f"{waiting} wait"
+        if behind := cluster.checker.levels.settled(members(cluster)):
+            return behind
         return _differences(cluster) or ("outcomes are open" if open_outcomes() else None) or _untold(cluster)
 
     def tidy() -> None:

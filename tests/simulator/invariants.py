@@ -13,6 +13,8 @@ Each check costs in proportion to what changed:
 - what an acknowledgement says is on the sender's disk
 - terms, commit and applied index never go back, the term not even over a restart
 - every effect happens once, and was there when it was acknowledged
+- feature levels: nobody has an entry on disk that its release can't read, no entry is applied before its level was
+  raised, and none is raised before every member knew it
 - freshness and leases: what a node believes to know of the whole is true
 """
 
@@ -34,6 +36,7 @@ from replidict.protocol.peer_messages import (
 )
 from replidict.storage import records
 from tests.simulator.check_elections import ElectionChecks
+from tests.simulator.check_levels import LevelChecks
 from tests.simulator.check_logs import LogChecks
 from tests.simulator.check_members import MemberChecks
 from tests.simulator.check_states import StateChecks
@@ -65,6 +68,7 @@ class Checker:
         self.logs = LogChecks(cluster, self.members)
         self.elections = ElectionChecks(cluster, self.members, self.logs)
         self.states = StateChecks(cluster, self.logs)
+        self.levels = LevelChecks(cluster)
         self._views: dict[str, _View] = {}
         self.snapshots_installed = 0
 
@@ -82,6 +86,7 @@ class Checker:
             engine.term, engine.commit_index, engine.last_applied, node.machine.revision
         )
         self.members.in_force(machine)
+        self.levels.started(machine)
         self.states.state(machine, "loaded from disk")
         known = self.logs.commits.get(engine.commit_index)
         if engine.commit_index > engine.log.start.index and engine.log.term_at(engine.commit_index) != known:
@@ -100,17 +105,22 @@ class Checker:
 
         def applied(index: int, command: bytes) -> Outcome:
             self.knows_committed(machine)  # before the log is cut short
+            self.levels.applied(machine, index, command)
             outcome = apply(index, command)
             self.states.applied(machine, index, command, outcome)
             return outcome
 
         def appended(entries: Sequence[Entry]) -> None:
             self.members.appended(machine, log, entries)
+            if engine.is_leader:
+                for entry in entries:
+                    self.levels.proposed(machine, entry.command)
             append(entries)
 
         def on_snapshot_installed() -> None:
             self.snapshots_installed += 1
             self._cluster.trace.note(machine.address, "installed", engine.last_applied)
+            self.levels.readable(machine)
             self.states.state(machine, "loaded from a snapshot")
             installed()
 
@@ -161,6 +171,7 @@ class Checker:
             if isinstance(write, records.Vote):
                 self.elections.vote_stored(machine, write)
         self.logs.written(machine, writes)
+        self.levels.written(machine, writes)
 
     def sent(self, machine: Machine, receiver: str, message: Message) -> None:
         """A message leaves a node."""

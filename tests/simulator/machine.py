@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, removed
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node.node import Node
+from replidict.release import THIS
 from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
@@ -30,7 +31,7 @@ from replidict.storage.store import Store
 from tests.simulator.background import SimulatedBackground
 from tests.simulator.disk import Crash, Disk, Fault
 from tests.simulator.loop import Timer
-from tests.simulator.network import Event
+from tests.simulator.network import Event, Hello
 from tests.simulator.transport import SimulatedTransport
 from tests.simulator.violation import Violation
 
@@ -53,6 +54,8 @@ class Machine:
         self.name = split_address(address)[0]
         self.rng = random.Random(f"{cluster.seed} {self.name}")
         self.disk = self._new_disk(beginning)
+        self.release = THIS
+        """What it runs, from the next start on."""
         self.removed = False
         """Whether its node knows that it is no member any more."""
         self.diskless = False
@@ -165,6 +168,7 @@ class Machine:
             )
         except StorageError as error:
             raise Violation("restart", f"{self.address} can't start on what it wrote itself: {error}") from error
+        self.node.feature_level.release = self.release
         cluster.checker.started(self)
         try:
             self._must_be_member(self._store.members)
@@ -192,7 +196,9 @@ class Machine:
 
     def _transport(self, *arguments: Any) -> SimulatedTransport:
         cluster, on_send = self.cluster, partial(self.cluster.checker.sent, self)
-        self.transport = SimulatedTransport(cluster.network, self.address, self.disk.node_id, on_send, *arguments)
+        self.transport = SimulatedTransport(
+            cluster.network, self.address, Hello(self.disk.node_id, self.release), on_send, *arguments
+        )
         return self.transport
 
     def _job_time(self) -> float:

@@ -21,7 +21,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Literal, Protocol
 
+import msgspec
+
 from replidict.protocol.peer_messages import Message, encode
+from replidict.release import Release
 from replidict.transport.peer_link import MISSED_CALL
 from tests.simulator.loop import Loop, Timer, Trace
 from tests.simulator.violation import Violation
@@ -31,6 +34,17 @@ SILENCE_TIMEOUT = HANDSHAKE_TIMEOUT = 2.0
 
 MOST_MESSAGES = 300_000
 """In one run: thirty times what is usual. More are a storm, which feeds on itself."""
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """What a node says of itself when it calls, or is called."""
+
+    node_id: str
+    release: Release
+
+
+encode_hello = msgspec.msgpack.encode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
 
 
 class Channel:
@@ -54,7 +68,7 @@ class Connection:
     def __init__(self, number: int, ends: tuple[str, str]) -> None:
         self.number = number
         self.ends = ends
-        self.accepted_by = ""  # the identity of the called side, once it has heard the call
+        self.accepted_by: Hello | None = None  # what the called side says of itself, once it has heard the call
         self.opened = False  # both sides have accepted each other
         self.cut = False
         self.noticed: set[str] = set()
@@ -91,7 +105,7 @@ class Caller(Protocol):
     """What the network needs to know of a node's transport."""
 
     address: str
-    node_id: str
+    hello: Hello
 
     @property
     def wanted(self) -> Iterable[str]:
@@ -101,7 +115,7 @@ class Caller(Protocol):
 
 Kind = Literal["call", "answer", "farewell", "open", "message", "lost"]
 Event = tuple[Kind, Connection, bytes]
-"""What happens to a connection, and the bytes that say more: a message, or the other side's identity."""
+"""What happens to a connection, and the bytes that say more: a message, or the other side's `Hello`."""
 
 
 class Network:
@@ -165,7 +179,7 @@ class Network:
             return
         self._numbers += 1
         connection = self._connections[pair] = Connection(self._numbers, (caller, called))
-        self.post(connection, called, "call", transport.node_id.encode())
+        self.post(connection, called, "call", encode_hello(transport.hello))
         self.loop.after(HANDSHAKE_TIMEOUT, partial(self._too_late, connection))
 
     def _call_again(self, caller: str, called: str) -> None:

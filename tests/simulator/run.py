@@ -25,6 +25,7 @@ from tests.simulator.faults import Nemesis
 from tests.simulator.healing import compare, heal
 from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
+from tests.simulator.upgrades import Upgrades
 from tests.simulator.violation import Violation
 
 
@@ -133,6 +134,7 @@ def simulate(
         limits.in_force(constants),
         guards.without(without),
         new_cluster(seed, nodes, options, keep_trace=keep_trace) as cluster,
+        (upgrades := Upgrades(cluster, random.Random(f"seed {seed} releases"))).in_force(),
     ):
         _draw_world(cluster, rng)
         drift = 0.045 if options.lease_reads else 0.08
@@ -145,7 +147,7 @@ def simulate(
         cluster.trace.note("seed", "limits", {name: value for _, name, value in constants})
         history = History()
         try:
-            _run(cluster, nemesis, operator, workload, history, seconds)
+            _run(cluster, nemesis, operator, upgrades, workload, history, seconds)
         except Violation as violation:
             result.violation = violation
         result.digest = cluster.trace.digest()
@@ -159,7 +161,8 @@ def simulate(
             entries=cluster.checker.logs.highest_commit, leaders=cluster.checker.elections.leaders_seen,
             snapshots=cluster.checker.snapshots_installed, events=cluster.loop.events,
             changes=cluster.checker.members.changes, farewells=cluster.network.farewells,
-            refused=cluster.network.refused, stranded=operator.stranded,
+            refused=cluster.network.refused, stranded=operator.stranded, upgrades=upgrades.count,
+            levels_raised=cluster.checker.levels.raised,
         )  # fmt: skip
     result.cpu = time.process_time() - began
     return result
@@ -174,8 +177,9 @@ def _draw_world(cluster: Cluster, rng: random.Random) -> None:
 
 
 def _run(
-    cluster: Cluster, nemesis: Nemesis, operator: Operator, workload: Workload, history: History, seconds: float
-) -> None:
+    cluster: Cluster, nemesis: Nemesis, operator: Operator, upgrades: Upgrades, workload: Workload, history: History,
+    seconds: float,
+) -> None:  # fmt: skip
     clients: list[Client] = []
 
     def populate(machine: Machine) -> None:
@@ -186,6 +190,7 @@ def _run(
     for machine in cluster.machines.values():
         populate(machine)
     cluster.on_machine.append(populate)
+    upgrades.start()
     cluster.start()
     nemesis.start()
     nemesis.revive()
@@ -195,6 +200,7 @@ def _run(
     cluster.on_machine.clear()
     cluster.trace.note("nemesis", "stop")
     nemesis.stop()
+    upgrades.finish()
     heal(cluster, history, operator)
     compare(cluster)
     _judge(cluster, history)

@@ -10,7 +10,8 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.protocol.peer_messages import MembersAre, Message, decode, encode
-from tests.simulator.network import Connection, Event, Kind, Network
+from replidict.release import Release
+from tests.simulator.network import Connection, Event, Hello, Kind, Network, decode_hello
 
 
 class Member(Protocol):
@@ -18,6 +19,10 @@ class Member(Protocol):
 
     def admit(self, address: str, node_id: str) -> str | None:
         """Why the node with this identity may not be the one at this address; None if it may."""
+        ...
+
+    def meet(self, address: str, release: Release) -> str | None:
+        """Why a node of this release may not be the one at this address; None if it may."""
         ...
 
     def members_are(self) -> MembersAre:
@@ -33,12 +38,12 @@ class SimulatedTransport(Transport):
     """PySyncObj's `Transport` of one node, over the simulated network."""
 
     def __init__(
-        self, network: Network, address: str, node_id: str, on_send: Callable[[str, Message], None], engine: Any,
+        self, network: Network, address: str, hello: Hello, on_send: Callable[[str, Message], None], engine: Any,
         self_node: Node, other_nodes: Iterable[Node],
     ) -> None:  # fmt: skip
         super().__init__(engine, self_node, other_nodes)
         self.address = address
-        self.node_id = node_id
+        self.hello = hello
         self.wanted: dict[str, Node] = {}
         """Those it is to be connected with, by address."""
         self._network = network
@@ -91,7 +96,7 @@ class SimulatedTransport(Transport):
         address = connection.other(self.address)
         node, live = self.wanted.get(address), self._live.get(address)
         if kind == "call":
-            self._called(connection, node, data.decode())
+            self._called(connection, node, decode_hello(data))
         elif connection in self._parting:
             self._parted(connection, kind, data)
         elif node is None:
@@ -105,7 +110,7 @@ class SimulatedTransport(Transport):
                 self._onNodeDisconnected(node)
         elif kind == "open":
             self._open(connection, node)
-        elif (refused := self._engine.admit(address, connection.accepted_by)) is not None:
+        elif (refused := self._refusal(address, connection.accepted_by)) is not None:
             self._network.refuse(connection, refused)
         elif kind == "answer":
             self._network.post(connection, address, "open")
@@ -114,16 +119,20 @@ class SimulatedTransport(Transport):
             self._open(connection, node)
             self._onMessageReceived(node, decode(data))
 
-    def _called(self, connection: Connection, node: Node | None, node_id: str) -> None:
+    def _called(self, connection: Connection, node: Node | None, hello: Hello) -> None:
         """Somebody calls this node."""
-        connection.accepted_by = self.node_id
+        connection.accepted_by = self.hello
         if node is None:
             self._parting.add(connection)
             self._network.bid_farewell(connection, encode(self._engine.members_are()))
-        elif (refused := self._engine.admit(node.id, node_id)) is not None:
+        elif (refused := self._refusal(node.id, hello)) is not None:
             self._network.refuse(connection, refused)
         else:
             self._network.post(connection, node.id, "answer")
+
+    def _refusal(self, address: str, hello: Hello | None) -> str | None:
+        assert hello is not None
+        return self._engine.meet(address, hello.release) or self._engine.admit(address, hello.node_id)
 
     def _parted(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """The end of a connection with who is no member; its first words are heard."""

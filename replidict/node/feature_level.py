@@ -1,0 +1,126 @@
+"""The cluster's feature level: what its members may put into the log, because all of them can read it.
+
+Rules kept here:
+
+1. The leader raises the level by a command, once every other member, learners included, has answered it in its term and
+   is connected to it with a release that knows the level. A member whose release is not known counts as level 1.
+2. The level of a node is that of the entries it has applied, so that it only rises. It proposes no command above that:
+   the entry that raised the level comes before the command in every log.
+3. A node whose file is marked for a level (see `storage.file_format`) has nothing to do with nodes of older releases:
+   it refuses their connections, and closes those it has. So none of them is ever sent an entry that it would misread,
+   although an older release was put back after its node had answered for rule 1.
+4. A write that is above the level waits only where the level is about to rise; else its caller is told who is in the
+   way.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from replidict.machine import commands as cmd
+from replidict.raft.engine import Engine
+from replidict.raft.progress import Peer
+from replidict.release import FIRST, THIS, Release
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 4
+"""Election timeouts, from when a member was last connected, for which a write waits for those not heard of."""
+
+
+class FeatureLevel:
+    """One node's part in it. `meet` and `step` are for the tick thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.release = THIS
+        self._engine = engine
+        self._marked = 1
+        self._proposed = (0, 0)  # (term, level)
+        self._met_at = engine.clock()
+
+    @property
+    def current(self) -> int:
+        """The cluster's feature level, as far as this node has applied the log."""
+        return self._engine.machine.level
+
+    def meet(self, address: str, release: Release) -> str | None:
+        """A node that has proved itself is about to be connected: why it must not be (rule 3); None if it may."""
+        engine = self._engine
+        if (peer := engine.peers.get(address)) is not None:
+            peer.release = release
+        self._met_at = engine.clock()
+        return self.too_old(address, release)
+
+    def too_old(self, address: str, release: Release) -> str | None:
+        """Why a node of this release may not be a member; None if it may."""
+        required = max(self.current, self._engine.store.format.number)
+        if release.level >= required:
+            return None
+        return (
+            f"{address} runs replidict {release.version}, which knows feature level {release.level}, and the cluster "
+            f"has gone on to level {required}: upgrade replidict at {address}"
+        )
+
+    def step(self) -> None:
+        """Do what is due."""
+        engine, marked = self._engine, self._engine.store.format.number
+        if marked != self._marked:
+            self._marked = marked
+            self._part_from_older()
+        if engine.is_leader and engine.machine.level < self.release.level:
+            self._raise()
+
+    def _part_from_older(self) -> None:
+        engine = self._engine
+        for peer in list(engine.peers.values()):
+            if peer.connected and _known(peer).level < self._marked:
+                engine.transport.dropNode(peer.node)
+                engine.transport.addNode(peer.node)  # it may come back when it is upgraded
+
+    def _raise(self) -> None:
+        """Rule 1."""
+        engine = self._engine
+        peers = engine.peers.values()
+        if engine.transfer.active or not all(peer.connected and peer.round_acked for peer in peers):
+            return
+        level = min([self.release.level, *(_known(peer).level for peer in peers)])
+        if level > engine.machine.level and self._proposed != (engine.term, level):
+            self._proposed = (engine.term, level)
+            logger.info("%s: every member knows feature level %d: the cluster goes on to it", engine.address, level)
+            engine.propose(cmd.encode(cmd.RaiseLevel(level)))
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+
+    def refusal(self, needed: int) -> str | None:
+        """Why a write that needs this level can't be proposed; None while it may be possible in a moment (rule 4)."""
+        old = self._older_than(needed)
+        patience = PATIENCE * self._engine.options.election_timeout
+        if not old and self._engine.clock() < self._met_at + patience:
+            return None
+        return self.why_not(needed)
+
+    def why_not(self, needed: int) -> str:
+        """What to tell the caller of a write that needs a higher level than the cluster has. For any thread."""
+        old = self._older_than(needed)
+        absent = [peer.address for peer in self._by_address() if not peer.connected]
+        if old:
+            who = " and ".join(f"{peer.address} runs replidict {_known(peer).version}" for peer in old)
+            what = f"{who}: upgrade replidict there"
+        elif absent:
+            what = f"{', '.join(absent)} can't be reached, and nobody knows what it runs: start it, or remove it"
+        else:
+            what = "its leader has not raised it yet: try again"
+        return (
+            f"this write needs feature level {needed}, and the cluster has level {self.current}, because {what}. It is "
+            "not applied and never will be. The level rises by itself once every member knows the higher one"
+        )
+
+    def _older_than(self, needed: int) -> list[Peer]:
+        return [peer for peer in self._by_address() if peer.release is not None and peer.release.level < needed]
+
+    def _by_address(self) -> list[Peer]:
+        return sorted(self._engine.peers.values(), key=lambda peer: peer.address)
+
+
+def _known(peer: Peer) -> Release:
+    return peer.release or FIRST
