@@ -212,8 +212,9 @@ def test_each_is_popped_by_one(alone: Dict) -> None:
     assert sorted(got) == list(range(60)) and alone == {}
 
 
-def test_on_level_1_what_is_lost_is_handed_over(tmp_path: Path, codec: Picky) -> None:
+def test_on_level_1_what_is_lost_is_handed_over(tmp_path: Path, codec: Picky, monkeypatch: pytest.MonkeyPatch) -> None:
     """With members of the last release a value that slipped in is removed; the error says so and has its bytes."""
+    monkeypatch.setattr(feature_level, "THIS", FIRST)
     with ReplicatedDict[Any, Any](tmp_path, codec=codec, options=QUICK) as d:
         for pop in (lambda: d.pop("k"), d.popitem):
             d["k"] = 1
