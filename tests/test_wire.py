@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from replidict.protocol import client_messages, peer_messages
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, Message, Propose, TimeoutNow
+from replidict.release import Release
 from replidict.security import TLS, Mode, Security, security_for
 from replidict.transport import handshake
 from replidict.transport.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
@@ -58,6 +59,7 @@ class End:
         may_call: Callable[[str], str | None] = lambda address: None,
         admit: Callable[[str, str], str | None] = lambda address, node_id: None,
         farewell: Callable[[], Message | None] = lambda: None,
+        meet: Callable[[str, Release], str | None] = lambda address, release: None,
     ) -> None:
         key = stretched(security.secret.decode(), cluster) if security.mode == "secret" else b""
         self.admitted: list[tuple[str, str]] = []
@@ -70,6 +72,7 @@ class End:
         self.session = Session(
             Identity(cluster, f"id of {address}", address), security, key,
             called=called, max_frame_bytes=MAX_FRAME, may_call=may_call, admit=asked, farewell=farewell,
+            meet=meet,
         )  # fmt: skip
         self.opened = 0
         self.heard: list[Any] = []

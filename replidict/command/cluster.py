@@ -34,7 +34,7 @@ def status(client: Client, as_json: bool) -> None:
         ("applied", f"up to log entry {found.applied_index}"),
         ("content", f"{found.keys} keys, revision {found.revision}"),
         ("others", ", ".join(connected) or None),
-        ("feature level", found.feature_level),
+        ("features", f"level {found.feature_level}"),
         ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
     ])  # fmt: skip
 

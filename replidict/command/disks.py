@@ -75,7 +75,7 @@ def _facts(found: Inspected) -> list[tuple[str, object]]:
         ("committed", f"at least {found.committed}"),
         ("state table", f"up to {found.applied.index}: {found.applied.rows} keys, revision {found.applied.revision}"),
         *([("", f"and {behind} log entries that it has not taken in yet")] if behind else []),
-        ("feature level", found.feature_level),
+        ("features", f"level {found.feature_level}"),
         ("size", f"{size(found.file_bytes)}, write-ahead log {size(found.wal_bytes)}"),
         ("last written", f"{age(time.time() - found.written)} ago"),
         ("integrity", "ok" if found.damage is None else "DAMAGED"),
