@@ -399,6 +399,22 @@ def test_a_peer_of_another_cluster_is_not_counted(tmp_path: Path) -> None:
         assert one.status().connected == two.status().connected == ()
 
 
+@pytest.mark.parametrize("wrong", [None, "b:1", 5])
+def test_peers_that_are_no_list_are_told_what_to_do(tmp_path: Path, wrong: Any) -> None:
+    """A node that was given no list of peers by mistake founds no cluster of its own; the error says how to do that."""
+    with pytest.raises(ValueError, match=r"must be a list of addresses.*leave peers= out, or give \[\]"):
+        ReplicatedDict(tmp_path / "d", address=_HERE, peers=wrong)
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_int_of_many_digits_is_refused_in_words(tmp_path: Path) -> None:
+    """An argument that Python itself does not print is told of as any other."""
+    with pytest.raises(ValueError, match=r"timeout=<an int of 16,610 bits>: must be a number of seconds"):
+        ReplicatedDict(tmp_path / "d", timeout=10**5000)
+    with pytest.raises(ValueError, match=r"Options\(log_retain=<an int of 16,610 bits>\)"):
+        Options(log_retain=10**5000)
+
+
 def test_peers_may_be_any_iterable(tmp_path: Path) -> None:
     """`peers=` takes a generator, a set or a dict's keys as well as a list, in any order."""
     addresses = free_addresses(3)
