@@ -34,6 +34,7 @@ from replidict.machine.codec import (
     encode,
     encode_key,
     equal,
+    is_portable,
 )
 
 # Strategies: every type that is kept, nested.
@@ -555,3 +556,23 @@ def test_equality_of_encoded_values_does_not_depend_on_the_machine(left: Any, ri
     """Encoded values are compared by ==, but for NaN and ZoneInfo, where machines could differ (promise 5)."""
     assert equal(encode(left), encode(right)) is same
     assert equal(encode(right), encode(left)) is same
+
+
+def _names_a_zone(value: Any) -> bool:
+    if isinstance(value, dt.datetime | dt.time):
+        return isinstance(value.tzinfo, ZoneInfo)
+    if isinstance(value, dict):
+        return any(map(_names_a_zone, [*value, *value.values()]))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_names_a_zone, value))
+
+
+@given(values)
+def test_what_names_a_zone_is_not_portable(value: Any) -> None:
+    """No value that holds a `ZoneInfo`, however deep, is taken for one that every machine can decode."""
+    assert not (_names_a_zone(value) and is_portable(encode(value)))
+
+
+@pytest.mark.parametrize("value", [None, 17, 10**30, "text", b"bytes", {"x": [1, (2, 3)]}, Decimal("1.5"), {1, 2}])
+def test_usual_values_are_portable(value: Any) -> None:
+    """What holds no time at all is known to be decodable everywhere."""
+    assert is_portable(encode(value))

@@ -22,6 +22,7 @@ from replidict.node import feature_level
 from replidict.release import FIRST, THIS
 from tests.clusters import Dict, free_addresses, wait_until
 from tests.http_support import assert_problem, client_of
+from tests.test_dict import in_threads
 
 QUICK = Options(durability="process")
 
@@ -290,3 +291,15 @@ def test_a_key_that_the_command_cannot_decode(capsys: pytest.CaptureFixture[str]
     """`replidict keys` lists the others, and says on standard error which one is left out."""
     assert list(_decoded(iter([encode_key("a"), b"\xc7\x00\x7f", encode_key("b")]))) == ["a", "b"]
     assert "a key is left out" in (said := capsys.readouterr().err) and "x7f" in said
+
+
+def test_many_pop_at_once(tmp_path: Path) -> None:
+    """Each of many threads that pop from one dict gets a pair of its own by one write: none has to try again."""
+    with ReplicatedDict[int, int](tmp_path, options=QUICK) as d:
+        wait_until(lambda: d.status().feature_level == THIS.level, "the level is raised")
+        d.update({n: n for n in range(200)})
+        before = d.status().commit_index
+        popped: list[tuple[int, int]] = []
+        in_threads(*[lambda: popped.extend(d.popitem() for _ in range(25))] * 8)
+        assert sorted(popped) == [(n, n) for n in range(200)] and not d
+        assert d.status().commit_index - before <= 200

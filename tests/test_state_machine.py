@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
 from collections.abc import Hashable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -95,6 +97,7 @@ _operations: st.SearchStrategy[cmd.Operation] = st.one_of(
     st.builds(cmd.CompareAndSet, _any_keys, st.one_of(_values, _garbage), _values),
     st.builds(cmd.Replace, _any_keys, _values, st.integers(0, 12)),
     st.builds(cmd.Remove, _any_keys, st.integers(0, 12), st.booleans()),
+    st.builds(cmd.Take, st.none() | _any_keys),
 )
 _commands = st.one_of(
     st.builds(cmd.Batch, st.integers(1, 3), _numbers, _numbers, st.lists(_operations, max_size=5)).map(cmd.encode),
@@ -404,6 +407,16 @@ def test_each_change_has_a_revision_and_a_row() -> None:
         (2, b, None, 6),
     ]  # fmt: skip
     assert (changes.revision, changes.keys, changes.index, changes.next_position) == (6, 0, 2, 3)
+
+
+def test_take_what_every_machine_can_decode() -> None:
+    """A key, or the last one, is taken by one command, unless its value names a time zone."""
+    machine = opened()
+    a, z = encode_key("a"), encode_key("z")
+    zoned = encode(dt.datetime(2024, 1, 1, tzinfo=ZoneInfo("Europe/Paris")))
+    assert results(machine, batch(1, cmd.Take(), cmd.Take(a), put("a", 1), cmd.Put(z, zoned))) == [None, None, 1, 2]
+    assert results(machine, batch(2, cmd.Take(z), cmd.Take(), cmd.Take(a))) == [False, False, [a, encode(1)]]
+    assert list(machine.items) == ["z"] and machine.revision == 3
 
 
 def test_remove_only_what_was_seen() -> None:

@@ -374,8 +374,10 @@ def test_e13_method_ids_are_positions() -> None:
         cmd.PopItem(), cmd.Update([(key, value)]), cmd.Clear(), cmd.CompareAndSet(key, b"w", value),
         cmd.Replace(key, value, 5),
     ])  # fmt: skip
-    written_by_0_2 = bytes.fromhex("940bc4016b05c3")
-    assert cmd.decode(bytes.fromhex("950307010291") + written_by_0_2) == cmd.Batch(7, 1, 2, [cmd.Remove(key, 5, True)])
+    written_by_0_2 = bytes.fromhex("9428c4016b05c39229c4016b9229c0")
+    assert cmd.decode(bytes.fromhex("950307010293") + written_by_0_2) == cmd.Batch(
+        7, 1, 2, [cmd.Remove(key, 5, True), cmd.Take(key), cmd.Take()]
+    )
 
 
 EXECUTED: list[str] = []

@@ -35,6 +35,11 @@ def described(command: bytes) -> str:
             return "what this release does not know"
 
 
+_NAMES = {
+    "Put": "set", "SetDefault": "setdefault", "Remove": "pop", "Take": "pop", "CompareAndSet": "compare_and_set",
+}  # fmt: skip
+
+
 def _operation(operation: cmd.Operation) -> str:
     match operation:
         case cmd.Update(items=items):
@@ -42,10 +47,18 @@ def _operation(operation: cmd.Operation) -> str:
             return f"update {first}" + (f", and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
         case cmd.Remove(last=True):
             return f"popitem {_key(operation.key)} if at revision {operation.revision}"
+        case cmd.Take(key=None):
+            return "popitem"
         case cmd.PopItem() | cmd.Clear():
             return type(operation).__name__.lower()
         case _:
-            name = {"Put": "set", "SetDefault": "setdefault", "Remove": "pop", "CompareAndSet": "compare_and_set"}
+            name = {
+                "Put": "set",
+                "SetDefault": "setdefault",
+                "Remove": "pop",
+                "Take": "pop",
+                "CompareAndSet": "compare_and_set",
+            }
             told = msgspec.structs.asdict(operation)
             text = f"{name.get(type(operation).__name__, type(operation).__name__.lower())} {_key(told['key'])}"
             if "expected" in told:

@@ -34,6 +34,7 @@ A zone is nil (naive), [offset in microseconds] or [offset, name] (`timezone`), 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Hashable, Iterable
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -247,6 +248,17 @@ def _zone(zone: dt.tzinfo | None) -> Any:
         return zone.key
     except _Refused as refused:
         raise refused.under(".tzinfo") from None
+
+
+_MAY_NAME_A_ZONE: Final = re.compile(
+    rb"(?:[\xd4-\xd8]|\xc7.|\xc8..|\xc9....)[\x08\x0a]", re.DOTALL
+)  # how extensions 8 and 10 begin
+
+
+def is_portable(data: bytes) -> bool:
+    """Whether the encoded value can surely be decoded on every machine: it holds no time with a `ZoneInfo`, which a
+    machine without that time zone can't make. It is told by a glance at the bytes, so False may be wrong."""
+    return _MAY_NAME_A_ZONE.search(data) is None
 
 
 def _load_zone(key: str) -> ZoneInfo | None:

@@ -82,7 +82,7 @@ class Replace(_Operation, frozen=True, tag=10):
     revision: int
 
 
-class Remove(_Operation, frozen=True, tag=11):
+class Remove(_Operation, frozen=True, tag=40):
     """Remove a key if its value has this revision and, with `last`, if it is the key inserted last.
 
     Gives True; False if the value, or the key inserted last, is another one; None if there is nothing to remove.
@@ -93,8 +93,17 @@ class Remove(_Operation, frozen=True, tag=11):
     last: bool = False
 
 
+class Take(_Operation, frozen=True, tag=41):
+    """Remove a key, or without one the key inserted last, if any machine can decode its value (`codec.is_portable`).
+
+    Gives [key, value]; False if some machine may not be able to decode it; None if there is nothing to remove.
+    """
+
+    key: bytes | None = None
+
+
 Operation: TypeAlias = (
-    Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace | Remove
+    Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace | Remove | Take
 )
 
 Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
@@ -156,7 +165,7 @@ class Unknown(_Command, frozen=True, tag=255):
 
 Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | Unknown
 
-LEVEL_OF: dict[type, int] = {Remove: 2}
+LEVEL_OF: dict[type, int] = {Remove: 2, Take: 2}
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 
 encode = msgspec.msgpack.Encoder().encode

@@ -24,7 +24,7 @@ import msgspec
 from replidict.brief import brief
 from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
-from replidict.machine.codec import Codec, FaithfulCodec, decode_key
+from replidict.machine.codec import Codec, FaithfulCodec, decode_key, is_portable
 from replidict.release import LEVEL
 
 _LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
@@ -414,6 +414,19 @@ class StateMachine:
         self._remove(key)
         return True
 
+    def _take(self, op: cmd.Take) -> cmd.Result:
+        if op.key is not None:
+            key = decode_key(op.key)
+        elif self.items:
+            key = next(reversed(self.items))
+        present = self.items.get(key) if self.items else None
+        if present is None:
+            return None
+        if not is_portable(present.value):
+            return False
+        self._remove(key)
+        return [present.key, present.value]
+
 
 _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {
     cmd.Put: StateMachine._put,
@@ -427,4 +440,5 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.CompareAndSet: StateMachine._compare_and_set,
     cmd.Replace: StateMachine._replace,
     cmd.Remove: StateMachine._remove_if,
+    cmd.Take: StateMachine._take,
 }

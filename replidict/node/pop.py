@@ -1,17 +1,23 @@
-"""How a value is taken out: read and decoded first, and removed only if it is still the one that was read.
+"""How a value is taken out, so that none is lost that this machine can't decode.
 
-Below the feature level of `Remove` it is removed without a condition, and what was written in between goes with it.
+Rules kept here:
+
+1. What every machine can decode is removed by one command, however many others pop as well.
+2. Anything else, and all values of a codec of the user's, is read and decoded first, and removed only if it is still
+   the one that was read.
+3. Below the feature level of these commands it is removed without a condition, and what was written in between goes
+   with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Literal
 
 from replidict.brief import brief
 from replidict.errors import NotCommitted
 from replidict.machine import commands as cmd
-from replidict.machine.codec import decode_key, encode_key
+from replidict.machine.codec import DEFAULT_CODEC, decode_key, encode_key
 from replidict.machine.values import removed_value_of, value_of
 from replidict.node.blocking_calls import rounded, write
 from replidict.node.node import Node
@@ -34,6 +40,12 @@ def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: floa
             raise KeyError(key)
         return removed_value_of(decode, key, data)
 
+    taken = _take(node, decode, cmd.Take(encoded), seconds)
+    if taken is None:
+        raise KeyError(key)
+    if taken is not False:
+        return decode(taken[1])
+
     def look() -> tuple[cmd.Remove, Any]:
         item = node.machine.items.get(key)
         if item is None:
@@ -54,10 +66,22 @@ def popitem(node: Node, decode: Decode, seconds: float) -> tuple[Any, Any]:
         if not isinstance(pair, list):
             raise KeyError("popitem(): dictionary is empty")
         return (key := decode_key(pair[0])), removed_value_of(decode, key, pair[1])
+    taken = _take(node, decode, cmd.Take(), seconds)
+    if taken is None:
+        raise KeyError("popitem(): dictionary is empty")
+    if taken is not False:
+        return decode_key(taken[0]), decode(taken[1])
     removed, last = _remove(node, lambda: _last(node, decode), "the key inserted last", seconds)
     if not removed:
         raise KeyError("popitem(): dictionary is empty")
     return last  # type: ignore[no-any-return]
+
+
+def _take(node: Node, decode: Decode, operation: cmd.Take, seconds: float) -> list[bytes] | Literal[False] | None:
+    """Rule 1: the pair that was removed, None if there is none; False where rule 2 counts."""
+    if decode is not DEFAULT_CODEC.decode:
+        return False
+    return write(node, operation, len(operation.key or b""), seconds)  # type: ignore[return-value]
 
 
 def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
