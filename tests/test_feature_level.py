@@ -18,11 +18,12 @@ from replidict.machine import commands as cmd
 from replidict.protocol.client_messages import Join, decode_ask
 from replidict.protocol.peer_messages import encode
 from replidict.release import FIRST, LEVEL, THIS, Release
+from replidict.security import Mode
 from replidict.storage import file_format
 from replidict.transport.handshake import Hello
 from tests.clusters import Dict, cluster, free_addresses, open_member, wait_until
-from tests.test_wire import HIGH, LOW, MODES, End, Mode, refused
-from tests.wire_support import Certificates
+from tests.test_wire import HIGH, LOW, End, refused
+from tests.wire_support import MODES, Certificates
 
 
 @pytest.fixture(autouse=True)
