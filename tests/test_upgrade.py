@@ -4,6 +4,9 @@ release comes out of the project's history. `pop` stands for what level 2 adds: 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +171,30 @@ def test_a_downgrade_is_refused(tmp_path: Path, kill: bool) -> None:
     node.start()
     assert node.snapshot() == {"k": 2}
     node.close()
+
+
+def status_by_command(tree: Path, node: Process) -> str:
+    """What the command of a release says of a node's status and of the members."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-m", "replidict", command, "--node", str(node.address)], cwd=tree, capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(tree)}, text=True, check=False,
+        )
+        for command in ("status", "members")
+    ]  # fmt: skip
+    assert [each.returncode for each in said] == [0, 0], said
+    return "".join(each.stdout for each in said)
+
+
+def test_the_commands_of_both_releases_talk_to_nodes_of_both(tmp_path: Path) -> None:
+    """`replidict` of either release shows what nodes of either say."""
+    with cluster(tmp_path, 2) as nodes:
+        upgrade(nodes[1], kill=False)
+        for tree in (ROOT, old_release.sources()):
+            for node in nodes:
+                text = status_by_command(tree, node)
+                assert str(nodes[0].address) in text and str(nodes[1].address) in text
+        assert "level 1" in status_by_command(ROOT, nodes[1]) and "0.1.0" in status_by_command(ROOT, nodes[1])
 
 
 def test_an_old_release_can_not_join_a_raised_cluster(tmp_path: Path) -> None:

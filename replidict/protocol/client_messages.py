@@ -12,6 +12,7 @@ Keys and values are bytes of `replidict.machine.codec`, whatever codec the node 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -202,10 +203,23 @@ class Keys(_Answer, frozen=True, tag=6):
     keys: list[bytes]
 
 
+@dataclass(frozen=True)
+class _StatusForAll(Status):
+    """With the fields that clients of release 0.1.0 expect."""
+
+    entries_deleted: int = 0
+    entries_resent: int = 0
+
+
 class StatusIs(_Answer, frozen=True, tag=7):
     """What a node knows of itself."""
 
     status: Status
+
+    @classmethod
+    def of(cls, id: Number, status: Status) -> StatusIs:
+        """As clients of every release can read it."""
+        return cls(id, _StatusForAll(**vars(status)))
 
 
 class MembersAre(_Answer, frozen=True, tag=8):

@@ -98,7 +98,7 @@ class Desk:
         """A guest asks something."""
         if isinstance(ask, client_messages.GetStatus):
             self._guests.answer(
-                guest, ask.id, self._guests.frame(client_messages.StatusIs(ask.id, self._node.status())), True
+                guest, ask.id, self._guests.frame(client_messages.StatusIs.of(ask.id, self._node.status())), True
             )
         elif not self._put(guest, ask, clock() + ask.timeout):
             busy = client_messages.Failed(ask.id, "ReplidictError", NO_THREAD)
