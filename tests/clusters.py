@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from replidict.transport.links import TcpTransport
 from tests.wire_support import SECRET, Certificates
 
 Dict = ReplicatedDict[Any, Any]
@@ -34,6 +35,13 @@ def credentials() -> dict[str, Any]:
         return {"tls": Certificates(Path(folder.name)).good}
     assert mode in ("plain", "secret"), f"REPLIDICT_TEST_MODE={mode}"
     return {"secret": SECRET} if mode == "secret" else {}
+
+
+def wire_of(node: Dict) -> TcpTransport:
+    """The transport of a node that has a network."""
+    wire = node._host.node.engine.transport
+    assert isinstance(wire, TcpTransport)
+    return wire
 
 
 def free_addresses(count: int) -> list[str]:
@@ -98,7 +106,7 @@ def wait_for_leader(nodes: Iterable[Dict], seconds: float = 600.0) -> None:
         engine = node._host.node.engine
 
         def change(engine: Any = engine) -> None:
-            engine.options = replace(engine.options, election_timeout=seconds)
+            engine.state.options = replace(engine.options, election_timeout=seconds)
             engine.elections._put_off()
 
         node._host.node.call(change).result()

@@ -39,7 +39,7 @@ from replidict.server import request_handler
 from replidict.storage import snapshot
 from replidict.transport import clients
 from replidict.transport.framing import frame
-from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
+from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until, wire_of
 from tests.wire_support import MODES, Certificates, given
 
 
@@ -199,7 +199,7 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
 
 def full(node: Dict) -> bool:
     """Whether a guest has not taken what waits for it."""
-    return any(guest.connection.full for guest in list(node._host.node.engine.transport.guests._guests.values()))
+    return any(guest.connection.full for guest in list(wire_of(node).guests._guests.values()))
 
 
 def test_a_guest_that_is_slow(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def without_a_quorum(tmp_path: Path) -> Iterator[Dict]:
 
 def under_way(node: Dict) -> int:
     """How many asks of guests wait there."""
-    return sum(len(guest.under_way) for guest in list(node._host.node.engine.transport.guests._guests.values()))
+    return sum(len(guest.under_way) for guest in list(wire_of(node).guests._guests.values()))
 
 
 def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypa
     with cluster(tmp_path, 1, options=Options(max_value_bytes=4 * MiB)) as nodes, ExitStack() as stack:
         key, value = encode_key("key"), encode(bytes(4 * MiB - 100))
         halves = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(5)]
-        at_node = nodes[0]._host.node.engine.transport.guests._guests
+        at_node = wire_of(nodes[0]).guests._guests
         for number, half in enumerate(halves, 1):
             half._socket.sendall(frame(peer_messages.encode(client_messages.Set(1, 600.0, key, value)))[: 3 * MiB])
             wait_until(lambda: at_node[number].held == 3 * MiB, "the node has that half")  # noqa: B023

@@ -20,7 +20,7 @@ from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.superseded import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from replidict.server import supersede_notifier
-from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until
+from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until, wire_of
 from tests.simulator.cluster import Cluster
 from tests.simulator.machine import Machine
 from tests.simulator.run import new_cluster
@@ -98,7 +98,7 @@ def test_a_majority_that_comes_back_is_told_and_stops(
         assert joined.get("k", linearizable=True) == "after"
     wait_until(lambda: all(member.voter for member in founder.members()), "both have a vote")
     assert len(founder.members()) == 3
-    guests = joined._host.node.engine.transport.guests
+    guests = wire_of(joined).guests
     called = guests._last
     looked = time.monotonic() + 1
     wait_until(lambda: time.monotonic() > looked, "it would have been called five times if it were still looked for")
@@ -189,7 +189,7 @@ def test_another_cluster_at_an_old_address_is_left_alone(
     wait_until(lambda: old.has_stopped(back), "the one that comes back elsewhere is told all the same")
     other["k"] = founder["k"] = 2
     assert len(said(caplog, logging.INFO, old.addresses[1], "is of another cluster")) == 1
-    assert other._host.node.engine.transport.guests._last == 1
+    assert wire_of(other).guests._last == 1
 
 
 def test_a_founder_that_was_recovered_and_moved_knows_them_all(tmp_path: Path, stack: ExitStack) -> None:
@@ -328,8 +328,8 @@ def test_one_that_abstains_is_enough() -> None:
         told, other = restarted(cluster)
         tell_for(PATIENCE * TIMEOUT - 2 * TIMEOUT, cluster, told)
         assert leader(cluster) is None
-        assert told.node is not None and told.node.engine.succession.abstains
-        assert other.node is not None and not other.node.engine.succession.abstains
+        assert told.node is not None and told.node.engine.elections.abstains
+        assert other.node is not None and not other.node.engine.elections.abstains
 
 
 def test_a_candidate_that_is_told_counts_no_more() -> None:
@@ -355,7 +355,7 @@ def test_a_word_that_is_not_repeated_is_forgotten() -> None:
             tell_for(PATIENCE * TIMEOUT - TIMEOUT, cluster, told)
             cluster.loop.run_until(cluster.loop.now + WORD_COUNTS)
         tell(told)
-        assert told.node is not None and told.node.engine.succession.abstains
+        assert told.node is not None and told.node.engine.elections.abstains
         other.start()
         until(cluster, lambda: leader(cluster) is not None, "one is elected", WORD_COUNTS + 10 * TIMEOUT)
 
@@ -379,7 +379,7 @@ def test_a_restart_in_a_cluster_that_lives_is_none_that_comes_back() -> None:
         machine.start()
         tell(machine)
         assert tell_for(2 * PATIENCE * TIMEOUT, cluster, machine) > PATIENCE
-        assert machine.node is not None and not machine.node.engine.succession.abstains
+        assert machine.node is not None and not machine.node.engine.elections.abstains
 
 
 def test_an_election_in_a_cluster_that_lives_goes_on() -> None:
@@ -433,7 +433,7 @@ def test_a_leader_that_was_paused_has_a_leader() -> None:
         until(cluster, lambda: leader(cluster) is None, "it has stepped down")
         cluster.loop.run_until(cluster.loop.now + 1.1 * TIMEOUT)
         tell(first)
-        assert first.node is not None and not first.node.engine.succession.abstains
+        assert first.node is not None and not first.node.engine.elections.abstains
 
 
 @pytest.mark.parametrize(
@@ -448,8 +448,8 @@ def test_who_is_not_believed(other: dict[str, Any]) -> None:
         told, _ = restarted(cluster)
         with pytest.raises(ReplidictError, match="knows no such member"):
             tell(told, **other)
-        assert told.node is not None and not told.node.engine.succession.abstains
+        assert told.node is not None and not told.node.engine.elections.abstains
         later = told.node.engine.members.index + 1
         if "cluster_id" not in other:
             tell(told, **other, index=later)
-            assert told.node.engine.succession.abstains
+            assert told.node.engine.elections.abstains

@@ -41,9 +41,9 @@ from replidict.storage import state_table
 from replidict.transport import connections, links, tcp
 from replidict.transport.dialing import PAUSE_LAST
 from replidict.transport.framing import WireError, frame
-from replidict.transport.links import LINES_PER_PEER, TcpTransport
+from replidict.transport.links import LINES_PER_PEER
 from replidict.transport.unauthenticated import STRANGERS_MAX
-from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until
+from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until, wire_of
 from tests.fuzz_wire import (
     Forge,
     Rogue,
@@ -115,11 +115,6 @@ class Writers:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-
-
-def wire_of(node: Dict) -> TcpTransport:
-    wire: TcpTransport = node._host.node.engine.transport
-    return wire
 
 
 def warnings(caplog: pytest.LogCaptureFixture, node: Dict, besides: str = "\n") -> list[str]:

@@ -30,7 +30,7 @@ from replidict.protocol.peer_messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import state_table
 from replidict.storage.directory import Directory
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
+from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until, wire_of
 from tests.wire_support import MODES, SECRET, Certificates, given
 
 
@@ -207,7 +207,7 @@ def test_an_interrupted_join(tmp_path: Path) -> None:
     with cluster(tmp_path, 1) as nodes:
         directory = Directory(tmp_path / address.rpartition(":")[2])
         identity = directory.new_identity()
-        security = nodes[0]._host.node.engine.transport._security
+        security = wire_of(nodes[0])._security
         enter(identity, address=address, voter=True, member=address_of(nodes[0]), security=security, seconds=30)
         directory.close()
         with joining(tmp_path, address, nodes[0]) as new:
@@ -287,7 +287,7 @@ def test_who_was_away_stops_nobody(tmp_path: Path, mode: Mode, certificates: Cer
         anew.remove_peer(other, timeout=30)
         wait_until(lambda: voters(anew) == [founder], "it is alone")
         denied: list[str] = []
-        transport = anew._host.node.engine.transport
+        transport = wire_of(anew)
         hear, transport._denied = transport._denied, denied.append
         with joining(tmp_path, away, anew, **how):
             wait_until(lambda: away in denied, "it has been told so")

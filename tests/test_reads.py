@@ -107,8 +107,8 @@ def test_only_the_leader_tells_what_to_wait_for() -> None:
         cluster.network.filter = lambda sender, receiver, message: not isinstance(message, ReadIndexReply)
         answered: list[int | None] = []
         reader.node.call(lambda: engine.read_index.ask(answered.append))
-        until(cluster, lambda: bool(engine.read_index._asked), "it has asked")
-        (number,) = engine.read_index._asked
+        until(cluster, lambda: bool(engine.read_index._calls._waiting), "it has asked")
+        (number,) = engine.read_index._calls._waiting
         engine._SyncObj__onMessageReceived(Node(other.address), ReadIndexReply(engine.term, number, 0))
         assert answered == []
         engine._SyncObj__onMessageReceived(Node(leader.address), ReadIndexReply(engine.term, number, 1))
@@ -126,12 +126,14 @@ def test_rounds_that_were_never_begun_confirm_nothing() -> None:
             said = LeaderConfirmed(engine.term, 1 << 60), AppendReply(engine.term, False, 0, 1 << 60)
             for message in said:
                 engine._SyncObj__onMessageReceived(peer.node, message)
-            assert peer.round_acked < 1 << 60
+            assert engine.replication.rounds.answered_by(peer) < 1 << 60
         cluster.network.filter = lambda sender, receiver, message: not isinstance(message, LeaderConfirmed)
         answered: list[int | None] = []
         leader.node.call(lambda: engine.read_index.ask(answered.append))
         until(cluster, lambda: bool(engine.read_index._waiting), "a round is begun")
         assert answered == []
         for peer in list(engine.peers.values())[:1]:
-            engine._SyncObj__onMessageReceived(peer.node, LeaderConfirmed(engine.term, engine.read_index._round))
+            engine._SyncObj__onMessageReceived(
+                peer.node, LeaderConfirmed(engine.term, engine.read_index._rounds.number)
+            )
         assert answered == [engine.commit_index]

@@ -85,7 +85,7 @@ def test_a_change_that_was_made_replaces_one_that_was_not() -> None:
         cluster.network.filter = lambda sender, receiver, message: (
             away.address not in (sender, receiver) or not isinstance(message, AppendEntries)
         )
-        mine.append(cmd.NO_OP)  # the next leader begins with one as well
+        mine.replicated_log.append(cmd.NO_OP)  # the next leader begins with one as well
         change(away, AddMember("n4:7000", voter=False))
         until(cluster, lambda: "n4:7000" in mine.members.all and not mine.store.pending, "it is in its log")
         index = mine.members.index

@@ -1,7 +1,7 @@
 """The defects of PySyncObj 0.3.17 that the engine replaces (design.md, section 6), beside the same schedule here.
 
 Messages are handed to `SyncObj`'s own handlers, and to ours, by hand. What is not here can only be argued, and the
-argument stands at the code: E3 (it calls no fsync; `Engine.persist`, rule 1 of `store`), E9 (a timeout of 30 s;
+argument stands at the code: E3 (it calls no fsync; `Outbox.persist`, rule 1 of `store`), E9 (a timeout of 30 s;
 `Elections`, rule 6), E10 and E11 (`proposals`, rules 2 to 5), E15 (`storage/log`), E16 (docs/benchmarks.md).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,17 @@ class Recorder(Transport):
 class Stock(SyncObj):
     """PySyncObj as it is, with the few private names that these tests look at."""
 
+    _SyncObj__noopIDx: int
+    _SyncObj__raftLastApplied: int
+    _SyncObj__raftLog: Any
+    _SyncObj__raftMatchIndex: dict[Node, int]
+    _SyncObj__raftNextIndex: dict[Node, int]
+    _SyncObj__raftState: int
+    _SyncObj__serializer: Any
+    _SyncObj__votesCount: int
+    _methodToID: dict[str, int]
+    _idToMethod: dict[int, Callable[..., object]]
+
     def __init__(self, others: int, **conf: Any) -> None:
         self.transport: Any = None
         self.killed = False
@@ -95,7 +106,7 @@ class Stock(SyncObj):
             self._SyncObj__raftElectionDeadline = 0.0
             self.doTick()
 
-    @replicated  # type: ignore[untyped-decorator]
+    @replicated
     def put(self, value: int) -> None:
         self.values.append(value)
 
@@ -140,9 +151,9 @@ def ours() -> Iterator[tuple[Cluster, Machine, Any, Peer]]:
 
 def heard(engine: Any, peer: Peer, message: Message) -> list[Message]:
     """Handle a message; what is to be answered when it is on disk."""
-    engine._held.clear()
+    engine.outbox._held.clear()
     engine._handlers[type(message)](peer, message)
-    return [answer for _, answer in engine._held]
+    return [answer for _, answer in engine.outbox._held]
 
 
 def entries(first: int, last: int, term: int = 1) -> list[Entry]:
@@ -239,7 +250,7 @@ def test_e5_a_snapshot_that_fails_is_acknowledged(tmp_path: Path) -> None:
     with ours() as (cluster, _, engine, peer):
         heard(engine, peer, SnapshotPiece(1, 5, 1, "s", 11, b"\0" * 32, 0, b"no snapshot"))
         answers: list[Message] = []
-        engine.hold = lambda peer, message: answers.append(message)
+        engine.outbox.hold = lambda peer, message: answers.append(message)
         until(cluster, lambda: bool(answers), "it is checked")
         assert isinstance(answers[0], SnapshotReply) and not answers[0].installed and engine.last_applied == 0
 
@@ -282,7 +293,7 @@ def test_e7_a_callback_that_raises() -> None:
     def callback(result: Any, error: Any) -> None:
         raise RuntimeError("the caller's")
 
-    stock.put(1, callback=callback)
+    stock.put(1, callback=callback)  # type: ignore[call-arg]  # an argument that `replicated` adds
     with pytest.raises(RuntimeError):
         stock.doTick()
         stock.doTick()
@@ -357,7 +368,7 @@ def test_e13_method_ids_are_positions() -> None:
     """A release with one method more reads another one in an old entry; tags of ours keep their meaning for ever."""
 
     class Later(Stock):
-        @replicated  # type: ignore[untyped-decorator]
+        @replicated
         def add(self, value: int) -> None:
             self.values.append(-value)
 

@@ -81,7 +81,9 @@ class FeatureLevel:
         """Rule 1."""
         engine = self._engine
         peers = engine.peers.values()
-        if engine.transfer.active or not all(peer.connected and peer.round_acked for peer in peers):
+        if engine.transfer.active or not all(
+            peer.connected and engine.replication.rounds.answered_by(peer) for peer in peers
+        ):
             return
         level = min([self.release.level, *(_known(peer).level for peer in peers)])
         if level > engine.machine.level and self._proposed != (engine.term, level):

@@ -21,7 +21,7 @@ from replidict.node.linearizable_reads import Reads
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
 from replidict.own_threads import in_node_thread
-from replidict.raft.engine import Engine
+from replidict.raft.engine import Engine, MakeTransport
 from replidict.raft.role import Role
 from replidict.status import Status
 from replidict.storage.store import Store
@@ -40,7 +40,7 @@ class Node:
         *,
         codec: Codec,
         options: Options,
-        transport: Callable[..., Any],
+        transport: MakeTransport,
         clock: Callable[[], float],
         rng: random.Random,
         background: Background,

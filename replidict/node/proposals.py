@@ -189,8 +189,10 @@ class Proposals:
             batch.command = self._encode(batch)
         if engine.is_leader:
             engine.propose(batch.command)
-        elif engine.leader is None or not engine.send(engine.peers[engine.leader], Propose(engine.term, batch.command)):
-            return False
+        else:
+            leader = engine.leading_peer
+            if leader is None or not engine.outbox.send(leader, Propose(engine.term, batch.command)):
+                return False
         batch.sent_by, batch.sent_at = route, now
         return True
 
@@ -269,12 +271,12 @@ class Proposals:
         engine = self._engine
         if not cmd.may_be_proposed(message.command):
             why = f"ignored a proposal of {peer.address} that is neither a write nor a session"
-            engine.complain(peer, "proposals of", why)
+            engine.complaints.log(f"proposals of {peer.address}", engine.clock(), why)
         elif engine.is_leader:
             engine.propose(message.command)
             peer.wants_commit = max(peer.wants_commit, engine.log.last_index)
         else:
-            engine.send(peer, ProposeRefused(engine.term, engine.leader))
+            engine.outbox.send(peer, ProposeRefused(engine.term, engine.leader))
 
     def _on_refused(self, peer: Peer, message: ProposeRefused) -> None:
         engine = self._engine

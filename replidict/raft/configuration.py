@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from replidict.machine import commands as cmd
 from replidict.machine.commands import Configuration
+from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import MembersAre
 from replidict.storage import records
 
@@ -62,6 +64,13 @@ class Membership:
     def __init__(self, members: Members) -> None:
         self._known = [members]
 
+    @classmethod
+    def of_log(cls, applied: Members, entries: Iterable[Entry]) -> Self:
+        """Of a node that starts: what was applied, and the log's entries behind that."""
+        configurations = cls(applied)
+        configurations.note(entries)
+        return configurations
+
     @property
     def current(self) -> Members:
         """The configuration in force."""
@@ -81,9 +90,16 @@ class Membership:
         """The last configuration known to be committed."""
         return next((members for members in reversed(self._known) if members.index <= commit_index), self._known[0])
 
-    def appended(self, index: int, configuration: Configuration) -> None:
-        """An entry with a configuration joined the log."""
-        self._known.append(Members.of(index, configuration))
+    def note(self, entries: Iterable[Entry]) -> bool:
+        """Entries joined the log. Returns whether that changed the configuration."""
+        found = False
+        for entry in entries:
+            if cmd.is_configuration(entry.command) and entry.index > self.current.index:
+                configuration = cmd.decode(entry.command)
+                if isinstance(configuration, Configuration):
+                    self._known.append(Members.of(entry.index, configuration))
+                    found = True
+        return found
 
     def cut(self, index: int) -> bool:
         """The entry at `index` and all after it left the log. Returns whether that changed the configuration."""

@@ -15,24 +15,25 @@ Rules kept here:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from replidict.background import Background
 from replidict.call import Call
 from replidict.errors import StorageError
+from replidict.log_throttle import Complaints
 from replidict.log_writer import Logger
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
+from replidict.raft.elections import Elections
+from replidict.raft.outbox import Outbox
+from replidict.raft.progress import Peer
+from replidict.raft.state import RaftState
 from replidict.storage import records, snapshot
 from replidict.storage.directory import make_private, remove
 from replidict.storage.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from replidict.raft.engine import Engine
-    from replidict.raft.progress import Peer
 
 logger = Logger(__name__)
 
@@ -54,8 +55,20 @@ def tidy(directory: Path) -> None:
 class Snapshots:
     """The part of the engine that sends and receives snapshots."""
 
-    def __init__(self, engine: Engine, background: Background, directory: Path) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        state: RaftState,
+        outbox: Outbox,
+        elections: Elections,
+        complaints: Complaints,
+        restart: Callable[[], None],
+        background: Background,
+        directory: Path,
+    ) -> None:
+        """`restart` is called when the store holds another snapshot than before, to become what that says. What takes
+        long runs in `background`; files are made in `directory`."""
+        self._state, self._outbox, self._elections = state, outbox, elections
+        self._complaints, self._restart = complaints, restart
         self._background = background
         self._directory = directory
         self._making: Call[Snapshot] | None = None
@@ -65,15 +78,13 @@ class Snapshots:
         self._incoming: _Incoming | None = None
         self.installed = 0
         tidy(directory)
-        engine.on(SnapshotPiece, self._on_piece)
-        engine.on(SnapshotReply, self._on_reply)
 
     # -- leader -----------------------------------------------------------------------------------------------------
 
     def offer(self, peer: Peer) -> None:
         """The peer needs entries that are gone: send it a snapshot, when there is one."""
         current = self._current
-        if current is None or current.index < self._engine.log.start.index:
+        if current is None or current.index < self._state.log.start.index:
             self._make()
             return
         peer.snapshot_sending = _name(current)
@@ -81,22 +92,22 @@ class Snapshots:
         self._send_pieces(peer)
 
     def _make(self) -> None:
-        if self._making is not None or self._engine.clock() < self._not_before:
+        if self._making is not None or self._state.clock() < self._not_before:
             return
         self._drop_current()
-        store = self._engine.store
+        store = self._state.store
         store.keep_log_after = store.applied.index
         target = self._directory / OUTGOING
         self._making = self._background.submit(snapshot.create, store.uri, target)
 
     def tick(self) -> None:
         """Go on with what is under way."""
-        engine = self._engine
+        state = self._state
         if self._making is not None and self._making.done():
             made, self._making = self._making, None
             self._take(made)
-        away = engine.clock() - GIVE_UP_AFTER * engine.options.election_timeout
-        for peer in engine.peers.values():
+        away = state.clock() - GIVE_UP_AFTER * state.options.election_timeout
+        for peer in state.peers.values():
             if peer.snapshot_sending is not None and peer.heard_at < away:
                 peer.snapshot_sending = None
         if self._current is not None and not self._wanted():
@@ -109,7 +120,7 @@ class Snapshots:
     def _take(self, made: Call[Snapshot]) -> None:
         try:
             self._current = made.result()
-            self._engine.store.keep_log_after = self._current.index
+            self._state.store.keep_log_after = self._current.index
             self._file = self._current.path.open("rb")
         except StorageError:
             raise  # this node's own file is damaged
@@ -118,31 +129,31 @@ class Snapshots:
 
     def _failed(self, error: Exception) -> None:
         """Rule 5."""
-        engine = self._engine
+        state = self._state
         self._drop_current()
         self.stop_sending()
-        self._not_before = engine.clock() + RETRY_PAUSE
-        needed = ", ".join(sorted(peer.address for peer in engine.peers.values() if self._lacks_entries(peer)))
-        engine.complaints.log(
+        self._not_before = state.clock() + RETRY_PAUSE
+        needed = ", ".join(sorted(peer.address for peer in state.peers.values() if self._lacks_entries(peer)))
+        self._complaints.log(
             "snapshots",
-            engine.clock(),
+            state.clock(),
             f"{needed or 'a follower'} needs a snapshot, which could not be made or read: {error}. This node goes on, "
             f"and tries again every {RETRY_PAUSE:g} s: see to its directory {self._directory}",
             logging.ERROR,
         )
 
     def _lacks_entries(self, peer: Peer) -> bool:
-        return peer.next_index <= self._engine.log.start.index
+        return peer.next_index <= self._state.log.start.index
 
     def _wanted(self) -> bool:
-        engine = self._engine
-        return engine.is_leader and any(
+        state = self._state
+        return state.is_leader and any(
             peer.snapshot_sending is not None or (self._lacks_entries(peer) and peer.connected)
-            for peer in engine.peers.values()
+            for peer in state.peers.values()
         )
 
     def _drop_current(self) -> None:
-        self._engine.store.keep_log_after = None
+        self._state.store.keep_log_after = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -152,7 +163,7 @@ class Snapshots:
 
     def stop_sending(self) -> None:
         """This node leads no longer."""
-        for peer in self._engine.peers.values():
+        for peer in self._state.peers.values():
             peer.snapshot_sending = None
 
     def reconnected(self, peer: Peer) -> None:
@@ -167,7 +178,7 @@ class Snapshots:
             self._send_pieces(peer)
 
     def _send_pieces(self, peer: Peer) -> None:
-        current, file, engine = self._current, self._file, self._engine
+        current, file, state = self._current, self._file, self._state
         if current is None or file is None or peer.snapshot_sending != _name(current):
             peer.snapshot_sending = None
             return
@@ -184,23 +195,24 @@ class Snapshots:
                 self._failed(error)
                 return
             piece = SnapshotPiece(
-                engine.term, current.index, current.term, _name(current), current.size, current.sha256,
+                state.term, current.index, current.term, _name(current), current.size, current.sha256,
                 peer.snapshot_offset, data,
             )  # fmt: skip
-            if not engine.send(peer, piece):
+            if not self._outbox.send(peer, piece):
                 break
             peer.snapshot_offset += len(data)
 
-    def _on_reply(self, peer: Peer, message: SnapshotReply) -> None:
-        engine = self._engine
-        engine.elections.see_term(message.term)
-        if not engine.is_leader or message.term != engine.term:
+    def on_snapshot_reply(self, peer: Peer, message: SnapshotReply) -> None:
+        """Leader: a follower has taken a piece, or the whole; or lacks what came before."""
+        state = self._state
+        self._elections.see_term(message.term)
+        if not state.is_leader or message.term != state.term:
             return
-        peer.heard_at = engine.clock()
+        peer.heard_at = state.clock()
         if message.snapshot_id != peer.snapshot_sending:
             return
         if message.installed:
-            if message.last_index > engine.log.last_index:
+            if message.last_index > state.log.last_index:
                 return  # it was never sent such a snapshot
             peer.snapshot_sending = None
             peer.acknowledged(message.last_index)
@@ -214,12 +226,13 @@ class Snapshots:
 
     # -- follower ---------------------------------------------------------------------------------------------------
 
-    def _on_piece(self, peer: Peer, message: SnapshotPiece) -> None:
-        engine = self._engine
-        if message.term < engine.term:
-            engine.hold(peer, SnapshotReply(engine.term, message.snapshot_id, 0, False, 0))
+    def on_snapshot_piece(self, peer: Peer, message: SnapshotPiece) -> None:
+        """Figure 13, InstallSnapshot."""
+        state = self._state
+        if message.term < state.term:
+            self._outbox.hold(peer, SnapshotReply(state.term, message.snapshot_id, 0, False, 0))
             return
-        engine.elections.follow(peer, message.term)
+        self._elections.follow(peer, message.term)
         if self._is_no_news(message.last_index, message.last_term):
             self._answer(peer, message, installed=True)
             return
@@ -246,16 +259,16 @@ class Snapshots:
 
     def _is_no_news(self, index: int, term: int) -> bool:
         """Whether the log already holds everything up to the snapshot's last entry (figure 13, rule 6)."""
-        engine = self._engine
-        if index > engine.last_applied and engine.log.term_at(index) != term:
+        state = self._state
+        if index > state.last_applied and state.log.term_at(index) != term:
             return False
-        if index > engine.commit_index:
-            engine.persist()  # before it is counted as committed here
-            engine.commit_index = index
+        if index > state.commit_index:
+            self._outbox.persist()  # before it is counted as committed here
+            state.commit_index = index
         return True
 
     def _install(self, incoming: _Incoming) -> None:
-        engine, message, peer = self._engine, incoming.message, incoming.peer
+        state, message, peer = self._state, incoming.message, incoming.peer
         assert incoming.checking is not None
         try:
             checked = incoming.checking.result()
@@ -265,19 +278,20 @@ class Snapshots:
         except StorageError as error:
             intact, why = False, str(error)
         if not intact:
-            engine.complain(peer, "snapshots from", f"a snapshot from {peer.address} arrived damaged: {why}")
+            text = f"a snapshot from {peer.address} arrived damaged: {why}"
+            self._complaints.log(f"snapshots from {peer.address}", state.clock(), text)
         if intact and not self._is_no_news(message.last_index, message.last_term):
-            engine.persist()
-            engine.store.install(f"{incoming.path.absolute().as_uri()}?mode=ro")
-            engine.restart_from_snapshot()
+            self._outbox.persist()
+            state.store.install(f"{incoming.path.absolute().as_uri()}?mode=ro")
+            self._restart()
             self.installed += 1
-            logger.info("%s: installed the snapshot of entry %d", engine.address, message.last_index)
+            logger.info("%s: installed the snapshot of entry %d", state.address, message.last_index)
         incoming.path.unlink(missing_ok=True)
         self._answer(peer, message, installed=intact)
 
     def _answer(self, peer: Peer, message: SnapshotPiece, *, offset: int = 0, installed: bool = False) -> None:
-        engine = self._engine
-        engine.hold(peer, SnapshotReply(engine.term, message.snapshot_id, offset, installed, message.last_index))
+        state = self._state
+        self._outbox.hold(peer, SnapshotReply(state.term, message.snapshot_id, offset, installed, message.last_index))
 
     def forget_incoming(self) -> None:
         """Throw away a snapshot that is not whole yet."""
@@ -291,7 +305,7 @@ class Snapshots:
             try:
                 let_go()
             except OSError as error:
-                logger.warning("%s: could not remove a snapshot: %s", self._engine.address, error)
+                logger.warning("%s: could not remove a snapshot: %s", self._state.address, error)
 
 
 class _Incoming:

@@ -31,7 +31,6 @@ class Peer:
         "node_id",
         "probing",
         "release",
-        "round_acked",
         "sent_at",
         "snapshot_acked",
         "snapshot_offset",
@@ -56,7 +55,6 @@ class Peer:
         self.match_index = 0
         self.next_index = next_index
         self.heard_at = now
-        self.round_acked = 0
         self.sent_at = float("-inf")
         self.commit_due = float("inf")  # when the peer is to hear of what is committed, on this node's clock
         self.wants_commit = 0  # up to this index somebody there waits to hear of it

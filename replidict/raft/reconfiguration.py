@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from replidict.errors import ReplidictError
 from replidict.log_writer import Logger
@@ -35,15 +34,18 @@ from replidict.protocol.peer_messages import (
     Verdict,
 )
 from replidict.raft.configuration import Members
+from replidict.raft.leader_calls import LeaderCalls
+from replidict.raft.outbox import Outbox
+from replidict.raft.progress import Peer
+from replidict.raft.replicated_log import ReplicatedLog
+from replidict.raft.replication import Replication
+from replidict.raft.state import RaftState
+from replidict.raft.transfer import Transfer
 from replidict.security import is_same, split_address
-
-if TYPE_CHECKING:
-    from replidict.raft.engine import Engine
-    from replidict.raft.progress import Peer
 
 logger = Logger(__name__)
 
-LEVEL = 256
+MAX_PROMOTION_LAG = 256
 """A learner so many entries behind what is committed, or fewer, is level."""
 
 Answer = Callable[[Verdict, str], None]
@@ -55,85 +57,75 @@ ProgressAnswer = Callable[[Progress | None], None]
 class Changes:
     """The part of the engine that changes the members, or the leader."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._request_id = 0
-        self._asked: dict[int, tuple[Peer, int, Answer]] = {}  # by request: who was asked, on which connection
-        self._asked_progress: dict[int, tuple[Peer, int, ProgressAnswer]] = {}
+    def __init__(
+        self, state: RaftState, outbox: Outbox, log: ReplicatedLog, replication: Replication, transfer: Transfer
+    ) -> None:
+        self._state, self._outbox, self._log = state, outbox, log
+        self._replication, self._transfer = replication, transfer
+        self._calls: LeaderCalls[Answer] = LeaderCalls(state, outbox)
+        self._progress_calls: LeaderCalls[ProgressAnswer] = LeaderCalls(state, outbox)
         self._waiting: list[tuple[int, int, Answer]] = []  # (index, term, answer), in the log and not yet committed
         self._handing_over: list[tuple[int, bool, Answer]] = []  # (term, whether to whom matters, answer)
-        engine.on(ChangeRequest, self._on_request)
-        engine.on(ChangeReply, self._on_reply)
-        engine.on(MembersRequest, self._on_members_request)
-        engine.on(MembersReply, self._on_members_reply)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def ask(self, change: Change, answer: Answer) -> None:
         """Have the leader make a change. Answers now or later, once."""
-        engine = self._engine
-        if engine.is_leader:
+        term = self._state.term
+        if self._state.is_leader:
             self._make(change, answer)
-            return
-        leader = engine.leading_peer
-        self._request_id += 1
-        if leader is None or not engine.send(leader, ChangeRequest(engine.term, self._request_id, change)):
+        elif not self._calls.ask(lambda number: ChangeRequest(term, number, change), answer):
             answer("later", "no leader could be reached")
-            return
-        self._asked[self._request_id] = (leader, leader.connections, answer)
 
     def ask_progress(self, answer: ProgressAnswer) -> None:
         """How far everybody is, as the leader sees it; None if there is none to ask. Answers now or later, once."""
-        engine = self._engine
-        if engine.is_leader:
+        term = self._state.term
+        if self._state.is_leader:
             answer(self._progress())
-            return
-        leader = engine.leading_peer
-        self._request_id += 1
-        if leader is None or not engine.send(leader, MembersRequest(engine.term, self._request_id)):
+        elif not self._progress_calls.ask(lambda number: MembersRequest(term, number), answer):
             answer(None)
-            return
-        self._asked_progress[self._request_id] = (leader, leader.connections, answer)
 
     def _progress(self) -> Progress:
-        engine, now = self._engine, self._engine.clock()
-        progress = {peer.address: (peer.match_index, max(0.0, now - peer.heard_at)) for peer in engine.peers.values()}
-        progress[engine.address] = (engine.log.durable_index, 0.0)
+        state, now = self._state, self._state.clock()
+        progress = {peer.address: (peer.match_index, max(0.0, now - peer.heard_at)) for peer in state.peers.values()}
+        progress[state.address] = (state.log.durable_index, 0.0)
         return progress
 
-    def _on_reply(self, peer: Peer, message: ChangeReply) -> None:
-        asked = self._asked.get(message.request_id)
-        if asked is not None and asked[0] is peer:
-            del self._asked[message.request_id]
-            asked[2](message.verdict, message.why)
+    def on_change_reply(self, peer: Peer, message: ChangeReply) -> None:
+        """The leader has decided."""
+        answer = self._calls.answered(peer, message.request_id)
+        if answer is not None:
+            answer(message.verdict, message.why)
 
-    def _on_members_reply(self, peer: Peer, message: MembersReply) -> None:
-        asked = self._asked_progress.get(message.request_id)
-        if asked is not None and asked[0] is peer:
-            del self._asked_progress[message.request_id]
-            asked[2](message.progress)
+    def on_members_reply(self, peer: Peer, message: MembersReply) -> None:
+        """The leader says how far everybody is."""
+        answer = self._progress_calls.answered(peer, message.request_id)
+        if answer is not None:
+            answer(message.progress)
 
     # -- the leader ---------------------------------------------------------------------------------------------------
 
-    def _on_request(self, peer: Peer, message: ChangeRequest) -> None:
-        engine = self._engine
+    def on_change_request(self, peer: Peer, message: ChangeRequest) -> None:
+        """Somebody asks for a change."""
+        state = self._state
         connection = peer.connections
 
         def reply(verdict: Verdict, why: str) -> None:
-            engine.answer(peer, connection, ChangeReply(engine.term, message.request_id, verdict, why[:WHY_MAX]))
+            self._outbox.answer(peer, connection, ChangeReply(state.term, message.request_id, verdict, why[:WHY_MAX]))
 
-        if engine.is_leader:
+        if state.is_leader:
             self._make(message.change, reply)
         else:
-            reply("later", f"{engine.address} is not the leader any more")
+            reply("later", f"{state.address} is not the leader any more")
 
-    def _on_members_request(self, peer: Peer, message: MembersRequest) -> None:
-        engine = self._engine
-        progress = self._progress() if engine.is_leader else None
-        engine.answer(peer, peer.connections, MembersReply(engine.term, message.request_id, progress))
+    def on_members_request(self, peer: Peer, message: MembersRequest) -> None:
+        """Somebody asks how far everybody is."""
+        state = self._state
+        progress = self._progress() if state.is_leader else None
+        self._outbox.answer(peer, peer.connections, MembersReply(state.term, message.request_id, progress))
 
     def _make(self, change: Change, answer: Answer) -> None:
-        engine = self._engine
+        state = self._state
         if (why := self._not_now()) is not None:
             answer("later", why)
         elif isinstance(change, TransferTo):
@@ -141,32 +133,32 @@ class Changes:
         else:
             wanted = self._added(change) if isinstance(change, AddMember) else self._removed(change)
             if isinstance(wanted, Members):
-                self._waiting.append((self._append(wanted), engine.term, answer))
+                self._waiting.append((self._append(wanted), state.term, answer))
             else:
                 answer(*wanted)
 
     def _not_now(self) -> str | None:
         """Rule 1."""
-        engine = self._engine
-        if engine.transfer.active:
+        state = self._state
+        if self._transfer.active:
             return "the leader is handing over"
-        if engine.log.term_at(engine.commit_index) != engine.term:
+        if not state.committed_in_term:
             return "the leader has only just been elected"
-        if engine.members.index > engine.last_applied:  # so that whoever was removed is forgotten
+        if state.members.index > state.last_applied:  # so that whoever was removed is forgotten
             return "another change of the members is under way"
         return None
 
     def _append(self, wanted: Members) -> int:
         """Put a configuration into the log, with the identities that this node knows; returns the index."""
-        engine = self._engine
-        identity = engine.store.identity
-        known = {**engine.store.pins, identity.address: identity.node_id, **wanted.node_ids}
+        state = self._state
+        identity = state.store.identity
+        known = {**state.store.pins, identity.address: identity.node_id, **wanted.node_ids}
         node_ids = {address: known[address] for address in sorted(wanted.all) if address in known}
-        engine.append(cmd.encode(replace(wanted, node_ids=node_ids).configuration()))
-        return engine.log.last_index
+        self._log.append(cmd.encode(replace(wanted, node_ids=node_ids).configuration()))
+        return state.log.last_index
 
     def _added(self, change: AddMember) -> Members | tuple[Verdict, str]:
-        members, address = self._engine.members, change.address
+        members, address = self._state.members, change.address
         try:
             split_address(address)
         except ReplidictError as error:
@@ -176,7 +168,7 @@ class Changes:
             return "never", f"{address} is the member {same}, spelled in another way: go by {same} everywhere"
         node_ids = dict(members.node_ids)
         if change.node_id is not None:
-            known = node_ids.get(address) or self._engine.store.pins.get(address)
+            known = node_ids.get(address) or self._state.store.pins.get(address)
             if address in members.all and known not in (None, change.node_id):
                 return "never", (
                     f"{address} is a member already, with another disk than this node's: remove it from the cluster "
@@ -198,13 +190,13 @@ class Changes:
         return ("done", "") if wanted == members else wanted
 
     def _removed(self, change: RemoveMember) -> Members | tuple[Verdict, str]:
-        engine, members, address = self._engine, self._engine.members, change.address
+        state, members, address = self._state, self._state.members, change.address
         if address not in members.all:
             return "absent", f"{address} is no member; the members are {', '.join(sorted(members.all))}"
         if members.voters == {address}:
             return "never", f"{address} is the only voter: a cluster without one could do nothing any more"
-        if address == engine.address:
-            if not engine.transfer.begin():
+        if address == state.address:
+            if not self._transfer.begin():
                 return "later", f"{address} leads, and no other voter is connected to hand over to"
             return "later", f"{address} leads, and is handing over first"
         left = members.voters - {address}
@@ -222,73 +214,78 @@ class Changes:
 
     def _missing(self, voters: frozenset[str]) -> list[str]:
         """Rule 4: who of these is out of reach, if that leaves no majority of them."""
-        engine = self._engine
-        since = engine.clock() - engine.options.election_timeout
+        state = self._state
+        rounds = self._replication.rounds
+        since = state.clock() - state.options.election_timeout
         near = {
             peer.address
-            for peer in engine.peers.values()
-            if peer.connected and peer.heard_at > since and peer.round_acked  # a new leader has heard nobody yet
+            for peer in state.peers.values()
+            if peer.connected
+            and peer.heard_at > since
+            and rounds.answered_by(peer)  # a new leader has heard nobody yet
         }
-        near.add(engine.address)
-        return [] if replace(engine.members, voters=voters).is_majority(near) else sorted(voters - near)
+        near.add(state.address)
+        return [] if replace(state.members, voters=voters).is_majority(near) else sorted(voters - near)
 
     def _hand_over(self, change: TransferTo, answer: Answer) -> None:
-        engine, address = self._engine, change.address
-        if address == engine.address:
+        state, address = self._state, change.address
+        if address == state.address:
             answer("done", "")
-        elif address is not None and address not in engine.members.voters:
-            answer("never", f"{address} is no voter; the voters are {', '.join(sorted(engine.members.voters))}")
-        elif address is None and engine.members.voters == {engine.address}:
-            answer("never", f"{engine.address} is the only voter: there is nobody to hand over to")
-        elif not engine.transfer.begin(address):
+        elif address is not None and address not in state.members.voters:
+            answer("never", f"{address} is no voter; the voters are {', '.join(sorted(state.members.voters))}")
+        elif address is None and state.members.voters == {state.address}:
+            answer("never", f"{state.address} is the only voter: there is nobody to hand over to")
+        elif not self._transfer.begin(address):
             answer("later", f"no connection to {address or 'any other voter'}")
         else:
-            self._handing_over.append((engine.term, address is not None, answer))
+            self._handing_over.append((state.term, address is not None, answer))
 
     # -- as time goes by ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Make voters of the learners that are level, and tell those who asked a leader that is gone."""
-        for asked, lost in ((self._asked, ("lost", "the leader was lost")), (self._asked_progress, (None,))):
-            for number in [n for n, (peer, connection, _) in asked.items() if self._is_gone(peer, connection)]:
-                asked.pop(number)[2](*lost)
-        if self._engine.is_leader and self._engine.members.learners != self._engine.members.readers:
+        for answer in self._calls.take_lost():
+            answer("lost", "the leader was lost")
+        for answer_progress in self._progress_calls.take_lost():
+            answer_progress(None)
+        if self._state.is_leader and self._state.members.learners != self._state.members.readers:
             self._promote()
 
-    def _is_gone(self, peer: Peer, connection: int) -> bool:
-        return peer is not self._engine.leading_peer or connection != peer.connections or not peer.connected
-
     def _promote(self) -> None:
-        engine, members = self._engine, self._engine.members
-        since = engine.clock() - engine.options.election_timeout
+        state, members = self._state, self._state.members
+        since = state.clock() - state.options.election_timeout
         for address in sorted(members.learners - members.readers):
-            peer = engine.peers.get(address)
+            peer = state.peers.get(address)
             if peer is None or not peer.connected or peer.heard_at <= since or peer.snapshot_sending is not None:
                 continue
             voters = members.voters | {address}
-            if peer.match_index + LEVEL >= engine.commit_index and peer.match_index and not self._missing(voters):
+            if (
+                peer.match_index + MAX_PROMOTION_LAG >= state.commit_index
+                and peer.match_index
+                and not self._missing(voters)
+            ):
                 if self._not_now() is None:
-                    logger.info("%s: %s is level, and becomes a voter", engine.address, address)
+                    logger.info("%s: %s is level, and becomes a voter", state.address, address)
                     self._append(replace(members, voters=voters, learners=members.learners - {address}))
                 return
 
     def settle(self) -> None:
         """Answer what has been decided."""
-        engine = self._engine
+        state = self._state
         while self._waiting:
             index, term, answer = self._waiting[0]
-            if engine.commit_index >= index:
-                verdict: Verdict = "done" if engine.log.term_at(index) in (term, None) else "later"
-            elif engine.is_leader and engine.term == term:
+            if state.commit_index >= index:
+                verdict: Verdict = "done" if state.log.term_at(index) in (term, None) else "later"
+            elif state.is_leader and state.term == term:
                 break
             else:
                 verdict = "lost"
             del self._waiting[0]
             answer(verdict, "" if verdict == "done" else "the leader lost its office")
-        if self._handing_over and not (engine.is_leader and engine.transfer.active):
+        if self._handing_over and not (state.is_leader and self._transfer.active):
             ended, self._handing_over = self._handing_over, []
             for term, to_whom_matters, answer in ended:
-                if engine.is_leader and engine.term == term:
+                if state.is_leader and state.term == term:
                     answer("later", "the one that was to take over did not do so in time")
                 else:
                     answer(*(("later", "somebody else took over") if to_whom_matters else ("done", "")))

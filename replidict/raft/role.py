@@ -6,8 +6,12 @@ from enum import Enum
 
 
 class Role(Enum):
-    """Follower, candidate or leader; the values are PySyncObj's."""
+    """Follower, candidate or leader."""
 
-    FOLLOWER = 0
-    CANDIDATE = 1
-    LEADER = 2
+    FOLLOWER = "follower"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+LEADER = Role.LEADER
+"""By a name of its own, because to look up a member of an `Enum` takes longer than to compare it."""

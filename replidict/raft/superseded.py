@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from replidict.errors import RemovedError, ReplidictError
+from replidict.log_throttle import Complaints
 from replidict.protocol.client_messages import Supersede
+from replidict.raft.elections import Elections
+from replidict.raft.state import RaftState
 from replidict.storage.directory import supersede
-
-if TYPE_CHECKING:
-    from replidict.raft.engine import Engine
 
 PATIENCE = 10
 """Election timeouts: ample for the leader of a cluster that lives to find a node that has just started."""
@@ -35,53 +34,48 @@ WORD_COUNTS = 5.0  # seconds
 class Succession:
     """The part of the engine that is told."""
 
-    def __init__(self, engine: Engine, directory: Path) -> None:
+    def __init__(self, state: RaftState, elections: Elections, complaints: Complaints, directory: Path) -> None:
         """`directory` is the node's own."""
-        self._engine, self._directory = engine, directory
+        self._state, self._elections, self._complaints, self._directory = state, elections, complaints, directory
         self._told_at = self._since = float("-inf")
-
-    @property
-    def abstains(self) -> bool:
-        """Rule 3: whether this node may neither stand nor vote for the time being."""
-        engine = self._engine
-        return engine.elections.led_at is None and engine.clock() - self._told_at < WORD_COUNTS
 
     def hear(self, said: Supersede) -> None:
         """Somebody who has proved to be of this cluster says so. Raises `ReplidictError` if that is not believed, and
         `RemovedError`, or `StorageError` if no note could be left: this node must stop."""
-        engine = self._engine
-        now, led_at, timeout = engine.clock(), engine.elections.led_at, engine.options.election_timeout
+        state = self._state
+        now, led_at, timeout = state.clock(), self._elections.led_at, state.options.election_timeout
         self._see_to_the_founder(said)
         if now - self._told_at >= WORD_COUNTS or (led_at is not None and led_at >= self._since):
             self._since = now
         self._told_at = now
+        self._elections.abstain(until=now + WORD_COUNTS)  # rule 3
         if led_at is not None and now - led_at < timeout:
             text = (
                 f"the node at {said.founder} was recovered on {said.at} from the cluster {said.cluster_id}, and "
-                f"founded {said.successor}; but the old cluster lives: {engine.address} has a leader there. There are "
+                f"founded {said.successor}; but the old cluster lives: {state.address} has a leader there. There are "
                 f"two clusters now, and neither gets what is written to the other. To go on with the old one, stop "
                 f"{said.founder}, remove {said.address} from it, and let that join it with an empty directory; what "
                 "was written to the new one is in the old directory alone. To go on with the new one, stop all nodes "
                 "of the old one"
             )
-            engine.complaints.log("recoveries", now, text, logging.ERROR)
+            self._complaints.log("recoveries", now, text, logging.ERROR)
             raise ReplidictError(text)
         if now - self._since >= PATIENCE * timeout:
             note = supersede(self._directory, said.cluster_id, said.successor, said.founder, said.at)
             raise RemovedError(
-                f"{engine.address} was left behind: it has stopped, and must not be opened any more. {note}"
+                f"{state.address} was left behind: it has stopped, and must not be opened any more. {note}"
             )
         if led_at is None:
-            engine.elections.step_down(engine.term)  # answers that are on their way count no more
+            self._elections.step_down(state.term)  # answers that are on their way count no more
 
     def _see_to_the_founder(self, said: Supersede) -> None:
         """Rule 5."""
-        engine = self._engine
-        known = engine.members.node_ids.get(said.address) or engine.store.pins.get(said.address)
-        is_member = said.address in engine.members.all and known in (None, said.node_id)
-        of_this = said.cluster_id == engine.store.identity.cluster_id
-        if not of_this or not (is_member or said.index > engine.members.index):
+        state = self._state
+        known = state.members.node_ids.get(said.address) or state.store.pins.get(said.address)
+        is_member = said.address in state.members.all and known in (None, said.node_id)
+        of_this = said.cluster_id == state.store.identity.cluster_id
+        if not of_this or not (is_member or said.index > state.members.index):
             raise ReplidictError(
                 f"{said.founder} says that it was the node {said.node_id} at {said.address} of the cluster "
-                f"{said.cluster_id}, when that lost its quorum: {engine.address} knows no such member, and goes on"
+                f"{said.cluster_id}, when that lost its quorum: {state.address} knows no such member, and goes on"
             )

@@ -11,35 +11,33 @@ Rules kept here:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from replidict.protocol.peer_messages import TimeoutNow
-
-if TYPE_CHECKING:
-    from replidict.raft.engine import Engine
+from replidict.raft.outbox import Outbox
+from replidict.raft.read_index import ReadIndex
+from replidict.raft.replicated_log import ReplicatedLog
+from replidict.raft.state import RaftState
 
 
 class Transfer:
     """The part of the engine that hands over."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, state: RaftState, outbox: Outbox, log: ReplicatedLog, read_index: ReadIndex) -> None:
+        self._state, self._outbox, self._log, self._read_index = state, outbox, log, read_index
         self._target: str | None = None
         self._deadline = 0.0
         self._asked = False
         self._held: list[bytes] = []
-        self.lease_ended_in = 0  # the last term in which a follower was told to stand
 
     def begin(self, target: str | None = None) -> bool:
         """Start handing over to a voter, by default the one whose log is furthest. False: there is none to take it."""
-        engine = self._engine
-        able = [p for p in engine.peers.values() if p.connected and p.address in engine.members.voters]
+        state = self._state
+        able = [p for p in state.peers.values() if p.connected and p.address in state.members.voters]
         if target is not None:
             able = [p for p in able if p.address == target]
-        if not engine.is_leader or not able:
+        if not state.is_leader or not able:
             return False
         self._target = max(able, key=lambda peer: (peer.match_index, peer.address)).address
-        self._deadline = engine.clock() + engine.options.election_timeout
+        self._deadline = state.clock() + state.options.election_timeout
         self._asked = False
         return True
 
@@ -54,17 +52,16 @@ class Transfer:
 
     def tick(self) -> None:
         """Go on with what is under way."""
-        engine = self._engine
+        state = self._state
         if self._target is None:
             return
-        peer = engine.peers.get(self._target)
-        if not engine.is_leader or peer is None or engine.clock() >= self._deadline:
+        peer = state.peers.get(self._target)
+        if not state.is_leader or peer is None or state.clock() >= self._deadline:
             self._target = None
             held, self._held = self._held, []
-            if engine.is_leader:
+            if state.is_leader:
                 for command in held:
-                    engine.append(command)
-        elif not self._asked and peer.match_index == engine.log.last_index:
-            self.lease_ended_in = engine.term
-            engine.read_index.lease_until = float("-inf")  # before anybody can act on it
-            self._asked = engine.send(peer, TimeoutNow(engine.term))
+                    self._log.append(command)
+        elif not self._asked and peer.match_index == state.log.last_index:
+            self._read_index.end_lease()  # before anybody can act on it
+            self._asked = self._outbox.send(peer, TimeoutNow(state.term))

@@ -19,7 +19,8 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+
+from pysyncobj.node import Node as RaftNode
 
 from replidict.background import BackgroundThread
 from replidict.errors import ClosedError, ReplidictError, StorageError, removed
@@ -33,7 +34,9 @@ from replidict.node.futures import Futures
 from replidict.node.node import Node
 from replidict.options import Options
 from replidict.own_threads import OWN_THREADS, in_own_thread
+from replidict.raft.engine import Engine
 from replidict.raft.install_snapshot import tidy
+from replidict.raft.outbox import Network
 from replidict.security import Security
 from replidict.server.request_handler import Desk
 from replidict.server.scheduled_snapshots import Automatic
@@ -83,8 +86,9 @@ class Host:
             self.cluster = Cluster(self.node, security)
             self.futures = Futures(self.node, f"{OWN_THREADS}futures")
             self._desk: Desk | None = None
-            if security is not None:
-                guests = self.node.engine.transport.guests
+            network = self.node.engine.transport
+            if isinstance(network, TcpTransport):
+                guests = network.guests
                 self._desk = Desk(self.node, guests, self.cluster, self.backups, codec, options, self.directory.path)
             recovered = self.node.store.recovered
             self._herald = None if security is None or recovered is None else Herald(self.node, security, recovered)
@@ -120,23 +124,23 @@ class Host:
         self._background = BackgroundThread(f"{OWN_THREADS}snapshot")
         identity = Identity(store.identity.cluster_id, store.identity.node_id, address)
 
-        def transport(sync_obj: Any, self_node: Any, other_nodes: Any) -> Any:
+        def transport(engine: Engine, node: RaftNode, others: set[RaftNode]) -> Network:
             if security is None:
-                return NoTransport(sync_obj, self_node, other_nodes)
+                return NoTransport(engine, node, others)
             made = TcpTransport(
-                sync_obj,
-                self_node,
-                other_nodes,
-                poller=sync_obj.poller,
+                engine,
+                node,
+                others,
+                poller=engine.poller,
                 identity=identity,
                 security=security,
                 clock=clock,
                 max_frame_bytes=options.max_frame_bytes,
-                admit=sync_obj.admit,
-                farewell=sync_obj.members_are,
-                hear_of_members=sync_obj.hear_stranger,
-                denied=sync_obj.hear_of_another,
-                meet=lambda address, release: sync_obj.meet(address, release),
+                admit=engine.admit,
+                farewell=engine.members_are,
+                hear_of_members=engine.hear_stranger,
+                denied=engine.hear_of_another,
+                meet=lambda address, release: engine.meet(address, release),
             )
             cleanup.callback(made.destroy)
             return made

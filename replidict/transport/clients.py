@@ -97,17 +97,19 @@ class Guests:
                 return
             self._drop(min(idle, key=lambda guest: guest.since).connection, "dropped", "a new guest takes its place")
         self._last += 1
-        connection.guest = self._guests[self._last] = Guest(self._last, connection, now)
+        self._guests[self._last] = Guest(self._last, connection, now)
+        connection.guest = self._last
 
-    def gone(self, guest: Guest) -> None:
-        """Its connection is closed."""
-        if self._guests.pop(guest.number, None) is not None:
-            self._bytes -= sum(asked.size for asked in guest.under_way.values())
-            for asked in guest.under_way.values():
-                self.on_over(guest.number, asked.ask)
+    def gone(self, number: int) -> None:
+        """The connection of the guest with this number is closed."""
+        guest = self._guests.pop(number)
+        self._bytes -= sum(asked.size for asked in guest.under_way.values())
+        for asked in guest.under_way.values():
+            self.on_over(number, asked.ask)
 
-    def hear(self, guest: Guest, ask: Ask, now: float) -> None:
+    def hear(self, number: int, ask: Ask, now: float) -> None:
         """It asks something."""
+        guest = self._guests[number]
         size = sum(len(part) for part in msgspec.structs.astuple(ask) if isinstance(part, bytes | str))
         if ask.id in guest.under_way or not ask.id:
             self._send_away(guest.connection, f"the id {ask.id} can't be used (again)")
@@ -132,12 +134,13 @@ class Guests:
         if last:
             self._bytes -= guest.under_way.pop(ask_id).size
         self._queue(guest.connection, framed)
-        self.check_room(guest)
+        self.check_room(number)
         return "sent"
 
-    def check_room(self, guest: Guest) -> None:
+    def check_room(self, number: int) -> None:
         """Rule 3, when more may be kept for this guest than before."""
-        while guest.held and sum(each.held for each in self._guests.values()) > self.room:
+        guest = self._guests.get(number)
+        while guest is not None and guest.held and sum(each.held for each in self._guests.values()) > self.room:
             large = [each for each in self._guests.values() if each.held > BYTES_MAX // GUESTS_MAX]
             victim = min(large, key=lambda each: max(each.since, each.connection.heard_at))
             if victim.connection.idle:
@@ -155,8 +158,9 @@ class Guests:
         """What `answer` takes. For any thread."""
         return frame(encode(answer), self._tag_bytes)
 
-    def attend(self, guest: Guest, ping: bytes, now: float) -> float:
+    def attend(self, number: int, ping: bytes, now: float) -> float:
         """Send it away if it is time, or show it that this node is alive; when to come again."""
+        guest = self._guests[number]
         connection = guest.connection
         if connection.taken != guest.taken or (guest.under_way and connection.idle):
             guest.taken, guest.since = connection.taken, now

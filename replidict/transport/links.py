@@ -206,10 +206,10 @@ class TcpTransport(Transport):
             connection.session.farewell = None  # these were its first words
             if isinstance(event, MembersAre):
                 self._hear_of_members(event)
-        elif connection.guest is None:
+        elif connection.node is not None:
             self._onMessageReceived(connection.node, event)
         else:
-            assert isinstance(event, Ask)
+            assert connection.guest is not None and isinstance(event, Ask)
             self.guests.hear(connection.guest, event, connection.heard_at)
 
     def _moved(self, connection: Connection) -> None:
@@ -283,7 +283,7 @@ class TcpTransport(Transport):
 
     def _tell_lost(self, address: str) -> None:
         connection = self._announced.pop(address, None)
-        if connection is not None:
+        if connection is not None and connection.node is not None:
             self._onNodeDisconnected(connection.node)
 
     def _ended(self, connection: Connection, code: str, text: str, by_peer: bool) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pysyncobj.node import Node
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
@@ -47,10 +48,10 @@ class Connection:
         """The host at the other end, for the log."""
         self.called = called
         """The address that was dialled, or None for who called us."""
-        self.node: Any = None
+        self.node: Node | None = None
         """The peer, once both sides have accepted each other."""
-        self.guest: Any = None
-        """Or the guest."""
+        self.guest: int | None = None
+        """Or the number of the guest."""
         self.parting = False
         """It is open only until the other side has heard the last words; what that says is not read."""
         self.taken = 0

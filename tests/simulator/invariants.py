@@ -78,9 +78,9 @@ class Checker:
         assert node is not None
         engine = node.engine
         vote = machine.disk.shadow.vote
-        if (engine.term, engine.voted_for) != (vote.term, vote.voted_for):
+        if (engine.term, engine.state.voted_for) != (vote.term, vote.voted_for):
             raise Violation(
-                "terms", f"{machine.address} starts with {engine.term}, {engine.voted_for}; on disk: {vote}"
+                "terms", f"{machine.address} starts with {engine.term}, {engine.state.voted_for}; on disk: {vote}"
             )
         self._views[machine.address] = _View(
             engine.term, engine.commit_index, engine.last_applied, node.machine.revision

@@ -227,7 +227,7 @@ def a_snapshot_of_what_is_known(cluster: Cluster) -> None:
             receiver != follower.address or (isinstance(message, AppendEntries) and bool(message.entries))
         )
         for number in range(6):
-            source.engine.append(cmd.encode(cmd.OpenSession(b"nonce %d" % number)))
+            source.engine.replicated_log.append(cmd.encode(cmd.OpenSession(b"nonce %d" % number)))
         first.wake()
         until(cluster, lambda: source.store.applied.index >= before + 2, "the leader's state table follows")
         made = snapshot.create(source.store.uri, cluster.directory / "by hand.snapshot")
@@ -282,11 +282,11 @@ def a_batch_that_overtakes(cluster: Cluster) -> None:
     first = a_leader(cluster)
     assert first.node is not None
     raft, machine = first.node.engine, first.node.machine
-    raft.append(cmd.encode(cmd.OpenSession(b"by hand")))
+    raft.replicated_log.append(cmd.encode(cmd.OpenSession(b"by hand")))
     session = raft.log.last_index
     for sequence in (2, 1):
         operation = cmd.Put(encode_key(f"batch {sequence}"), encode(f"batch {sequence}"))
-        raft.append(cmd.encode(cmd.Batch(session, sequence, 0, [operation])))
+        raft.replicated_log.append(cmd.encode(cmd.Batch(session, sequence, 0, [operation])))
     last = raft.log.last_index
     first.wake()
     until(cluster, lambda: machine.applied_index >= last, "the batches are applied")
@@ -316,7 +316,7 @@ def a_leader_counts_what_it_has_stored(cluster: Cluster) -> None:
     first = a_leader(cluster)
     assert first.node is not None
     raft = first.node.engine
-    raft.append(cmd.NO_OP)  # in memory, as when its disk is slower than a follower's
+    raft.replicated_log.append(cmd.NO_OP)  # in memory, as when its disk is slower than a follower's
     index = raft.log.last_index
     next(iter(raft.peers.values())).match_index = index
     raft.replication.advance_commit_index()
@@ -384,7 +384,7 @@ def a_late_acknowledgement(cluster: Cluster) -> None:
     before = first.node.engine.log.last_index
     put(first, 1)  # opens the session
     cluster.loop.run_until(cluster.loop.now + 0.05)
-    first.node.engine.append(cmd.NO_OP)
+    first.node.engine.replicated_log.append(cmd.NO_OP)
     until(cluster, lambda: slow.disk.shadow.last_index() >= before + 2, "the slow one has the entries")
     cluster.loop.run_until(cluster.loop.now + 0.05)
     slow.pause()

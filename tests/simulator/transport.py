@@ -90,6 +90,10 @@ class SimulatedTransport(Transport):
             self.setOnNodeDisconnectedCallback(None)
             self._live.clear()
 
+    def abandon(self) -> None:
+        """Nothing forks here."""
+        raise NotImplementedError
+
     def handle(self, event: Event) -> None:
         """What a poll does: tell the engine what arrived."""
         kind, connection, data = event

@@ -7,11 +7,11 @@ from unittest import mock
 
 from replidict.node import linearizable_reads
 from replidict.protocol.peer_messages import AppendEntries, ConfirmLeader, VoteReply
-from replidict.raft import elections, engine, progress, read_index, replication, transfer
+from replidict.raft import elections, freshness, outbox, progress, read_index, replication
 from replidict.raft.role import Role
 from replidict.storage import log
 from tests.simulator import scenarios
-from tests.simulator.guards.guard import Replacements, guard, handled
+from tests.simulator.guards.guard import Replacements, guard
 
 
 @guard("5.4.1", 25)
@@ -19,8 +19,10 @@ def vote_for_complete_logs_only() -> Replacements:
     """A node leads that lacks committed entries."""
 
     def may_vote(self: elections.Elections, candidate: progress.Peer, message: Any, asked: int) -> bool:
-        e = self._engine
-        return asked > e.term if message.pre else asked == e.term and e.voted_for in (None, candidate.address)
+        state = self._state
+        return (
+            asked > state.term if message.pre else asked == state.term and state.voted_for in (None, candidate.address)
+        )
 
     yield elections.Elections, "_may_vote", may_vote
 
@@ -30,10 +32,10 @@ def one_vote_a_term() -> Replacements:
     """A node votes twice in a term: two lead it."""
 
     def may_vote(self: elections.Elections, candidate: progress.Peer, message: Any, asked: int) -> bool:
-        held = self._engine.log
-        if (message.last_term, message.last_index) < (held.last_term, held.last_index):
+        state = self._state
+        if (message.last_term, message.last_index) < (state.log.last_term, state.log.last_index):
             return False
-        return asked > self._engine.term if message.pre else asked == self._engine.term
+        return asked > state.term if message.pre else asked == state.term
 
     yield elections.Elections, "_may_vote", may_vote
 
@@ -42,28 +44,28 @@ def one_vote_a_term() -> Replacements:
 def votes_of_this_election_only() -> Replacements:
     """A vote for another term, or a mere promise to vote, counts as a vote."""
 
-    def on_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
+    def on_vote_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
         self.see_term(message.term)
-        if message.granted and self._engine.role is not Role.LEADER:
+        if message.granted and self._state.role is not Role.LEADER:
             self._votes.add(sender.address)
             self._count()
 
-    yield from handled(VoteReply, on_reply)
+    yield elections.Elections, "on_vote_reply", on_vote_reply
 
 
 @guard("E12", scenario=scenarios.a_voter_counts_once, nodes=5)
 def count_voters() -> Replacements:
     """A vote that is heard twice counts twice."""
 
-    def on_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
-        e = self._engine
-        if message.granted and e.role is Role.CANDIDATE and message.asked == e.term and not message.pre:
+    def on_vote_reply(self: elections.Elections, sender: progress.Peer, message: VoteReply) -> None:
+        state = self._state
+        if message.granted and state.role is Role.CANDIDATE and message.asked == state.term and not message.pre:
             heard = getattr(self, "_heard", 1) + 1
             self._heard = heard  # type: ignore[attr-defined]
-            if heard * 2 > len(e.members.voters):
+            if heard * 2 > len(state.members.voters):
                 self._lead()
 
-    yield from handled(VoteReply, on_reply)
+    yield elections.Elections, "on_vote_reply", on_vote_reply
 
 
 @guard("E12, thesis 9.6", scenario=scenarios.a_node_that_returns_disturbs_nobody)
@@ -85,7 +87,7 @@ def step_down_without_a_majority() -> Replacements:
     """A deposed leader believes for long that it leads."""
 
     def tick(self: elections.Elections) -> None:
-        if not self._engine.is_leader:
+        if not self._state.is_leader:
             original(self)
 
     original = elections.Elections.tick
@@ -106,8 +108,8 @@ def silence_towards_candidates() -> Replacements:
 def silence_after_a_restart() -> Replacements:
     """A node forgets, by restarting, that it promised a leader its silence."""
 
-    def init(self: elections.Elections, e: engine.Engine) -> None:
-        original(self, e)
+    def init(self: elections.Elections, *arguments: Any) -> None:
+        original(self, *arguments)
         self._heard_leader_at = float("-inf")
 
     original = elections.Elections.__init__
@@ -129,10 +131,10 @@ def a_round_for_each_read() -> Replacements:
     """A deposed leader that does not know it yet answers a linearizable read."""
 
     def begin_round(self: read_index.ReadIndex, answers: list[read_index.Answer]) -> None:
-        e = self._engine
-        known = e.is_leader and e.log.term_at(e.commit_index) == e.term
+        state = self._state
+        known = state.is_leader and state.committed_in_term
         for answer in answers:
-            answer(e.commit_index if known else None)
+            answer(state.commit_index if known else None)
 
     yield read_index.ReadIndex, "_begin_round", begin_round
 
@@ -142,19 +144,17 @@ def read_after_an_entry_of_the_own_term() -> Replacements:
     """A new leader, which does not know yet what is committed, answers a linearizable read."""
 
     def begin_round(self: read_index.ReadIndex, answers: list[read_index.Answer]) -> None:
-        e = self._engine
-        if not e.is_leader or e.log.term_at(e.commit_index) == e.term:
+        state = self._state
+        if not state.is_leader or state.committed_in_term:
             original(self, answers)
             return
-        if e.term != self._term:
-            self._term = e.term
-            self._began.clear()
-            self._acked.clear()
-        self._round += 1
-        self._began[self._round] = e.clock()
-        self._waiting += [(self._round, e.commit_index, answer) for answer in answers]
-        for other in e.peers.values():
-            e.send(other, ConfirmLeader(e.term, self._round))
+        if state.term != self._term:
+            self._term = state.term
+            self._rounds.reset()
+        number = self._rounds.begin(state.clock())
+        self._waiting += [(number, state.commit_index, answer) for answer in answers]
+        for other in state.peers.values():
+            self._outbox.send(other, ConfirmLeader(state.term, number))
 
     original = read_index.ReadIndex._begin_round
     yield read_index.ReadIndex, "_begin_round", begin_round
@@ -175,6 +175,7 @@ def wait_for_the_read_index() -> Replacements:
 @guard("thesis 6.4.1", 200)
 def a_lease_shorter_than_the_silence() -> Replacements:
     """A lease outlives the time for which voters keep silent."""
+    yield freshness, "CLOCK_DRIFT", -1.0
     yield read_index, "CLOCK_DRIFT", -1.0
 
 
@@ -182,25 +183,21 @@ def a_lease_shorter_than_the_silence() -> Replacements:
 def no_lease_after_a_transfer() -> Replacements:
     """A leader that asked another one to stand still reads under its lease."""
 
-    def tick(self: transfer.Transfer) -> None:
-        until = self._engine.read_index.lease_until
-        original(self)
-        self.lease_ended_in = 0
-        self._engine.read_index.lease_until = until
+    def end_lease(self: read_index.ReadIndex) -> None:
+        pass
 
-    original = transfer.Transfer.tick
-    yield transfer.Transfer, "tick", tick
+    yield read_index.ReadIndex, "end_lease", end_lease
 
 
 @guard("promise 3", scenario=scenarios.an_answer_meets_a_full_queue)
 def answers_wait_for_their_queue() -> Replacements:
     """The answer to a follower's read is dropped where much else is under way: the read waits for ever (found: S7)."""
 
-    def answer(self: engine.Engine, receiver: progress.Peer, connection: int, message: Any) -> None:
+    def answer(self: outbox.Outbox, receiver: progress.Peer, connection: int, message: Any) -> None:
         if receiver.connections == connection:
             self.send(receiver, message)
 
-    yield engine.Engine, "answer", answer
+    yield outbox.Outbox, "answer", answer
 
 
 @guard("section 7", 25)
@@ -208,7 +205,7 @@ def fresh_by_own_term_only() -> Replacements:
     """A new leader tells followers that they are up to date, before it knows what is committed (found: S1)."""
 
     def send(self: replication.Replication, receiver: progress.Peer, *arguments: Any) -> bool:
-        term = self._engine.term
+        term = self._state.term
 
         def term_at(held: log.Log, index: int) -> int:
             return term
@@ -229,14 +226,14 @@ def forget_the_clock_of_a_last_life() -> Replacements:
         original(self)
         self.stamp = stamp
 
-    def heard_leader(self: read_index.ReadIndex, message: AppendEntries) -> None:
-        since = message.echo - message.age * (1 + read_index.CLOCK_DRIFT)
-        if message.echo > 0 and since > self._fresh[1]:
-            self._fresh = (message.commit_index, since)
+    def heard_leader(self: freshness.Freshness, message: AppendEntries) -> None:
+        since = message.echo - message.age * (1 + freshness.CLOCK_DRIFT)
+        if message.echo > 0 and since > self._latest[1]:
+            self._latest = (message.commit_index, since)
 
     original = progress.Peer.reconnected
     yield progress.Peer, "reconnected", reconnected
-    yield read_index.ReadIndex, "heard_leader", heard_leader
+    yield freshness.Freshness, "heard_leader", heard_leader
 
 
 @guard("section 7", 25)
@@ -244,13 +241,12 @@ def fresh_when_applied() -> Replacements:
     """A node believes itself fresh though it has not applied yet what it knows to be committed (found: S2)."""
 
     def note_time(self: read_index.ReadIndex) -> None:
-        e = self._engine
-        applied = e._SyncObj__raftLastApplied
-        e._SyncObj__raftLastApplied = 1 << 60
+        state = self._state
+        applied, state.last_applied = state.last_applied, 1 << 60
         try:
             original(self)
         finally:
-            e._SyncObj__raftLastApplied = applied
+            state.last_applied = applied
 
     original = read_index.ReadIndex._note_time
     yield read_index.ReadIndex, "_note_time", note_time

@@ -9,7 +9,6 @@ from typing import Any
 from unittest import mock
 
 from replidict.options import Options
-from replidict.raft import engine
 from tests.simulator.scenarios import Scenario
 
 Replacements = Iterator[tuple[Any, str, Any]]
@@ -55,17 +54,3 @@ def without(name: str | None) -> Iterator[None]:
             for owner, attribute, replacement in GUARDS[name].remove():
                 stack.enter_context(mock.patch.object(owner, attribute, replacement))
         yield
-
-
-def handled(kind: type, handler: Callable[..., None]) -> Replacements:
-    """Handlers are bound when the engine is made: have another one bound."""
-
-    def on(self: engine.Engine, registered: type, method: Callable[..., None]) -> None:
-        if registered is kind:
-            owner = method.__self__  # type: ignore[attr-defined]
-            original(self, registered, lambda sender, message: handler(owner, sender, message))
-        else:
-            original(self, registered, method)
-
-    original = engine.Engine.on
-    yield engine.Engine, "on", on

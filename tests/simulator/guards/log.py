@@ -8,12 +8,12 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
-from replidict.raft import elections, engine, install_snapshot, progress, replication
+from replidict.raft import elections, install_snapshot, outbox, progress, replication
 from replidict.raft.role import Role
 from replidict.storage import log, records, store
 from replidict.storage.snapshot import Snapshot
 from tests.simulator import scenarios
-from tests.simulator.guards.guard import Replacements, guard, handled
+from tests.simulator.guards.guard import Replacements, guard
 
 
 @guard("E1", 25)
@@ -21,14 +21,14 @@ def delete_only_from_a_conflict() -> Replacements:
     """A message that comes late deletes entries that match, and that may be committed."""
 
     def match(self: replication.Replication, message: AppendEntries) -> int | None:
-        held = self._engine.log
+        held = self._state.log
         if message.prev_index >= held.start.index and held.term_at(message.prev_index) != message.prev_term:
             return None
         entries = [entry for entry in message.entries if entry.index > held.start.index]
         if entries:
             if entries[0].index <= held.last_index:
                 held.cut(entries[0].index)
-            self._engine.extend(entries)
+            self._log.extend(entries)
         return message.prev_index + len(message.entries)
 
     yield replication.Replication, "_match", match
@@ -51,7 +51,7 @@ def refuse_what_does_not_follow() -> Replacements:
     """Entries are taken after a predecessor that is not the leader's: logs fork."""
 
     def match(self: replication.Replication, message: AppendEntries) -> int | None:
-        held = self._engine.log
+        held = self._state.log
         if message.prev_index > held.last_index:
             return None
         for position, entry in enumerate(message.entries):
@@ -60,8 +60,8 @@ def refuse_what_does_not_follow() -> Replacements:
             term = held.term_at(entry.index)
             if term != entry.term:
                 if term is not None:
-                    self._engine.cut(entry.index)
-                self._engine.extend(message.entries[position:])
+                    self._log.cut(entry.index)
+                self._log.extend(message.entries[position:])
                 break
         return message.prev_index + len(message.entries)
 
@@ -74,7 +74,7 @@ def acknowledge_what_was_verified() -> Replacements:
 
     def match(self: replication.Replication, message: AppendEntries) -> int | None:
         found = original(self, message)
-        return None if found is None else self._engine.log.last_index
+        return None if found is None else self._state.log.last_index
 
     original = replication.Replication._match
     yield replication.Replication, "_match", match
@@ -84,27 +84,26 @@ def acknowledge_what_was_verified() -> Replacements:
 def terms_on_acknowledgements() -> Replacements:
     """A late acknowledgement of an earlier term counts for a leader that was elected again."""
 
-    def on_reply(self: replication.Replication, sender: progress.Peer, message: AppendReply) -> None:
-        if message.term < self._engine.term:
-            message = msgspec.structs.replace(message, term=self._engine.term)
+    def on_append_reply(self: replication.Replication, sender: progress.Peer, message: AppendReply) -> None:
+        if message.term < self._state.term:
+            message = msgspec.structs.replace(message, term=self._state.term)
         original(self, sender, message)
 
-    original = replication.Replication._on_reply
-    yield replication.Replication, "_on_reply", on_reply
-    yield from handled(AppendReply, on_reply)
+    original = replication.Replication.on_append_reply
+    yield replication.Replication, "on_append_reply", on_append_reply
 
 
 def sent_at_once(kind: type[Any]) -> Replacements:
     """Messages of this kind do not wait for the disk."""
 
-    def hold(self: engine.Engine, receiver: progress.Peer, message: Any) -> None:
+    def hold(self: outbox.Outbox, receiver: progress.Peer, message: Any) -> None:
         if isinstance(message, kind):
             self.send(receiver, message)
         else:
             original(self, receiver, message)
 
-    original = engine.Engine.hold
-    yield engine.Engine, "hold", hold
+    original = outbox.Outbox.hold
+    yield outbox.Outbox, "hold", hold
 
 
 @guard("E3", 25)
@@ -124,8 +123,8 @@ def own_vote_on_disk_first() -> Replacements:
     """A candidate asks for votes before its own is on disk."""
 
     def stand(self: elections.Elections, *, transfer: bool) -> None:
-        e = self._engine
-        e.become(Role.CANDIDATE, e.term + 1, None, voted_for=e.address)
+        state = self._state
+        self._become(Role.CANDIDATE, state.term + 1, None, voted_for=state.address)
         self._ask(pre=False, transfer=transfer)
         self._count()
 
@@ -220,13 +219,13 @@ def commit_by_counting_own_term_only() -> Replacements:
     """An entry of an earlier term is taken as committed because a majority holds it (figure 8)."""
 
     def advance(self: replication.Replication) -> None:
-        e = self._engine
-        if not e.is_leader:
-            return
-        stored = sorted(
-            (e.log.durable_index if a == e.address else e.peers[a].match_index for a in e.members.voters), reverse=True
-        )
-        e.commit_index = max(e.commit_index, stored[len(stored) // 2])
+        state = self._state
+        if state.is_leader:
+            stored = sorted(
+                state.log.durable_index if address == state.address else state.peers[address].match_index
+                for address in state.members.voters
+            )
+            state.commit_index = max(state.commit_index, stored[(len(stored) - 1) // 2])
 
     yield replication.Replication, "advance_commit_index", advance
 
@@ -236,8 +235,8 @@ def commit_only_what_was_verified() -> Replacements:
     """A follower takes entries as committed that the leader never said it shares."""
 
     def commit_to(self: replication.Replication, commit_index: int) -> None:
-        e = self._engine
-        e.commit_index = max(e.commit_index, min(commit_index, e.log.last_index))
+        state = self._state
+        state.commit_index = max(state.commit_index, min(commit_index, state.log.last_index))
 
     yield replication.Replication, "_commit_to", commit_to
 
@@ -246,14 +245,14 @@ def commit_only_what_was_verified() -> Replacements:
 def acknowledge_a_snapshot_when_installed() -> Replacements:
     """A snapshot is acknowledged when it has arrived, whether or not it can be installed."""
 
-    def on_piece(self: install_snapshot.Snapshots, sender: progress.Peer, message: SnapshotPiece) -> None:
+    def on_snapshot_piece(self: install_snapshot.Snapshots, sender: progress.Peer, message: SnapshotPiece) -> None:
         original(self, sender, message)
         incoming = self._incoming
         if incoming is not None and incoming.checking is not None:
             self._answer(sender, message, installed=True)
 
-    original = install_snapshot.Snapshots._on_piece
-    yield from handled(SnapshotPiece, on_piece)
+    original = install_snapshot.Snapshots.on_snapshot_piece
+    yield install_snapshot.Snapshots, "on_snapshot_piece", on_snapshot_piece
 
 
 @guard("section 5", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
@@ -301,6 +300,6 @@ def keep_the_log_after_a_snapshot() -> Replacements:
     """A snapshot of what the log already holds throws away the entries after it, which may be committed."""
 
     def is_no_news(self: install_snapshot.Snapshots, index: int, term: int) -> bool:
-        return index <= self._engine.last_applied
+        return index <= self._state.last_applied
 
     yield install_snapshot.Snapshots, "_is_no_news", is_no_news

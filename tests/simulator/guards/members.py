@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
-from replidict.raft import configuration, engine, read_index, reconfiguration, replication
+from replidict.raft import configuration, engine, quorum_rounds, reconfiguration, replication, state
 from replidict.raft.configuration import Members
 from replidict.storage import records, store
 from tests.simulator import member_scenarios
@@ -73,11 +73,10 @@ def taken_back_with_its_entry() -> Replacements:
 def in_force_after_a_restart() -> Replacements:
     """A node that restarts goes by the last committed configuration, and forgets the one in its log."""
 
-    def note(self: engine.Engine, entries: list[Any]) -> bool:
-        return original(self, entries) if hasattr(self, "changes") else False
+    def of_log(applied: Members, entries: Any) -> configuration.Membership:
+        return configuration.Membership(applied)
 
-    original = engine.Engine._note_configurations
-    yield engine.Engine, "_note_configurations", note
+    yield configuration.Membership, "of_log", of_log
 
 
 @guard("thesis 4.2.1", 25, changing=True)
@@ -88,15 +87,19 @@ def learners_do_not_count() -> Replacements:
         return len(self.all.intersection(addresses)) * 2 > len(self.voters)
 
     def advance(self: replication.Replication) -> None:
-        e = self._engine
-        if not e.is_leader:
+        known = self._state
+        if not known.is_leader:
             return
         stored = sorted(
-            (e.log.durable_index if a == e.address else e.peers[a].match_index for a in e.members.all), reverse=True
+            (
+                known.log.durable_index if address == known.address else known.peers[address].match_index
+                for address in known.members.all
+            ),
+            reverse=True,
         )
-        index = stored[len(e.members.voters) // 2]
-        if index > e.commit_index and e.log.term_at(index) == e.term:
-            e.commit_index = index
+        index = stored[len(known.members.voters) // 2]
+        if index > known.commit_index and known.log.term_at(index) == known.term:
+            known.commit_index = index
 
     yield Members, "is_majority", is_majority
     yield replication.Replication, "advance_commit_index", advance
@@ -121,8 +124,8 @@ def hand_over_before_leaving() -> Replacements:
     """A leader removes itself, and manages a cluster that it is no part of."""
 
     def removed(self: reconfiguration.Changes, change: RemoveMember) -> Members | tuple[Verdict, str]:
-        members, address = self._engine.members, change.address
-        if address != self._engine.address or members.voters == {address}:
+        members, address = self._state.members, change.address
+        if address != self._state.address or members.voters == {address}:
             return original(self, change)
         return replace(members, voters=members.voters - {address})
 
@@ -144,10 +147,10 @@ def listen_until_it_is_committed() -> Replacements:
 def stand_until_it_is_committed() -> Replacements:
     """A voter that an uncommitted change lets go does not stand, although only its log is complete (found: S3)."""
 
-    def members(self: engine.Engine) -> Members:
-        return self._membership.current
+    def members(self: state.RaftState) -> Members:
+        return self.configurations.current
 
-    yield engine.Engine, "committed_members", property(members)
+    yield state.RaftState, "committed_members", property(members)
 
 
 @guard("section 9", 150, changing=True)
@@ -202,8 +205,8 @@ def count_who_has_answered() -> Replacements:
     """A new leader takes a voter for alive that has not answered it yet, and removes one that is needed (found: S5)."""
 
     def missing(self: reconfiguration.Changes, voters: frozenset[str]) -> list[str]:
-        for other in self._engine.peers.values():
-            other.round_acked = max(other.round_acked, 1)
+        for peer in self._state.peers.values():
+            self._replication.rounds._answered.setdefault(peer, 1)
         return original(self, voters)
 
     original = reconfiguration.Changes._missing
@@ -214,9 +217,9 @@ def count_who_has_answered() -> Replacements:
 def count_again_when_members_leave() -> Replacements:
     """A read whose round waits for a member that leaves waits for ever (found: S6)."""
 
-    def answer(self: read_index.ReadIndex) -> None:
-        if self._engine.members.voters != {self._engine.address}:  # of whom nobody answers
+    def count(self: quorum_rounds.QuorumRounds) -> None:
+        if self._state.members.voters != {self._state.address}:  # of whom nobody answers
             original(self)
 
-    original = read_index.ReadIndex._answer_confirmed
-    yield read_index.ReadIndex, "_answer_confirmed", answer
+    original = quorum_rounds.QuorumRounds.count
+    yield quorum_rounds.QuorumRounds, "count", count

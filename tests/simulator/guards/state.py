@@ -12,6 +12,7 @@ from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, Sess
 from replidict.node import proposals
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard
+from tests.simulator.transport import SimulatedTransport
 
 
 @guard("6.3", 25)
@@ -138,7 +139,9 @@ def answer_when_applied_here() -> Replacements:
 
     def on_outcome(self: proposals.Proposals, outcome: Outcome) -> None:
         for other in everybody:
-            if not other._engine.transport._destroyed:
+            wire = other._engine.transport
+            assert isinstance(wire, SimulatedTransport)
+            if not wire._destroyed:
                 original(other, outcome)
 
     original, original_init = proposals.Proposals.on_outcome, proposals.Proposals.__init__

@@ -1,0 +1,97 @@
+"""What a node says to its peers, and when it may.
+
+Rules kept here:
+
+1. Nothing that tells of a state leaves before that state is on disk: such messages are held until the next commit.
+2. An answer goes back by the connection that the question came by, or not at all: another process may be at the other
+   end of the next one.
+3. Acknowledgements of the same leader's messages that wait for the same commit become one.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from pysyncobj.node import Node
+
+from replidict.protocol.peer_messages import AppendReply, Message, SnapshotReply
+from replidict.raft.progress import Peer
+from replidict.raft.state import RaftState
+
+
+class Network(Protocol):
+    """What the engine needs of a transport. The names in mixed case are PySyncObj's."""
+
+    def addNode(self, node: Node) -> None:
+        """Let a node in, and connect with it."""
+
+    def dropNode(self, node: Node) -> None:
+        """Close the connection with a node, and let it in no more."""
+
+    def send(self, node: Node, message: Message) -> bool:
+        """Send, or queue, a message. False: it surely does not go out."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+
+    def next_deadline(self) -> float:
+        """The clock time at which `tick` wants to run next."""
+
+    def destroy(self) -> None:
+        """Close everything; nothing is heard any more. Idempotent."""
+
+    def abandon(self) -> None:
+        """Close the descriptors of a forked child, and say nothing to anyone."""
+
+
+class Outbox:
+    """Sends at once, after the next commit, or as an answer."""
+
+    def __init__(self, state: RaftState, network: Network) -> None:
+        self._state, self._network = state, network
+        self._held: list[tuple[Peer, Message]] = []
+        self._unsent: list[tuple[Peer, int, Message]] = []  # answers, and the connection each belongs to
+
+    def send(self, peer: Peer, message: Message) -> bool:
+        """Send now. Only for what tells of nothing that is not on disk. False: it surely did not go out."""
+        return peer.connected and self._network.send(peer.node, message)
+
+    def answer(self, peer: Peer, connection: int, message: Message) -> None:
+        """Rule 2. While the queue of the connection is full, the answer waits: who asked waits for it, and would not
+        ask again."""
+        if peer.connections == connection and peer.connected and not self.send(peer, message):
+            self._unsent.append((peer, connection, message))
+
+    def retry_answers(self) -> None:
+        """Send the answers that wait for room, as far as there is some now."""
+        unsent, self._unsent = self._unsent, []
+        for answer in unsent:
+            self.answer(*answer)
+
+    def hold(self, peer: Peer, message: Message) -> None:
+        """Send after the next commit."""
+        held = self._held
+        if type(message) is AppendReply and message.success:
+            for position, (other, earlier) in enumerate(held):
+                if other is peer and type(earlier) is AppendReply and earlier.success and earlier.term == message.term:
+                    del held[position]
+                    if earlier.match_index > message.match_index:
+                        message = msgspec.structs.replace(message, match_index=earlier.match_index)
+                    break
+        held.append((peer, message))
+
+    def persist(self) -> None:
+        """Commit what is gathered, then send what waited for it. Raises `StorageError`."""
+        state = self._state
+        state.store.commit(state.commit_index)
+        if self._held:
+            held, self._held = self._held, []
+            for peer, message in held:
+                if type(message) is AppendReply and message.term < state.term:
+                    # A later leader has spoken since, and may have cut off what this would acknowledge.
+                    message = AppendReply(state.term, False, 0, message.round)
+                if type(message) is SnapshotReply:
+                    self.answer(peer, peer.connections, message)
+                else:
+                    self.send(peer, message)  # if it is lost, the next one will do

@@ -1,0 +1,9 @@
+from collections.abc import Callable
+from typing import Any
+
+from pysyncobj.syncobj import SyncObjConsumer
+
+class ReplDict(SyncObjConsumer):
+    def get(self, key: Any, default: Any = ...) -> Any: ...
+    def set(self, key: Any, value: Any, *, callback: Callable[[Any, int], object] | None = ...) -> None: ...
+    def update(self, other: dict[Any, Any], *, callback: Callable[[Any, int], object] | None = ...) -> None: ...
