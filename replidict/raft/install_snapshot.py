@@ -27,7 +27,7 @@ from replidict.errors import StorageError
 from replidict.log_writer import Logger
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
 from replidict.storage import records, snapshot
-from replidict.storage.directory import make_private, remove
+from replidict.storage.directory import private, remove
 from replidict.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -301,8 +301,8 @@ class _Incoming:
         self.peer = peer
         self.message = message
         self.path = path
-        make_private(path)
-        self.file = path.open("wb", buffering=0)  # so that what the disk refuses shows when it is written
+        # Without a buffer, so that what the disk refuses shows when it is written.
+        self.file = open(path, "wb", buffering=0, opener=private)  # noqa: SIM115 -- closed by who takes the pieces
         self.offset = 0
         self.checking: Call[Snapshot] | None = None
 
