@@ -65,8 +65,7 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
     leader, up to `timeout` seconds. Writes return once a majority has them on disk; plain reads are this node's copy.
     Any number of threads may use one object, and so may signal handlers and finalizers; what would wait for the node in
     its own thread, where a codec or finalizer may run, is refused at once. Left open, it is closed after the functions
-    that `atexit` was given since this package was imported. After `os.fork` it belongs to the parent: the child gets
-    `ClosedError`.
+    that `atexit` was given since the import. After `os.fork` it belongs to the parent: the child gets `ClosedError`.
 
     Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
     replaces the encoding of values (not of keys); it must be the same on every node, and pure.
@@ -243,8 +242,8 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
 
         They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
         this dict; `cancel` does nothing. Callbacks run in that thread, one after the other: while one takes its time,
-        other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError` or
-        `StorageError`.
+        other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError`
+        or `StorageError`.
         """
         encoded, data = self._key(key), self._value(value)
         operation, size = cmd.Put(encoded, data), len(encoded) + len(data)

@@ -107,7 +107,7 @@ class Node:
         return self.call(function).result()
 
     def _answer_calls(self) -> None:
-        while self._calls:
+        for _ in range(len(self._calls)):  # not those that come meanwhile: they could hold up the step for ever
             error = self._calls.popleft().run()
             if isinstance(error, StorageError | RemovedError):
                 raise error

@@ -32,7 +32,7 @@ from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.state import RaftState
 from replidict.storage import records, snapshot
-from replidict.storage.directory import make_private, remove
+from replidict.storage.directory import private, remove
 from replidict.storage.snapshot import Snapshot
 
 logger = Logger(__name__)
@@ -315,8 +315,8 @@ class _Incoming:
         self.peer = peer
         self.message = message
         self.path = path
-        make_private(path)
-        self.file = path.open("wb", buffering=0)  # so that what the disk refuses shows when it is written
+        # Without a buffer, so that what the disk refuses shows when it is written.
+        self.file = open(path, "wb", buffering=0, opener=private)  # noqa: SIM115 -- closed by who takes the pieces
         self.offset = 0
         self.checking: Call[Snapshot] | None = None
 

@@ -218,6 +218,11 @@ def put_facts(db: sqlite3.Connection, facts: Mapping[str, object]) -> None:
         db.execute(records.PUT_FACT, (name, data, records.fact_crc(name, data)))
 
 
+def private(path: str, flags: int) -> int:
+    """An opener, for `open`, of files that other users may neither read nor write."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def make_private(path: Path) -> None:
     """Make a file, or empty it, that other users may neither read nor write."""
     path.unlink(missing_ok=True)
