@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pysyncobj.node import Node
 
+from replidict.background import BackgroundThread
 from replidict.log_throttle import Complaints
 from replidict.machine import commands as cmd
 from replidict.options import Options
@@ -86,7 +86,7 @@ class Recorder:
 class Parts:
     """The parts of node `a`, each as the engine would make it. Its clock stands still until `now` is set."""
 
-    def __init__(self, store: Store, background: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store) -> None:
         self.now = 0.0
         self.network = Recorder()
         self.restarts = 0
@@ -95,9 +95,8 @@ class Parts:
         self.log = log = ReplicatedLog(state, self.network)
         self.freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
-        self.snapshots = Snapshots(
-            state, outbox, self.elections, Complaints("a"), self._restart, background, Path("no directory")
-        )
+        background, nowhere = BackgroundThread("never started"), Path("no directory")
+        self.snapshots = Snapshots(state, outbox, self.elections, Complaints("a"), self._restart, background, nowhere)
         self.replication = Replication(state, outbox, log, self.elections, self.snapshots, self.freshness)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, self.freshness)
         self.transfer = Transfer(state, outbox, log, self.read_index)
@@ -157,12 +156,11 @@ def a_node(
     lay_out(connection)
     write_founding_facts(connection, address("a"), founded_by(map(address, voters)))
     store = Store(connection, "file:///a", log_retain=1000)
-    with ThreadPoolExecutor(1) as background:
-        if log:
-            store.log.append(entries(log))
-        store.set_vote(max([term, *map(int, log)]), None if voted_for is None else address(voted_for))
-        store.commit(committed)
-        parts = Parts(store, background)
-        parts.state.commit_index = committed
-        yield parts
-        store.close()
+    if log:
+        store.log.append(entries(log))
+    store.set_vote(max([term, *map(int, log)]), None if voted_for is None else address(voted_for))
+    store.commit(committed)
+    parts = Parts(store)
+    parts.state.commit_index = committed
+    yield parts
+    store.close()

@@ -22,10 +22,10 @@ Rules kept here, for all of them:
    who handles the message says so, because a vote request need not be believed (thesis 4.2.3).
 3. What can't be written, or contradicts what Raft guarantees, ends the node. It is never worked around.
 
-PySyncObj runs here as far as `Engine` inherits it: it makes the poller and the transport, tells of connections and
-messages by its `Transport` interface, names nodes by its `Node`, and enters by `doTick`. Its own Raft state stays as
-its constructor makes it, and its tick, messages, journal, snapshots and commands never run; docs/design.md says why.
-This is the one module that knows its private names.
+Of PySyncObj run its constructor, which makes the poller and calls for the transport, its `Node`, and its `Transport`
+interface, by which connections and messages get here. Its own Raft state stays as the constructor makes it, and its
+tick, message handler, journal, snapshots and commands never run: docs/design.md says why. This is the one module that
+knows its private names.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Engine(SyncObj):
 
     @override
     def _onTick(self, timeToWait: float = 0.0) -> None:
-        """PySyncObj's own entry, `doTick`: wait up to `timeToWait` seconds for messages, then take one step."""
+        """Have `doTick` step this engine: wait up to `timeToWait` seconds for messages, then take one step."""
         self.poll(timeToWait)
         self.step()
 
