@@ -112,7 +112,7 @@ class Changes(msgspec.Struct):
         self.index, self.revision, self.next_position = later.index, later.revision, later.next_position
         self.keys, self.session_count = later.keys, later.session_count
         if later.cleared:
-            self.rows, self.cleared = later.rows, True
+            self.rows, self.cleared = [*later.rows], True
         else:
             self.rows.extend(later.rows)
         self.sessions.update(later.sessions)

@@ -159,8 +159,8 @@ class Proposals:
             return self._gather_behind(level)
         self._sequence += 1
         batch = _Batch(self._sequence, writes, b"", snapshots=self._snapshots)
+        self._in_flight[batch.sequence] = batch  # first: whatever ends the node from here on, its writers are told
         batch.command = self._encode(batch)
-        self._in_flight[batch.sequence] = batch
         return batch
 
     def _gather_behind(self, level: int) -> _Batch | None:
