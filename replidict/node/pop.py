@@ -12,6 +12,7 @@ from replidict.brief import brief
 from replidict.errors import NotCommitted
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode_key, encode_key
+from replidict.machine.equality import key_at
 from replidict.machine.values import removed_value_of, value_of
 from replidict.node.blocking_calls import rounded, write
 from replidict.node.node import Node
@@ -26,7 +27,7 @@ _ANY_KEY = encode_key(None)
 def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Any:
     """Remove a key and return its value. Raises `KeyError`, `DecodingError`, and what `write` raises."""
     if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
-        item = node.machine.items.get(key)
+        item = node.machine.find(key)
         if item is not None:
             value_of(decode, key, item.value)
         data = write(node, cmd.Pop(encoded), len(encoded), seconds)
@@ -35,7 +36,7 @@ def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: floa
         return removed_value_of(decode, key, data)
 
     def look() -> tuple[cmd.Remove, Any]:
-        item = node.machine.items.get(key)
+        item = node.machine.find(key)
         if item is None:
             return cmd.Remove(encoded, NO_REVISION), None
         return cmd.Remove(encoded, item.revision), value_of(decode, key, item.value)
@@ -63,13 +64,13 @@ def popitem(node: Node, decode: Decode, seconds: float) -> tuple[Any, Any]:
 def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
     while True:
         try:
-            key, item = next(reversed(node.machine.items.items()), (None, None))
+            where, item = next(reversed(node.machine.items.items()), (None, None))
             break
         except RuntimeError:  # it was changed between the two calls
             pass
     if item is None:
         return cmd.Remove(_ANY_KEY, NO_REVISION, last=True), None
-    return cmd.Remove(item.key, item.revision, last=True), (key, value_of(decode, key, item.value))
+    return cmd.Remove(item.key, item.revision, last=True), ((key := key_at(where, item.key)), value_of(decode, key, item.value))
 
 
 def _remove(node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float) -> tuple[bool, Any]:

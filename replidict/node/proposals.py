@@ -268,7 +268,7 @@ class Proposals:
     def _on_propose(self, peer: Peer, message: Propose) -> None:
         engine = self._engine
         if not cmd.may_be_proposed(message.command):
-            why = f"ignored a proposal of {peer.address} that is neither a write nor a session"
+            why = f"ignored a proposal of {peer.address} that is neither a write nor a session of this release"
             engine.complain(peer, "proposals of", why)
         elif engine.is_leader:
             engine.propose(message.command)

@@ -40,7 +40,7 @@ from replidict.errors import StorageError, removed
 from replidict.log_throttle import Complaints
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
-from replidict.machine.state_machine import Outcome, StateMachine
+from replidict.machine.state_machine import Outcome, StateMachine, unknown
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendReply, MembersAre, Message, SnapshotReply
@@ -425,7 +425,10 @@ class Engine(SyncObj):
         found = False
         for entry in entries:
             if cmd.is_configuration(entry.command) and entry.index > self._membership.current.index:
-                configuration = cmd.decode(entry.command)
+                try:
+                    configuration = cmd.decode(entry.command)
+                except cmd.UnknownCommand as error:
+                    raise unknown(entry.index, error) from error
                 if isinstance(configuration, cmd.Configuration):
                     self._membership.appended(entry.index, configuration)
                     found = True
