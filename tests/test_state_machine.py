@@ -165,7 +165,7 @@ def test_any_bytes_are_a_command_or_the_end(data: bytes) -> None:
 def test_unknown_commands(command: bytes) -> None:
     """A command that this release does not know ends the node, which says what to do, and nothing of it is done."""
     machine = opened()
-    with pytest.raises(StorageError, match="entry 2 of the log .* so as not to differ"):
+    with pytest.raises(StorageError, match=r"entry 2 of the log .* so as not to differ"):
         apply_next(machine, command)
     assert (machine.items, machine.revision, machine.applied_index) == ({}, 0, 1)
     assert machine.sessions == {1: Session(0, 1, ())}
