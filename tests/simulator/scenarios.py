@@ -429,11 +429,11 @@ def a_node_of_other_settings(cluster: Cluster) -> None:
     assert first.node is not None and odd.node is not None
     odd.differs = True
     odd.node.machine._codec = _OfOneMachine()
-    key = encode_key("key")
-    writes = [Write(each, 100, lambda: None) for each in (
-        cmd.Update([(key, encode(1)), (encode_key("other"), encode(1))]),
-        cmd.CompareAndSet(key, encode(1.0), encode(2)),
-    )]  # fmt: skip
+    key, longer = encode_key("key"), b"\xd9\x01a"  # the same text, in other bytes
+    writes = [
+        Write(cmd.Put(key, encode("a")), 100, lambda: None),
+        Write(cmd.CompareAndSet(key, longer, encode("b")), 100, lambda: None),
+    ]
     for write in writes:
         first.node.proposals.submit(write)
     until(cluster, lambda: writes[-1].result is True, "the others apply it")
@@ -442,4 +442,4 @@ def a_node_of_other_settings(cluster: Cluster) -> None:
     odd.start()
     a_leader(cluster)
     assert odd.node is not None
-    until(cluster, lambda: odd.node is not None and decode(odd.node.machine.items["key"].value) == 2, "it is back")
+    until(cluster, lambda: odd.node is not None and decode(odd.node.machine.items["key"].value) == "b", "it is back")
