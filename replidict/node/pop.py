@@ -70,10 +70,8 @@ def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
             pass
     if item is None:
         return cmd.Remove(_ANY_KEY, NO_REVISION, last=True), None
-    return cmd.Remove(item.key, item.revision, last=True), (
-        (key := key_at(where, item.key)),
-        value_of(decode, key, item.value),
-    )
+    key = key_at(where, item.key)
+    return cmd.Remove(item.key, item.revision, last=True), (key, value_of(decode, key, item.value))
 
 
 def _remove(node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float) -> tuple[bool, Any]:
