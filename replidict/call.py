@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from replidict.errors import ReplidictError, raise_anew
+from replidict.errors import ReplidictError, StorageError, raise_anew
 from replidict.latch import Latch
 
 Returned = TypeVar("Returned")
@@ -32,8 +32,12 @@ class Call(Generic[Returned]):
         if not self._withdrawn:
             try:
                 self._returned = self._function()
-            except BaseException as error:  # noqa: BLE001 -- the caller's to handle
+            except Exception as error:  # noqa: BLE001 -- the caller's to handle
                 self._error = error
+            except BaseException as error:  # noqa: BLE001 -- meant for the thread that it runs in, and not for the caller
+                self._error = StorageError(f"this node has stopped: {type(error).__name__}: {error}".removesuffix(": "))
+                self._over.set()
+                return error
             self._over.set()
         return self._error
 

@@ -23,6 +23,10 @@ from replidict.monotonic_clock import clock
 OWN_THREADS = "replidict "
 """How their names begin."""
 
+STACK_BYTES = 8 * 1024 * 1024
+"""What their stacks may grow to, whatever `threading.stack_size` the program has chosen for its own threads: SQLite,
+OpenSSL and a traceback need more than the smallest. It takes address space, and memory only as far as it is used."""
+
 _LAST_STEPS = 1.0
 """Seconds for which `join` waits until the interpreter, too, has taken note that a thread has ended."""
 
@@ -75,11 +79,14 @@ class OwnThread:
             thread = self._to_start.pop()
         except IndexError:
             return
+        before = threading.stack_size(STACK_BYTES)
         try:
             thread.start()
         except RuntimeError:
             self._to_start.append(thread)
             raise
+        finally:
+            threading.stack_size(before)
 
     def _run(self) -> None:
         ident = get_ident()

@@ -203,7 +203,7 @@ def may_be_said(message: peer_messages.Message) -> bool:
             return not message.transfer  # others may always be asked; that a leader asked for it would be a lie
         case peer_messages.Propose():
             command = message.command
-            return isinstance(cmd.decode(command), cmd.Unknown) and not cmd.is_configuration(command)
+            return not cmd.may_be_proposed(command)
         case (
             peer_messages.TimeoutNow()
             | peer_messages.ReadIndexRequest()

@@ -47,9 +47,11 @@ def test_only_writes_and_sessions_may_be_proposed() -> None:
     """A member can't change the configuration, or lead, by proposing it."""
     assert cmd.may_be_proposed(cmd.encode(cmd.Batch(1, 1, 0, [cmd.Put(b"k", b"v")])))
     assert cmd.may_be_proposed(cmd.encode(cmd.OpenSession(b"n")))
-    for command in (cmd.Configuration([], []), cmd.Configuration(["x:1"], []), cmd.NoOp(), cmd.Unknown()):
+    for command in (cmd.Configuration([], []), cmd.Configuration(["x:1"], []), cmd.NoOp()):
         assert not cmd.may_be_proposed(cmd.encode(command))
-    assert not cmd.may_be_proposed(b"")
+    later = [3, 1, 1, 0, [[99, b"k"]]]
+    for data in (b"", b"\x93\x02\x03", msgspec.msgpack.encode(later), b"\x95\x03" + b"\x91" * 100_000):
+        assert not cmd.may_be_proposed(data)
 
 
 def refused(kind: inspect.Type) -> list[Any]:
@@ -145,6 +147,7 @@ def test_pieces_are_of_the_file() -> None:
 
 
 def test_broken_text_is_an_unknown_command() -> None:
-    """A log entry whose text is no UTF-8 is one that this release can't read, and ends nobody."""
+    """A log entry whose text is no UTF-8 is one that this release can't read."""
     broken = cmd.encode(cmd.Configuration(["n1:1"], [])).replace(b"n1", b"\xff\xfe")
-    assert cmd.decode(broken) == cmd.Unknown()
+    with pytest.raises(cmd.UnknownCommand):
+        cmd.decode(broken)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replidict.errors import EncodingError
+from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine import state_machine
 from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
@@ -104,7 +104,6 @@ _commands = st.one_of(
     st.builds(cmd.OpenSession, st.just(NONCE)).map(cmd.encode),
     st.just(cmd.NO_OP),
     st.just(cmd.encode(cmd.Configuration(["a:1"], []))),
-    st.binary(max_size=12),
 )
 
 
@@ -139,16 +138,18 @@ def replay(history: Sequence[bytes], machine: StateMachine | None = None) -> Sta
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_command(data: bytes) -> None:
-    """Bytes that are no command give an outcome, no exception, and change nothing but the index (promise 5)."""
+def test_any_bytes_are_a_command_or_the_end(data: bytes) -> None:
+    """Bytes that are no command change nothing, and end the node by an error of its own (promise 5)."""
     machine = opened()
     results(machine, batch(1, put("a", 1)))
     before = content(machine)
-    outcome = apply_next(machine, data)
-    assert isinstance(outcome, Refusal | BatchApplied | SessionOpened | None)
-    assert machine.applied_index == 3
-    if outcome is Refusal.UNKNOWN:
-        assert content(machine) == before
+    try:
+        outcome = apply_next(machine, data)
+    except StorageError:
+        assert (content(machine), machine.applied_index) == (before, 2)
+    else:
+        assert isinstance(outcome, Refusal | BatchApplied | SessionOpened | None)
+        assert machine.applied_index == 3
 
 
 @pytest.mark.parametrize(
@@ -165,10 +166,11 @@ def test_any_bytes_are_a_command(data: bytes) -> None:
     ],
 )
 def test_unknown_commands(command: bytes) -> None:
-    """A command that this release does not know is refused as a whole, and nothing of it is done."""
+    """A command that this release does not know ends the node, which says what to do, and nothing of it is done."""
     machine = opened()
-    assert apply_next(machine, command) is Refusal.UNKNOWN
-    assert (machine.items, machine.revision, machine.applied_index) == ({}, 0, 2)
+    with pytest.raises(StorageError, match=r"entry 2 of the log .* so as not to differ"):
+        apply_next(machine, command)
+    assert (machine.items, machine.revision, machine.applied_index) == ({}, 0, 1)
     assert machine.sessions == {1: Session(0, 1, ())}
 
 
@@ -250,26 +252,20 @@ class _Odd(_Raising):
         return _NeverEqual()
 
 
-@pytest.mark.parametrize("codec", [_Raising(ValueError("mine")), _Raising(RecursionError("mine")), _Odd()])
+@pytest.mark.parametrize(
+    "codec", [_Raising(ValueError("mine")), _Raising(RecursionError("mine")), _Raising(MemoryError("mine")), _Odd()]
+)
 def test_a_codec_that_raises(codec: Any) -> None:
-    """What a user's codec, or its values' `==`, raises is a result like any other (promise 5)."""
+    """What a user's codec, or its values' `==`, raises may be of this machine only: it ends the node, which has then
+    done nothing of the operation, so that it does not differ (promise 5)."""
     machine = StateMachine(codec)
     apply_next(machine, cmd.encode(cmd.OpenSession(NONCE)))
     results(machine, batch(1, put("a", 1)))
     before = content(machine)
-    (found,) = results(machine, batch(2, cmd.CompareAndSet(encode_key("a"), encode(5), encode(2))))  # type: ignore[misc]
-    assert isinstance(found, str) and ("mine" in found or "ZeroDivisionError" in found)
-    assert content(machine) == before
-    assert results(machine, batch(3, put("b", 1), cmd.Pop(encode_key("a")))) == [2, encode(1)]
-
-
-def test_out_of_memory_is_not_a_result() -> None:
-    """Running out of memory is of one machine only: it is raised, so that the node stops instead of differing."""
-    machine = StateMachine(_Raising(MemoryError()))
-    apply_next(machine, cmd.encode(cmd.OpenSession(NONCE)))
-    results(machine, batch(1, put("a", 1)))
-    with pytest.raises(MemoryError):
+    with pytest.raises(StorageError, match=r"entry 3 of the log could not be applied here: .*(mine|ZeroDivisionError)"):
         results(machine, batch(2, cmd.CompareAndSet(encode_key("a"), encode(5), encode(2))))
+    assert content(machine) == before
+    assert (machine.applied_index, machine.sessions[1].sequence) == (2, 1)
 
 
 # -- deterministic --------------------------------------------------------------------------------------------------

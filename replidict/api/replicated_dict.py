@@ -25,6 +25,7 @@ from replidict.machine.codec import DEFAULT_CODEC, Codec
 from replidict.machine.values import value_of
 from replidict.node.blocking_calls import make_current, make_recent, update, write
 from replidict.node.call_arguments import (
+    check_comparable,
     check_kinds,
     encoded_key,
     encoded_value,
@@ -114,7 +115,7 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
     def __getitem__(self, key: K) -> V:
         """Return this node's copy of the value. Raises `KeyError`, and `DecodingError`, as all reads of values do."""
         machine = self._machine
-        item = machine.find(key) if machine.pending else machine.readable.get(key)
+        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
         if item is None:
             raise KeyError(key)
         try:
@@ -159,7 +160,7 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
         if linearizable or max_staleness is not None or timeout is not None:
             self._catch_up(linearizable, max_staleness, timeout)
         machine = self._machine
-        item = machine.find(key) if machine.pending else machine.readable.get(key)
+        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
         return default if item is None else value_of(self._decode, key, item.value)
 
     def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
@@ -169,7 +170,7 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
         """
         self._catch_up(linearizable, None, timeout)
         machine = self._machine
-        item = machine.find(key) if machine.pending else machine.readable.get(key)
+        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
         return None if item is None else Versioned(value_of(self._decode, key, item.value), item.revision)
 
     def _catch_up(self, linearizable: bool, max_staleness: float | None, timeout: float | None) -> None:
@@ -190,7 +191,9 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
     def __contains__(self, key: object) -> bool:
         """Return whether this node's copy has the key."""
         machine = self._machine
-        return (machine.find(key) if machine.pending else machine.readable.get(key)) is not None
+        return (
+            machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
+        ) is not None
 
     @override
     def __len__(self) -> int:
@@ -262,6 +265,8 @@ class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
         absent key equals nothing: `add` is for that.
         """
         encoded, old, data = self._key(key), self._value(expected), self._value(value)
+        present = self._machine.find(key)
+        check_comparable(self._codec, [old, data] if present is None else [old, data, present.value])
         operation = cmd.CompareAndSet(encoded, old, data)
         return self._write(operation, len(encoded) + len(old) + len(data), timeout) is True
 

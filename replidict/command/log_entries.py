@@ -18,7 +18,11 @@ SHOWN = 3
 
 def described(command: bytes) -> str:
     """What an entry says."""
-    match cmd.decode(command):
+    try:
+        said = cmd.decode(command)
+    except cmd.UnknownCommand:
+        return "what this release does not know: upgrade it"
+    match said:
         case cmd.NoOp():
             return "a leader begins its term"
         case cmd.OpenSession():
@@ -31,8 +35,6 @@ def described(command: bytes) -> str:
             return f"voters {' '.join(voters)}" + (f", learners {' '.join(learners)}" if learners else "")
         case cmd.RaiseLevel(level=level):
             return f"the feature level is {level}"
-        case _:
-            return "what this release does not know"
 
 
 _NAMES = {

@@ -35,20 +35,27 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from itertools import chain
+from typing import Any, Final, Protocol, TypeAlias
 from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
-from msgspec import MsgspecError
+from msgspec import MsgspecError, Raw
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from replidict.errors import EncodingError
+from replidict.machine.folding import EXTENSIONS_OF_ITEMS, fold
 
-# Containers within containers. A level costs decoding up to four of the interpreter's 1000 levels of recursion, and
-# the caller, whose stack is already in use, needs most of them.
 MAX_DEPTH: Final = 64
+"""Containers within containers, whatever the interpreter's limit of recursion and the stack of a thread are."""
+
+SHALLOW: Final = 4
+"""So many extensions within one another are decoded by msgspec, which is fast and takes stack for each."""
+
+PACK_DEPTH: Final = 8
+"""So many lists and dicts within one another are encoded at a time, for the same reason."""
 
 _KEPT: Final = (
     "None, bool, int, float, str, bytes, bytearray, tuple, list, dict, set, frozenset, datetime, date, time, "
@@ -80,7 +87,7 @@ def encode(value: Any, /) -> bytes:
         except (OverflowError, UnicodeEncodeError):
             pass  # a big int or a lone surrogate: these are extensions
     try:
-        return _pack(_wire(value, 0))
+        return _pack(_wire(value))
     except _Refused as refused:
         raise EncodingError(str(refused)) from None
     except RecursionError as error:
@@ -95,8 +102,11 @@ def decode(data: bytes, /) -> Any:
     Raises `EncodingError` if they are not such bytes, or name a time zone that this machine does not have.
     """
     try:
-        return _unpack(data)
-    except _MALFORMED as error:
+        try:
+            return _unpack(data)
+        except RecursionError:  # lists within lists, or a caller with little stack left
+            return fold(data, _Values(), MAX_DEPTH)
+    except (RecursionError, *MALFORMED) as error:
         raise EncodingError(f"not an encoded value: {type(error).__name__}: {error}") from error
 
 
@@ -119,30 +129,12 @@ def decode_key(data: bytes, /) -> Hashable:
     return key  # type: ignore[no-any-return]
 
 
-def equal(left: bytes, right: bytes, /) -> bool:
-    """Whether two encoded values are equal, by `==` of the values; the same on every machine.
-
-    A value is also equal to itself when it holds NaN. One that holds a `ZoneInfo` is equal to nothing but itself:
-    what else it equals depends on a machine's time zone database. Raises `EncodingError`.
-    """
-    if left == right:
-        return True
-    try:
-        _scan(left), _scan(right)
-    except _HasZone:
-        return False
-    except _MALFORMED as error:
-        raise EncodingError(f"not an encoded value: {type(error).__name__}: {error}") from error
-    return bool(decode(left) == decode(right))
-
-
 class FaithfulCodec:
     """The `Codec` of this module: `encode` and `decode` as they are, without the cost of binding a method."""
 
     __slots__ = ()
     encode = staticmethod(encode)
     decode = staticmethod(decode)
-    equal = staticmethod(equal)
 
 
 DEFAULT_CODEC: Final[Codec] = FaithfulCodec()
@@ -156,23 +148,78 @@ _pack: Final = Encoder().encode
 
 
 class _Refused(Exception):
-    """A part that can't be kept. Each container that the refusal passes through adds its step to the path."""
+    """A part that can't be kept, and the way to it."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, path: Sequence[str] = ()) -> None:
         self.reason = reason
-        self.path: list[str] = []
-
-    def under(self, step: str) -> _Refused:
-        self.path.insert(0, step)
-        return self
+        self.path = path
 
     def __str__(self) -> str:
         path = "".join(self.path[:8]) + ("..." if len(self.path) > 8 else "")
         return "can't keep " + (f"the part at {path}: " if path else "this: ") + self.reason
 
 
-def _wire(value: Any, depth: int) -> Any:
-    kind = type(value)
+class _Open:
+    """A container whose parts are being encoded; of a dict, its keys and items by turns."""
+
+    __slots__ = ("kind", "parts", "wired")
+
+    def __init__(self, kind: type, parts: tuple[Any, ...]) -> None:
+        self.kind = kind
+        self.parts = parts
+        self.wired: list[Any] = []
+
+    def step(self) -> str:
+        """Where the part is that comes next."""
+        position = len(self.wired)
+        if self.kind is not dict:
+            return f"[{position}]"
+        return f"[{_brief(self.parts[position - 1])}]" if position % 2 else f"<key {position // 2}>"
+
+    def close(self, depth: int) -> Any:
+        """The container, all parts of which are encoded."""
+        kind, wired = self.kind, self.wired
+        if kind is list:
+            native: Any = wired
+        elif kind is dict:
+            if not all(one is other for one, other in zip(wired[::2], self.parts[::2], strict=True)):
+                return Ext(6, _pack(wired))
+            native = dict(zip(wired[::2], wired[1::2], strict=True))
+        else:
+            return Ext(_CONTAINERS[kind], _pack(wired if kind is tuple else sorted(wired, key=_pack)))
+        return native if depth % PACK_DEPTH else Raw(_pack(native))
+
+
+def _wire(value: Any) -> Any:
+    """Without recursion: how deep a value may be must not depend on how much stack the caller has left."""
+    stack = [_Open(list, (value,))]
+    try:
+        while True:
+            top = stack[-1]
+            parts, wired = top.parts, top.wired
+            while len(wired) < len(parts):
+                part = parts[len(wired)]
+                kind = type(part)
+                if kind in _NATIVE:
+                    wired.append(part)
+                elif kind in _CONTAINERS:
+                    if len(stack) > MAX_DEPTH:
+                        raise _Refused(_TOO_DEEP)
+                    stack.append(_Open(kind, tuple(chain.from_iterable(part.items()) if kind is dict else part)))
+                    break
+                else:
+                    wired.append(_wire_leaf(part, kind))
+            else:
+                stack.pop()
+                if not stack:
+                    return wired[0]
+                stack[-1].wired.append(top.close(len(stack)))
+    except _Refused as refused:
+        steps = [opened.step() for opened in stack[1:]]
+        raise _Refused(refused.reason, [*steps, *refused.path]) from None
+
+
+def _wire_leaf(value: Any, kind: type) -> Any:
     if kind is str:
         try:
             value.isascii() or value.encode()
@@ -183,48 +230,11 @@ def _wire(value: Any, depth: int) -> Any:
         if -(2**63) <= value < 2**64:
             return value
         return Ext(1, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-    if kind in _NATIVE:
-        return value
-    if kind is list:
-        return _wire_items(value, depth)
-    if kind is dict:
-        return _wire_dict(value, depth)
-    extension = _EXTENSIONS.get(kind)
+    extension = _LEAVES.get(kind)
     if extension is None:
         raise _Refused(_why_not(kind))
     code, payload = extension
-    return Ext(code, payload(value, depth))
-
-
-def _wire_items(items: Iterable[Any], depth: int) -> list[Any]:
-    depth = _deeper(depth)
-    wired: list[Any] = []
-    for item in tuple(items):
-        try:
-            wired.append(item if type(item) in _NATIVE else _wire(item, depth))
-        except _Refused as refused:
-            raise refused.under(f"[{len(wired)}]") from None
-    return wired
-
-
-def _wire_dict(value: dict[Any, Any], depth: int) -> Any:
-    depth = _deeper(depth)
-    wired: list[Any] = []
-    native = True
-    for key, item in tuple(value.items()):
-        try:
-            wired_key = _wire(key, depth)
-            native = native and wired_key is key
-            wired.append(wired_key)
-            wired.append(item if type(item) in _NATIVE else _wire(item, depth))
-        except _Refused as refused:
-            # An odd length: the key is in, so it was its item.
-            raise refused.under(f"[{_brief(key)}]" if len(wired) % 2 else f"<key {len(wired) // 2}>") from None
-    return dict(zip(wired[::2], wired[1::2], strict=True)) if native else Ext(6, _pack(wired))
-
-
-def _sorted_items(value: Any, depth: int) -> bytes:
-    return _pack(sorted(_wire_items(value, depth), key=_pack))
+    return Ext(code, payload(value))
 
 
 def _clock(time: dt.time | dt.datetime) -> list[Any]:
@@ -239,15 +249,15 @@ def _zone(zone: dt.tzinfo | None) -> Any:
             return [0]
         if type(zone) is dt.timezone:
             offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # the only way to its name, or to none
-            return [offset // dt.timedelta(microseconds=1), *(_wire(part, 0) for part in name)]
+            return [offset // dt.timedelta(microseconds=1), *(_wire_leaf(part, str) for part in name)]
         if type(zone) is not ZoneInfo:
             raise _Refused(f"a tzinfo of type {_name(type(zone))}; use datetime.timezone or zoneinfo.ZoneInfo")
         # The key is not enough: a zone made from a file, or not from the cache, may differ from what a reader gets.
-        if zone.key is None or _load_zone(_wire(zone.key, 0)) is not zone:
+        if zone.key is None or _load_zone(_wire_leaf(zone.key, type(zone.key))) is not zone:
             raise _Refused(f"the zone {zone!r} is not what ZoneInfo(key) returns; use ZoneInfo(key)")
         return zone.key
     except _Refused as refused:
-        raise refused.under(".tzinfo") from None
+        raise _Refused(refused.reason, [".tzinfo"]) from None
 
 
 _MAY_NAME_A_ZONE: Final = re.compile(
@@ -271,28 +281,24 @@ def _load_zone(key: str) -> ZoneInfo | None:
 _SAFETY: Final = {b"": SafeUUID.unknown, b"s": SafeUUID.safe, b"u": SafeUUID.unsafe}
 _SAFETY_BYTE: Final = {safety: byte for byte, safety in _SAFETY.items()}
 
-_EXTENSIONS: Final[dict[type, tuple[int, Callable[[Any, int], bytes]]]] = {
-    tuple: (3, lambda value, depth: _pack(_wire_items(value, depth))),
-    set: (4, _sorted_items),
-    frozenset: (5, _sorted_items),
-    Decimal: (7, lambda d, _: str(d).upper().encode()),  # the decimal context may want a small e: see rule 2
-    dt.datetime: (8, lambda t, _: _pack([t.year, t.month, t.day, *_clock(t)])),
-    dt.date: (9, lambda d, _: _pack([d.year, d.month, d.day])),
-    dt.time: (10, lambda t, _: _pack(_clock(t))),
-    dt.timedelta: (11, lambda d, _: _pack([d.days, d.seconds, d.microseconds])),
-    UUID: (12, lambda u, _: u.bytes + _SAFETY_BYTE[u.is_safe]),
-    bytearray: (13, lambda value, _: bytes(value)),
+_CONTAINERS: Final[dict[type, int]] = {list: 0, tuple: 3, set: 4, frozenset: 5, dict: 6}
+"""By type, the codes under which they are extensions; a list is none, and a dict need not be one."""
+
+_LEAVES: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
+    Decimal: (7, lambda d: str(d).upper().encode()),  # the decimal context may want a small e: see rule 2
+    dt.datetime: (8, lambda t: _pack([t.year, t.month, t.day, *_clock(t)])),
+    dt.date: (9, lambda d: _pack([d.year, d.month, d.day])),
+    dt.time: (10, lambda t: _pack(_clock(t))),
+    dt.timedelta: (11, lambda d: _pack([d.days, d.seconds, d.microseconds])),
+    UUID: (12, lambda u: u.bytes + _SAFETY_BYTE[u.is_safe]),
+    bytearray: (13, bytes),
 }
 
-
-def _deeper(depth: int) -> int:
-    if depth >= MAX_DEPTH:
-        raise _Refused(f"it is nested more than {MAX_DEPTH} containers deep, or contains itself; store it flatter")
-    return depth + 1
+_TOO_DEEP: Final = f"it is nested more than {MAX_DEPTH} containers deep, or contains itself; store it flatter"
 
 
 def _why_not(kind: type) -> str:
-    for base in (bool, int, float, str, bytes, *_EXTENSIONS, list, dict):
+    for base in (bool, int, float, str, bytes, *_LEAVES, *_CONTAINERS):
         if issubclass(kind, base):
             return (
                 f"{_name(kind)} is a subclass of {_name(base)}, and would come back as another type; "
@@ -313,46 +319,90 @@ def _brief(key: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# Decoding. `_unpack` calls `_from_extension`, which calls `_unpack` for what is inside.
+# Decoding. msgspec does it, up to a few extensions within one another, since it takes stack for each. What is nested
+# deeper is `folding`'s, which takes none.
 
 # All that msgspec, the constructors below, hashing and ZoneInfo raise.
-_MALFORMED: Final = (MsgspecError, ValueError, TypeError, ArithmeticError, LookupError, OSError, RecursionError)
+MALFORMED: Final = (MsgspecError, ValueError, TypeError, ArithmeticError, LookupError, OSError)
 
 
-def _from_extension(code: int, data: memoryview) -> Any:
+def build_leaf(code: int, data: bytes | memoryview) -> Any:
+    """The value of an extension that holds no other values."""
     build = _BUILDERS.get(code)
     if build is None:
         raise ValueError(f"unknown extension code {code}; a newer release may have written it")
     return build(data)
 
 
-_unpack: Final = Decoder(ext_hook=_from_extension).decode
+def build_container(code: int, parts: list[Any]) -> Any:
+    """The value of an extension that holds these."""
+    if code == 3:
+        return tuple(parts)
+    if code == 6:
+        made = dict(zip(parts[::2], parts[1::2], strict=True))
+        if 2 * len(made) != len(parts):
+            raise ValueError("a dict holds a key twice")
+        return made
+    elements = set(parts) if code == 4 else frozenset(parts)
+    if len(elements) != len(parts):
+        raise ValueError("a set holds an element twice")
+    return elements
 
 
-def _items(data: memoryview) -> list[Any]:
-    items = _unpack(data)
+class _Values:
+    """What `fold` makes values with."""
+
+    leaf = staticmethod(Decoder().decode)
+    extension = staticmethod(build_leaf)
+    container = staticmethod(build_container)
+    array = list
+
+    @staticmethod
+    def mapping(parts: list[Any]) -> dict[Any, Any]:
+        return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+Unpack: TypeAlias = Callable[[bytes | memoryview], Any]
+
+
+def unpacker(leaf: Callable[[int, memoryview], Any], deep: Callable[[int, memoryview], Any], level: int = 0) -> Unpack:
+    """A decoder for what stands within so many extensions: `leaf` for those that hold no values, `deep` for those that
+    stand within too many others."""
+    inner = None if level == SHALLOW else unpacker(leaf, deep, level + 1)
+
+    def extension(code: int, data: memoryview) -> Any:
+        if code not in EXTENSIONS_OF_ITEMS:
+            return leaf(code, data)
+        return deep(code, data) if inner is None else build_container(code, _checked(inner(data)))
+
+    return Decoder(ext_hook=extension).decode
+
+
+def _deep(code: int, data: memoryview) -> Any:
+    return fold(data, _Values(), MAX_DEPTH, code)
+
+
+def _checked(items: Any) -> list[Any]:
     if type(items) is not list:
         raise ValueError("an extension holds no items")
     return items
 
 
-def _as_set(data: memoryview, kind: Callable[[list[Any]], Any]) -> Any:
-    items = _items(data)
-    result = kind(items)
-    if len(result) != len(items):
-        raise ValueError("a set holds an element twice")
-    return result
+def _flat_extension(code: int, data: memoryview) -> Any:
+    if code != 2:
+        raise ValueError(f"an extension of code {code} is where none belongs")
+    return build_leaf(code, data)
 
 
-def _as_dict(data: memoryview) -> dict[Any, Any]:
-    items = _items(data)
-    result = dict(zip(items[::2], items[1::2], strict=True))
-    if 2 * len(result) != len(items):
-        raise ValueError("a dict holds a key twice")
-    return result
+_unpack: Final = unpacker(build_leaf, _deep)
+_unpack_flat: Final = Decoder(ext_hook=_flat_extension).decode
 
 
-def _as_decimal(data: memoryview) -> Decimal:
+def _items(data: bytes | memoryview) -> list[Any]:
+    return _checked(_unpack_flat(data))
+
+
+def _as_decimal(data: bytes | memoryview) -> Decimal:
     text = str(data, "ascii")
     value = Decimal(text)
     if str(value).upper() != text:  # a decimal context can make Decimal("garbage") NaN
@@ -371,7 +421,7 @@ def _as_zone(zone: Any) -> dt.tzinfo | None:
     return dt.timezone(dt.timedelta(microseconds=offset), *name)
 
 
-def _as_time(data: memoryview, kind: Callable[..., Any]) -> Any:
+def _as_time(data: bytes | memoryview, kind: Callable[..., Any]) -> Any:
     *fields, fold, zone = _items(data)
     return kind(*fields, _as_zone(zone), fold=fold)
 
@@ -380,35 +430,17 @@ def _as_uuid(data: bytes) -> UUID:
     return UUID(bytes=data[:16], is_safe=_SAFETY[data[16:]])
 
 
-_BUILDERS: Final[dict[int, Callable[[memoryview], Any]]] = {
+_BUILDERS: Final[dict[int, Callable[[bytes | memoryview], Any]]] = {
     1: lambda data: int.from_bytes(data, "big", signed=True),
     2: lambda data: str(data, "utf-8", "surrogatepass"),
-    3: lambda data: tuple(_items(data)),
-    4: lambda data: _as_set(data, set),
-    5: lambda data: _as_set(data, frozenset),
-    6: _as_dict,
     7: _as_decimal,
     8: lambda data: _as_time(data, dt.datetime),
     9: lambda data: dt.date(*_items(data)),
     10: lambda data: _as_time(data, dt.time),
     11: lambda data: dt.timedelta(*_items(data)),
     12: lambda data: _as_uuid(bytes(data)),  # bytes first: slices of msgspec 0.19's memoryview run past its end
-    13: lambda data: bytearray(data),
+    13: bytearray,
 }
-
-
-class _HasZone(Exception):
-    """A `ZoneInfo` is in it."""
-
-
-def _look_inside(code: int, data: memoryview) -> None:
-    if code in (3, 4, 5, 6):
-        _scan(data)
-    elif code in (8, 10) and type(_items(data)[-1]) is str:
-        raise _HasZone
-
-
-_scan: Final = Decoder(ext_hook=_look_inside).decode
 
 
 # Keys.
@@ -417,16 +449,25 @@ _UNHASHABLE: Final = frozenset({list, dict, set, bytearray})
 
 
 def _check_key(key: Any) -> None:
-    kind = type(key)
+    parts = [key]
+    while parts:
+        part = parts.pop()
+        kind = type(part)
+        if kind is tuple or kind is frozenset:
+            parts.extend(part)
+        elif (reason := why_no_key(part, kind)) is not None:
+            raise EncodingError(reason)
+
+
+def why_no_key(part: Any, kind: type) -> str | None:
+    """Why this, which is no tuple and no frozenset, can't be a key or a part of one; None if it can."""
     if kind in _UNHASHABLE:
-        raise EncodingError(f"a key can't hold a {_name(kind)}, which is not hashable; use a tuple, frozenset or bytes")
-    if kind is tuple or kind is frozenset:
-        for item in key:
-            _check_key(item)
-    elif (kind is float and key != key) or (kind is Decimal and key.is_nan()):
-        raise EncodingError("a key can't hold NaN, which does not equal itself and could never be found again")
-    elif (kind is dt.datetime or kind is dt.time) and type(key.tzinfo) is ZoneInfo:
-        raise EncodingError(
-            f"a key can't hold a time in {key.tzinfo}: its equality depends on each machine's time zone database; "
+        return f"a key can't hold a {_name(kind)}, which is not hashable; use a tuple, frozenset or bytes"
+    if (kind is float and part != part) or (kind is Decimal and part.is_nan()):
+        return "a key can't hold NaN, which does not equal itself and could never be found again"
+    if (kind is dt.datetime or kind is dt.time) and type(part.tzinfo) is ZoneInfo:
+        return (
+            f"a key can't hold a time in {part.tzinfo}: its equality depends on each machine's time zone database; "
             "convert it to datetime.timezone.utc"
         )
+    return None

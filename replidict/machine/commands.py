@@ -4,7 +4,7 @@ Rules kept here:
 
 1. A command is a pure description: keys and values are already encoded, nothing is decided later.
 2. Tags are never used again and fields are only added at the end, with a default: old logs stay readable.
-3. `decode` gives `Unknown` for bytes that this release does not know; it never raises.
+3. `decode` raises `UnknownCommand` for what this release does not know. What it raises else is this machine's failure.
 """
 
 from __future__ import annotations
@@ -159,11 +159,7 @@ class RaiseLevel(_Command, frozen=True, tag=5):
     level: int
 
 
-class Unknown(_Command, frozen=True, tag=255):
-    """Stands for bytes that can't be read as a command of this release."""
-
-
-Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | Unknown
+Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel
 
 LEVEL_OF: dict[type, int] = {Remove: 2, Take: 2}
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
@@ -172,12 +168,16 @@ encode = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], Command] = msgspec.msgpack.Decoder(Command).decode
 
 
+class UnknownCommand(Exception):
+    """Bytes that are no command of this release: one of a later release, or none at all."""
+
+
 def decode(data: bytes) -> Command:
-    """Read a log entry's content; `Unknown` if this release can't."""
+    """Read a log entry's content. Raises `UnknownCommand`."""
     try:
         return _decode(data)
-    except (ValueError, RecursionError, MemoryError):  # ValueError: msgspec's own errors, and broken UTF-8
-        return Unknown()
+    except ValueError as error:  # msgspec's own errors, and broken UTF-8
+        raise UnknownCommand(str(error)) from error
 
 
 NO_OP = encode(NoOp())
@@ -194,5 +194,9 @@ def raises_level(data: bytes) -> bool:
 
 
 def may_be_proposed(data: bytes) -> bool:
-    """Whether a follower may ask for this: writes and sessions. The rest is for the leader to say."""
-    return data[1:2] in (b"\x02", b"\x03")
+    """Whether a follower may ask for this: writes and sessions that this release knows. The rest is for the leader to
+    say."""
+    try:
+        return isinstance(decode(data), Batch | OpenSession)
+    except (UnknownCommand, RecursionError):
+        return False

@@ -3,7 +3,9 @@
 Rules kept here:
 
 1. Deterministic: no clock, no randomness, no I/O. Two machines that applied the same entries are equal.
-2. Total: every command gives an outcome, also one this release does not know; nothing is ever raised.
+2. What can't be done gives a result that says so, and depends on the log alone. Whatever else is raised ends the node:
+   a command that this release does not know, a codec of the user's that fails here, no memory. No node goes on without
+   what the others have applied.
 3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
 4. Each change is also recorded as rows, so that the table on disk can follow entry by entry.
 5. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: this
@@ -24,7 +26,8 @@ import msgspec
 from replidict.brief import brief
 from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
-from replidict.machine.codec import Codec, FaithfulCodec, decode_key, is_portable
+from replidict.machine.codec import Codec, FaithfulCodec, is_portable
+from replidict.machine.equality import equal, key_at, place, place_of
 from replidict.release import LEVEL
 
 _LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
@@ -58,7 +61,6 @@ class Refusal(Enum):
     NO_SESSION = "the session is not open (any more)"
     GAP = "an earlier batch of the session is missing"
     FORGOTTEN = "the batch was applied and acknowledged before: its results are no longer kept"
-    UNKNOWN = "the command is not known to this release"
 
 
 class SessionOpened(NamedTuple):
@@ -112,7 +114,7 @@ class Changes(msgspec.Struct):
         self.index, self.revision, self.next_position = later.index, later.revision, later.next_position
         self.keys, self.session_count = later.keys, later.session_count
         if later.cleared:
-            self.rows, self.cleared = later.rows, True
+            self.rows, self.cleared = [*later.rows], True
         else:
             self.rows.extend(later.rows)
         self.sessions.update(later.sessions)
@@ -143,6 +145,8 @@ class StateMachine:
 
     def __init__(self, codec: Codec) -> None:
         self.items: dict[Hashable, Item] = {}
+        self.plain = True
+        """Whether all keys stand under themselves in `items`: for the others see `equality`."""
         self.readable = self.items
         """What readers read: `items`, or an `Unreadable`."""
         self.pending: dict[Hashable, Item] = {}
@@ -162,8 +166,9 @@ class StateMachine:
 
     def find(self, key: Hashable) -> Item | None:
         """What is stored under a key now."""
-        item = self.pending.get(key)
-        return self.readable.get(key) if item is None else item
+        where = key if type(key) is str else place_of(key)
+        item = self.pending.get(where)
+        return self.readable.get(where) if item is None else item
 
     def moment(self) -> dict[Hashable, Item]:
         """All that is stored at one moment, in order; the caller owns it."""
@@ -177,7 +182,9 @@ class StateMachine:
                 continue
             if before[2] is readable and all(map(is_, before, after)):
                 copied.update(before[1])
-                return copied  # type: ignore[no-any-return]
+                if self.plain:
+                    return copied  # type: ignore[no-any-return]
+                return {key_at(where, item.key): item for where, item in copied.items()}
 
     def count(self) -> int:
         """How many keys there are now."""
@@ -211,9 +218,10 @@ class StateMachine:
         items: dict[Hashable, Item] = {}
         for position, key, value, written_by in rows:
             try:
-                items[decode_key(key)] = Item(key, value, written_by, position)
+                items[place(key)] = Item(key, value, written_by, position)
             except EncodingError as error:
                 raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
+        self.plain = not any(type(where) is tuple for where in items)
         self.items = self.readable = items
         self.revision = revision
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
@@ -241,7 +249,25 @@ class StateMachine:
         return Changes(self.applied_index, self.revision, self._next_position, len(self.items), 0, [], {})
 
     def apply(self, index: int, command: bytes) -> Outcome:
-        """Apply the entry at `index`, the one after `applied_index`."""
+        """Apply the entry at `index`, the one after `applied_index`.
+
+        Raises `StorageError` if that can't be done here (rule 2): the machine must not be used any more.
+        """
+        try:
+            return self._apply(index, command)
+        except StorageError:
+            raise
+        except cmd.UnknownCommand as error:
+            raise unknown(index, error) from error
+        except Exception as error:
+            raise StorageError(
+                f"entry {index} of the log could not be applied here: "
+                f"{f'{type(error).__name__}: {error}'.removesuffix(': ')}. This node has stopped, so as not to differ "
+                "from the others, which may have done it. Find out what is different here (memory, settings, codec), "
+                "then open it again: what was acknowledged is there"
+            ) from error
+
+    def _apply(self, index: int, command: bytes) -> Outcome:
         outcome: Outcome = None
         match cmd.decode(command):
             case cmd.Batch() as batch:
@@ -255,8 +281,6 @@ class StateMachine:
                 outcome = SessionOpened(nonce, index)
             case cmd.RaiseLevel(level):
                 outcome = self._raise_level(level)
-            case cmd.Unknown():
-                outcome = Refusal.UNKNOWN
         self.applied_index = index
         self._changes.bytes += len(command)
         return outcome
@@ -293,13 +317,11 @@ class StateMachine:
         return results
 
     def _perform(self, operation: cmd.Operation) -> cmd.Result:
-        """Every operation reads what it was given before it changes anything, so one that raises changed nothing."""
+        """Every operation reads what it was given before it changes anything: one that is refused changed nothing."""
         try:
             return _PERFORM[type(operation)](self, operation)
-        except MemoryError:
-            raise  # of this machine only: the node must stop, not differ
-        except Exception as error:  # noqa: BLE001 -- rule 2; a codec of the user's may raise anything
-            return f"{type(error).__name__}: {error}"
+        except _Refused as refused:
+            return f"EncodingError: {refused}"
 
     # -- operations -------------------------------------------------------------------------------------------
 
@@ -308,6 +330,7 @@ class StateMachine:
         return self.revision
 
     def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
+        self.plain = self.plain and type(key) is not tuple
         self.items[key] = self._item(self.items.get(key), encoded, value, revision)
 
     def _item(self, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
@@ -329,20 +352,20 @@ class StateMachine:
         return item
 
     def _put(self, op: cmd.Put) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         revision = self._next_revision()
         self._store(key, op.key, op.value, revision)
         return revision
 
     def _add(self, op: cmd.Add) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         if key in self.items:
             return False
         self._store(key, op.key, op.value, self._next_revision())
         return True
 
     def _set_default(self, op: cmd.SetDefault) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         present = self.items.get(key)
         if present is not None:
             return present.value
@@ -350,10 +373,10 @@ class StateMachine:
         return op.value
 
     def _delete(self, op: cmd.Delete) -> cmd.Result:
-        return self._remove(decode_key(op.key)) is not None
+        return self._remove(_place(op.key)) is not None
 
     def _pop(self, op: cmd.Pop) -> cmd.Result:
-        item = self._remove(decode_key(op.key))
+        item = self._remove(_place(op.key))
         return None if item is None else item.value
 
     def _pop_item(self, op: cmd.PopItem) -> cmd.Result:
@@ -364,11 +387,12 @@ class StateMachine:
         return [item.key, item.value]
 
     def _update(self, op: cmd.Update) -> cmd.Result:
-        pairs = [(decode_key(key), key, value) for key, value in op.items]
+        pairs = [(_place(key), key, value) for key, value in op.items]
         revision = self._next_revision()
         pending: dict[Hashable, Item] = {}
         for key, encoded, value in pairs:
             pending[key] = self._item(pending.get(key) or self.items.get(key), encoded, value, revision)
+        self.plain = self.plain and not any(type(key) is tuple for key in pending)
         self.pending = pending  # from here on everybody sees all of it
         self.items.update(pending)
         self.pending = {}
@@ -383,7 +407,7 @@ class StateMachine:
         return count
 
     def _compare_and_set(self, op: cmd.CompareAndSet) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         present = self.items.get(key)
         if present is None or not self._equal(present.value, op.expected):
             return False
@@ -392,12 +416,15 @@ class StateMachine:
 
     def _equal(self, left: bytes, right: bytes) -> bool:
         codec = self._codec
-        if isinstance(codec, FaithfulCodec):
-            return codec.equal(left, right)
-        return left == right or bool(codec.decode(left) == codec.decode(right))
+        if not isinstance(codec, FaithfulCodec):
+            return left == right or bool(codec.decode(left) == codec.decode(right))
+        try:
+            return equal(left, right)
+        except EncodingError as error:
+            raise _Refused(error) from error
 
     def _replace(self, op: cmd.Replace) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         present = self.items.get(key)
         if present is None or present.revision != op.revision:
             return False
@@ -405,7 +432,7 @@ class StateMachine:
         return True
 
     def _remove_if(self, op: cmd.Remove) -> cmd.Result:
-        key = decode_key(op.key)
+        key = _place(op.key)
         present = self.items.get(key)
         if present is None:
             return False if op.last and self.items else None
@@ -415,17 +442,36 @@ class StateMachine:
         return True
 
     def _take(self, op: cmd.Take) -> cmd.Result:
-        if op.key is not None:
-            key = decode_key(op.key)
-        elif self.items:
-            key = next(reversed(self.items))
-        present = self.items.get(key) if self.items else None
+        if not self.items:
+            return None
+        where = next(reversed(self.items)) if op.key is None else _place(op.key)
+        present = self.items.get(where)
         if present is None:
             return None
         if not is_portable(present.value):
             return False
-        self._remove(key)
+        self._remove(where)
         return [present.key, present.value]
+
+
+def unknown(index: int, error: cmd.UnknownCommand) -> StorageError:
+    """What ends a node that meets a command which this release does not know."""
+    return StorageError(
+        f"entry {index} of the log is a command that this release does not know, so a newer one wrote it: {error}. "
+        "This node has stopped, so as not to differ from the others. Upgrade replidict here to the release of the "
+        "other nodes, then open it again: what was acknowledged is there"
+    )
+
+
+class _Refused(Exception):
+    """An operation that no machine performs: with the words of its result."""
+
+
+def _place(key: bytes) -> Hashable:
+    try:
+        return place(key)
+    except EncodingError as error:
+        raise _Refused(error) from error
 
 
 _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {

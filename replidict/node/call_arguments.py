@@ -9,7 +9,7 @@ from typing import Any
 
 from replidict.brief import brief
 from replidict.errors import EncodingError
-from replidict.machine.codec import Codec, encode_key
+from replidict.machine.codec import Codec, FaithfulCodec, encode_key
 from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Security, Strings, checked_address, is_same, security_for
 
@@ -109,6 +109,21 @@ def revision_of(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(f"revision={brief(value)}: must be a revision, as `versioned` and `set` give it")
     return int(value)
+
+
+def check_comparable(codec: Codec, values: list[bytes]) -> None:
+    """Refuse a comparison that would stop every node: a codec of the user's that can't read its own bytes, or values
+    of which `==` raises. Raises `EncodingError`."""
+    if isinstance(codec, FaithfulCodec):
+        return
+    try:
+        first = codec.decode(values[0])
+        for value in values:
+            bool(codec.decode(value) == first)
+    except Exception as error:
+        raise EncodingError(
+            f"codec= can't compare these values: {type(error).__name__}: {error}; nothing was changed"
+        ) from error
 
 
 def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple[list[tuple[bytes, bytes]], int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
@@ -126,11 +127,22 @@ class Ticker:
 
     def _run(self) -> None:
         with node_thread():
-            self._step_until_it_ends()
+            try:
+                failure = self._step_until_it_ends()
+            except BaseException as error:  # noqa: BLE001 -- also SystemExit: nobody would know that the thread is gone
+                failure = _internal(error)
+            self._waker.sleeping = False
+            try:
+                with ExitStack() as ends:
+                    ends.callback(self._node.stop, failure)
+                    self._ending(failure)
+            except BaseException:
+                logger.exception("%s: could not let go of everything", self._node.engine.address)
+            finally:
+                self._ended()
 
-    def _step_until_it_ends(self) -> None:
+    def _step_until_it_ends(self) -> ReplidictError:
         node, waker, engine = self._node, self._waker, self._node.engine
-        failure: ReplidictError
         check_at = float("-inf")
         try:
             while not self._stopping:
@@ -144,24 +156,14 @@ class Ticker:
                 if clock() >= check_at:
                     check_at = clock() + CHECK_EVERY
                     self._check()
-            failure = ClosedError("this ReplicatedDict is closed: open another one on the same directory")
         except (StorageError, RemovedError) as error:
             failure = self._reason(error)
             logger.error("%s: this node has stopped: %s", engine.address, failure)
-        except Exception as error:
+            return failure
+        except BaseException as error:
             logger.exception("%s: this node has stopped because of an internal error", engine.address)
-            failure = StorageError(
-                f"this node has stopped because of an internal error: {type(error).__name__}: {error}"
-            )
-        finally:
-            waker.sleeping = False
-        try:
-            self._ending(failure)
-            node.stop(failure)
-        except Exception:
-            logger.exception("%s: could not let go of everything", engine.address)
-        finally:
-            self._ended()
+            return _internal(error)
+        return ClosedError("this ReplicatedDict is closed: open another one on the same directory")
 
     def _reason(self, error: StorageError | RemovedError) -> ReplidictError:
         """Why the node really stops: what looks like a bad disk may be another process that writes to it."""
@@ -172,3 +174,9 @@ class Ticker:
             other.__cause__ = error
             return other
         return error
+
+
+def _internal(error: BaseException) -> StorageError:
+    return StorageError(
+        f"this node has stopped because of an internal error: {type(error).__name__}: {error}".removesuffix(": ")
+    )

@@ -109,7 +109,7 @@ class Node:
     def _answer_calls(self) -> None:
         for _ in range(len(self._calls)):  # not those that come meanwhile: they could hold up the step for ever
             error = self._calls.popleft().run()
-            if isinstance(error, StorageError | RemovedError):
+            if isinstance(error, StorageError | RemovedError) or not isinstance(error, Exception | None):
                 raise error
 
     def step(self) -> None:
@@ -141,6 +141,7 @@ class Node:
             self._calls.popleft().refuse(failure)
         if isinstance(failure, StorageError):
             unknown: ReplidictError = failure
+            self.store.fail(failure)
         else:
             unknown = OutcomeUnknown(f"{failure}; this write had been sent, and may or may not be applied")
         with ExitStack() as ends:  # from the last to the first, each of them whatever becomes of the others

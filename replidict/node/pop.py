@@ -18,6 +18,7 @@ from replidict.brief import brief
 from replidict.errors import NotCommitted
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key, encode_key
+from replidict.machine.equality import key_at
 from replidict.machine.values import removed_value_of, value_of
 from replidict.node.blocking_calls import rounded, write
 from replidict.node.node import Node
@@ -32,7 +33,7 @@ _ANY_KEY = encode_key(None)
 def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Any:
     """Remove a key and return its value. Raises `KeyError`, `DecodingError`, and what `write` raises."""
     if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
-        item = node.machine.items.get(key)
+        item = node.machine.find(key)
         if item is not None:
             value_of(decode, key, item.value)
         data = write(node, cmd.Pop(encoded), len(encoded), seconds)
@@ -47,7 +48,7 @@ def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: floa
         return decode(taken[1])
 
     def look() -> tuple[cmd.Remove, Any]:
-        item = node.machine.items.get(key)
+        item = node.machine.find(key)
         if item is None:
             return cmd.Remove(encoded, NO_REVISION), None
         return cmd.Remove(encoded, item.revision), value_of(decode, key, item.value)
@@ -87,12 +88,13 @@ def _take(node: Node, decode: Decode, operation: cmd.Take, seconds: float) -> li
 def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
     while True:
         try:
-            key, item = next(reversed(node.machine.items.items()), (None, None))
+            where, item = next(reversed(node.machine.items.items()), (None, None))
             break
         except RuntimeError:  # it was changed between the two calls
             pass
     if item is None:
         return cmd.Remove(_ANY_KEY, NO_REVISION, last=True), None
+    key = key_at(where, item.key)
     return cmd.Remove(item.key, item.revision, last=True), (key, value_of(decode, key, item.value))
 
 

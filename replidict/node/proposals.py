@@ -159,8 +159,8 @@ class Proposals:
             return self._gather_behind(level)
         self._sequence += 1
         batch = _Batch(self._sequence, writes, b"", snapshots=self._snapshots)
+        self._in_flight[batch.sequence] = batch  # first: whatever ends the node from here on, its writers are told
         batch.command = self._encode(batch)
-        self._in_flight[batch.sequence] = batch
         return batch
 
     def _gather_behind(self, level: int) -> _Batch | None:
@@ -270,7 +270,7 @@ class Proposals:
     def _on_propose(self, peer: Peer, message: Propose) -> None:
         engine = self._engine
         if not cmd.may_be_proposed(message.command):
-            why = f"ignored a proposal of {peer.address} that is neither a write nor a session"
+            why = f"ignored a proposal of {peer.address} that is neither a write nor a session of this release"
             engine.complaints.log(f"proposals of {peer.address}", engine.clock(), why)
         elif engine.is_leader:
             engine.propose(message.command)

@@ -26,7 +26,7 @@ import msgspec
 from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC
-from replidict.machine.state_machine import StateMachine
+from replidict.machine.state_machine import StateMachine, unknown
 from replidict.storage import records
 from replidict.storage.directory import (
     FILE_NAME,
@@ -224,7 +224,11 @@ def _configurations(
     """The last configuration that is known to be committed, and those after it."""
     between: list[records.Members] = []
     for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (settled.index,)):
-        if cmd.is_configuration(command) and isinstance(said := cmd.decode(command), cmd.Configuration):
+        try:
+            said = cmd.decode(command) if cmd.is_configuration(command) else None
+        except cmd.UnknownCommand as error:
+            raise unknown(index, error) from error
+        if isinstance(said, cmd.Configuration):
             members = records.Members(index, said.voters, said.learners, said.node_ids, said.readers)
             if index <= committed:
                 settled = members

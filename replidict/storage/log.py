@@ -110,6 +110,12 @@ class Log:
             self.durable_index = index - 1
             self.cut_from = index if self.cut_from is None else min(index, self.cut_from)
 
+    def written(self) -> None:
+        """All that waited is on disk."""
+        self.durable_index = self.last_index
+        self.appended.clear()
+        self.cut_from = None
+
     def excess(self, retain: int, retain_bytes: int, most: int) -> int:
         """How many of the oldest entries, of `most` at most, are not among the last `retain` or take the log above
         `retain_bytes`."""

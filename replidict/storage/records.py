@@ -23,8 +23,18 @@ CURE = (
 DISK_CURE = "Make sure the disk has space and is healthy, then open it again: what was acknowledged is there."
 """What to do about a disk that fails or is full."""
 
+MEMORY_CURE = "Give the process more memory, then open it again: what was acknowledged is there."
+"""What to do when a process has no memory left."""
+
 FAILURES = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
 """What reading or writing a file raises; ValueError when sqlite3 can't decode the damaged bytes an error quotes."""
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, also one that says nothing or needs its name to be understood."""
+    if isinstance(error, sqlite3.Error | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def is_damage(error: BaseException) -> bool:

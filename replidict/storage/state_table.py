@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. The table moves from one applied index to a later one in the caller's transaction, and never in between.
+1. The table moves from one applied index to a later one in the caller's transaction, and never in between. What it
+   takes there is given up when that has been committed, and not before.
 2. It moves late, so that a key written often is written once; but never so late that a restart has much to replay.
 3. It moves in steps, a small one beside each commit: the writes of that commit wait for it. Yet never slower than
    entries are applied, or it would be left behind.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from itertools import islice
 
 import msgspec
 
@@ -48,6 +50,7 @@ class StateTable:
         self._gathered: deque[tuple[int, Changes]] = deque()  # (term of the last entry, what was changed)
         self._rows = self._bytes = 0  # in all that
         self._recent_rows = self._recent_bytes = 0  # and of it, since the last commit
+        self._taken = 0  # of what has gathered: in the caller's transaction
         self._frames = 0
 
     def gather(self, term: int, changes: Changes) -> None:
@@ -61,7 +64,7 @@ class StateTable:
     def clear(self) -> None:
         """Forget what has gathered: the table was replaced by a later one."""
         self._gathered.clear()
-        self._rows = self._bytes = self._recent_rows = self._recent_bytes = 0
+        self._rows = self._bytes = self._recent_rows = self._recent_bytes = self._taken = 0
 
     @property
     def behind(self) -> bool:
@@ -72,6 +75,14 @@ class StateTable:
     def due(self) -> bool:
         """Whether enough has gathered for a step (rule 2)."""
         return len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
+
+    def written(self) -> None:
+        """What was taken is committed."""
+        for _ in range(self._taken):
+            _, changes = self._gathered.popleft()
+            self._rows -= len(changes.rows)
+            self._bytes -= changes.bytes
+        self._taken = 0
 
     def step(self) -> records.Applied | None:
         """What belongs beside a commit: if a step is due, take it, and say where the table is then."""
@@ -87,21 +98,23 @@ class StateTable:
         keys = self._gathered[-1][1].keys
         # How large the table is can be told by the average of what has gathered.
         whole = keys <= GATHER_ROWS and keys * self._bytes <= WHOLE_BYTES * self._rows
-        term, changes = self._gathered.popleft()
+        term, first = self._gathered[0]
+        changes, taken = msgspec.structs.replace(first, rows=[*first.rows], sessions={**first.sessions}), 1
         count = len(changes.rows)
         pages = {row[0] // records.PAGE_ROWS for row in changes.rows}
-        while self._gathered and (
-            whole
-            or (count < least_rows or changes.bytes < least_bytes)
-            or (len(pages) < STEP_PAGES and changes.bytes + self._gathered[0][1].bytes <= STEP_BYTES)
-        ):
-            term, later = self._gathered.popleft()
+        for last_term, later in islice(self._gathered, 1, None):
+            if not (
+                whole
+                or (count < least_rows or changes.bytes < least_bytes)
+                or (len(pages) < STEP_PAGES and changes.bytes + later.bytes <= STEP_BYTES)
+            ):
+                break
+            term, taken = last_term, taken + 1
             count += len(later.rows)
             pages.update(row[0] // records.PAGE_ROWS for row in later.rows)
             changes.absorb(later)
-        self._rows -= count
-        self._bytes -= changes.bytes
         self._write(changes)
+        self._taken = taken
         return records.Applied(
             changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
         )

@@ -8,14 +8,15 @@ Rules kept here:
    so no crash can part them, and only what the table covers is ever deleted from the log.
 3. Whatever fails to be written, and whatever is read that is not as it was written, is a `StorageError`; after one,
    the store does nothing more. A failed write is never tried again: the page cache may lie about it afterwards.
+4. Whatever is raised while something is written, be it no error of SQLite's at all, counts as a failure to write:
+   SQLite may have rolled back, or not, and what was to be written with it must not be written without it.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 import msgspec
 
@@ -62,6 +63,7 @@ class Store:
         self._db = connection
         self._mark = mark
         self._failed: StorageError | None = None
+        self._interrupted = StorageError(f"{self.name}: a write was interrupted. This node has stopped")
         self._dirty = False
         self.commits = 0
         with self._errors("read"):
@@ -243,7 +245,8 @@ class Store:
         if known is not None:
             return records.another_node(address, known, node_id)
         self._pins[address] = node_id
-        self._transaction(lambda: self._put_fact("pins", records.Pins(self._pins)))
+        with self._errors("write"), self._transaction():
+            self._put_fact("pins", records.Pins(self._pins))
         return None
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -265,15 +268,16 @@ class Store:
         """
         if not self.pending and not self._table.due:
             return
-        if self.log.cut_from is not None:
-            self._count_cut()
-        self._transaction(partial(self._write, commit_index))
-        self.log.durable_index = self.log.last_index
-        self.log.appended.clear()
-        self.log.cut_from = None
-        self._dirty = False
-        self._note()
-        self.log.release_memory(self.applied.index)
+        with self._errors("write"):
+            if self.log.cut_from is not None:
+                self._count_cut()
+            with self._transaction():
+                self._write(commit_index)
+            self._table.written()
+            self.log.written()
+            self._dirty = False
+            self._note()
+            self.log.release_memory(self.applied.index)
 
     def _count_cut(self) -> None:
         self._vote = msgspec.structs.replace(self._vote, cuts=self._vote.cuts + 1)
@@ -281,14 +285,19 @@ class Store:
 
     def _note(self) -> None:
         if self._mark is not None:
-            with self._errors("note what was written"):
-                self._mark.note(self._vote.term, self._vote.voted_for, self._vote.cuts, self.log.durable_index)
+            self._mark.note(self._vote.term, self._vote.voted_for, self._vote.cuts, self.log.durable_index)
 
     def flush(self) -> None:
         """Bring the state table up to date with all that is applied. Raises `StorageError`."""
         self.commit()  # the members first: a restart looks for those that it does not know above the applied index only
         while self._table.behind:
-            self._transaction(lambda: self._move_on(self._table.follow()))
+            self._follow()
+
+    def _follow(self) -> None:
+        with self._errors("write"):
+            with self._transaction():
+                self._move_on(self._table.follow())
+            self._table.written()
 
     def _write(self, commit_index: int) -> None:
         db, log = self._db, self.log
@@ -337,29 +346,37 @@ class Store:
         data = _pack(fact)
         self._db.execute(records.PUT_FACT, (name, data, records.fact_crc(name, data)))
 
-    def _transaction(self, write: Callable[[], None]) -> None:
-        with self._errors("write"):
-            self._db.execute("BEGIN IMMEDIATE")
-            write()
-            self._db.execute("COMMIT")
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Begin and commit. Only within `_errors`: what is raised in between is for that to see."""
+        self._db.execute("BEGIN IMMEDIATE")
+        yield
+        self._db.execute("COMMIT")
         self.commits += 1
 
     @contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
+        """Whatever is raised in it is the last thing that this store does."""
         if self._failed is not None:
             raise self._failed
         try:
             yield
-        except StorageError:
+        except BaseException as error:
+            if self._failed is None:
+                self._failed = self._interrupted  # at once, and without a need for memory
+                self._failed = self._failure(verb, error)
+            if isinstance(error, Exception):
+                raise self._failed from error
             raise
-        except records.FAILURES as error:
-            if records.is_damage(error):
-                raise self._broken(f"could not {verb}: {error}") from error
-            self._failed = StorageError(
-                f"{self.name}: could not {verb}: {error}. This node has stopped and acknowledges nothing more. "
-                f"{records.DISK_CURE}"
-            )
-            raise self._failed from error
+
+    def _failure(self, verb: str, error: BaseException) -> StorageError:
+        if isinstance(error, records.FAILURES) and records.is_damage(error):
+            return self._broken(f"could not {verb}: {error}")
+        cure = records.MEMORY_CURE if isinstance(error, MemoryError) else records.DISK_CURE
+        return StorageError(
+            f"{self.name}: could not {verb}: {records.in_words(error)}. This node has stopped and acknowledges nothing "
+            f"more. {cure}"
+        )
 
     def _broken(self, what: str) -> StorageError:
         self._failed = StorageError(
@@ -374,17 +391,15 @@ class Store:
         with self._errors("install a snapshot"):
             self._db.execute("ATTACH ? AS snapshot", (snapshot_uri,))
             self._count_cut()
-            try:
-                self._transaction(self._copy_snapshot)
-            finally:
-                if not self._db.in_transaction:
-                    self._db.execute("DETACH snapshot")
+            with self._transaction():
+                self._copy_snapshot()
+            self._db.execute("DETACH snapshot")
             applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=records.Applied)
-        self.applied = applied
-        self._table.clear()
-        self._dirty = False
-        self.log.reset(applied.index, applied.term)
-        self._note()
+            self.applied = applied
+            self._table.clear()
+            self._dirty = False
+            self.log.reset(applied.index, applied.term)
+            self._note()
 
     def _copy_snapshot(self) -> None:
         db = self._db
@@ -411,8 +426,16 @@ class Store:
         self._put_fact("log_start", records.LogStart(at.index, at.term))
         self._put_fact("vote", self._vote)
 
+    def fail(self, failure: StorageError) -> None:
+        """Write nothing more: the node ends in the midst of something, and what waits here may be half of it."""
+        if self._failed is None:
+            self._failed = failure
+
     def close(self) -> None:
-        """Bring the state table up to date and let go of the file. Never raises: all that counts is on disk."""
+        """Bring the state table up to date, unless something has failed, and let go of the file.
+
+        What counts is on disk already, so that failures are only logged.
+        """
         try:
             if self._failed is None:
                 self.commit()

@@ -40,7 +40,11 @@ class Fault:
     point: Point
     skip: int
     crash: bool
-    message: str = "disk I/O error"
+    memory: bool = False  # SQLite has no memory left, which is no error of the disk
+
+    def error(self) -> Exception:
+        """What it is seen as."""
+        return MemoryError() if self.memory else sqlite3.OperationalError("disk I/O error")
 
 
 @dataclass
@@ -182,7 +186,7 @@ class Disk:
         self.hits += 1
         if fault.crash:
             raise Crash
-        raise sqlite3.OperationalError(fault.message)
+        raise fault.error()
 
 
 class _Connection:

@@ -187,7 +187,8 @@ class Nemesis:
     # -- disks ------------------------------------------------------------------------------------------------------
 
     def _fault(self, crash: bool) -> Fault:
-        return Fault(self._rng.choice(POINTS), self._rng.randint(0, 3), crash)
+        point, skip = self._rng.choice(POINTS), self._rng.randint(0, 3)
+        return Fault(point, skip, crash, memory=skip % 2 == 1)
 
     def _disk(self, *, crash: bool) -> bool:
         self._machine().disk.fault = self._fault(crash)

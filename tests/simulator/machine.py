@@ -69,6 +69,8 @@ class Machine:
         self.lag = 0.0
         self.slowness = 1.0
         self.damage_next_snapshot = False
+        self.differs = False
+        """Is it set up otherwise than the others, so that its node may have to stop though its disk is well?"""
         self.backs_up = False
         """Does a backup begin before each step? It has the state table brought up to date..."""
         self.crashes_in_backups = False
@@ -252,7 +254,7 @@ class Machine:
             self._abandon(node)
         finally:
             self.node = None
-        if self.disk.hits == self._hits and isinstance(failure, StorageError):
+        if self.disk.hits == self._hits and isinstance(failure, StorageError) and not self.differs:
             raise Violation("fail-stop", f"{self.address} stopped although its disk is well: {failure}")
         if isinstance(failure, RemovedError):
             self.removed = True

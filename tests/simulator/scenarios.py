@@ -408,3 +408,38 @@ def a_late_acknowledgement(cluster: Cluster) -> None:
     network.filter = None
     slow.resume()
     a_leader(cluster)
+
+
+class _OfOneMachine:
+    """A codec that can't read on this machine what the others can."""
+
+    def encode(self, value: object, /) -> bytes:
+        return encode(value)
+
+    def decode(self, data: bytes, /) -> object:
+        raise LookupError("something is missing on this machine")
+
+
+def a_node_of_other_settings(cluster: Cluster) -> None:
+    """What one node alone can't apply, the others apply: it stops before it answers anything else than they do, and has
+    what they have when it is back with its settings mended."""
+    cluster.start()
+    first = a_leader(cluster)
+    odd = next(machine for machine in cluster.machines.values() if machine is not first)
+    assert first.node is not None and odd.node is not None
+    odd.differs = True
+    odd.node.machine._codec = _OfOneMachine()
+    key, longer = encode_key("key"), b"\xd9\x01a"  # the same text, in other bytes
+    writes = [
+        Write(cmd.Put(key, encode("a")), 100, lambda: None),
+        Write(cmd.CompareAndSet(key, longer, encode("b")), 100, lambda: None),
+    ]
+    for write in writes:
+        first.node.proposals.submit(write)
+    until(cluster, lambda: writes[-1].result is True, "the others apply it")
+    until(cluster, lambda: odd.node is None, "it stops")
+    odd.differs = False
+    odd.start()
+    a_leader(cluster)
+    assert odd.node is not None
+    until(cluster, lambda: odd.node is not None and decode(odd.node.machine.items["key"].value) == "b", "it is back")

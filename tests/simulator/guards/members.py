@@ -54,7 +54,7 @@ def members_before_the_state() -> Replacements:
 
     def flush(self: store.Store) -> None:
         while self._table.behind:
-            self._transaction(lambda: self._move_on(self._table.follow()))
+            self._follow()
 
     yield store.Store, "flush", flush
 

@@ -55,6 +55,20 @@ def operations_never_raise() -> Replacements:
     yield StateMachine, "_perform", perform
 
 
+@guard("promise 5", scenario=scenarios.a_node_of_other_settings)
+def apply_alike_or_stop() -> Replacements:
+    """What one machine alone raises while it applies becomes a result there: it goes on, and differs from then on."""
+
+    def perform(self: StateMachine, operation: cmd.Operation) -> cmd.Result:
+        try:
+            return original(self, operation)
+        except Exception as error:  # noqa: BLE001 -- what the product must not do
+            return f"{type(error).__name__}: {error}"
+
+    original = StateMachine._perform
+    yield StateMachine, "_perform", perform
+
+
 @guard("E13", 25)
 def tags_that_keep_their_meaning() -> Replacements:
     """Operations are told apart by their place in a sorted list, and the release that a node restarts with has one more
