@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from replidict.errors import StorageError
+
 
 class _Operation(msgspec.Struct, frozen=True, array_like=True):
     """One change to the map, atomic by itself."""
@@ -178,6 +180,18 @@ def decode(data: bytes) -> Command:
         return _decode(data)
     except ValueError as error:  # msgspec's own errors, and broken UTF-8
         raise UnknownCommand(str(error)) from error
+
+
+def decode_at(index: int, data: bytes) -> Command:
+    """Read the content of the log entry at `index`. Raises `StorageError`, which ends a node, if this release can't."""
+    try:
+        return decode(data)
+    except UnknownCommand as error:
+        raise StorageError(
+            f"entry {index} of the log is a command that this release does not know, so a newer one wrote it: {error}. "
+            "This node has stopped, so as not to differ from the others. Upgrade replidict here to the release of the "
+            "other nodes, then open it again: what was acknowledged is there"
+        ) from error
 
 
 NO_OP = encode(NoOp())

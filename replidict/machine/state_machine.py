@@ -257,8 +257,6 @@ class StateMachine:
             return self._apply(index, command)
         except StorageError:
             raise
-        except cmd.UnknownCommand as error:
-            raise unknown(index, error) from error
         except Exception as error:
             raise StorageError(
                 f"entry {index} of the log could not be applied here: "
@@ -269,7 +267,7 @@ class StateMachine:
 
     def _apply(self, index: int, command: bytes) -> Outcome:
         outcome: Outcome = None
-        match cmd.decode(command):
+        match cmd.decode_at(index, command):
             case cmd.Batch() as batch:
                 outcome = BatchApplied(batch.session, batch.sequence, self._apply_batch(index, batch))
             case cmd.OpenSession(nonce):
@@ -452,15 +450,6 @@ class StateMachine:
             return False
         self._remove(where)
         return [present.key, present.value]
-
-
-def unknown(index: int, error: cmd.UnknownCommand) -> StorageError:
-    """What ends a node that meets a command which this release does not know."""
-    return StorageError(
-        f"entry {index} of the log is a command that this release does not know, so a newer one wrote it: {error}. "
-        "This node has stopped, so as not to differ from the others. Upgrade replidict here to the release of the "
-        "other nodes, then open it again: what was acknowledged is there"
-    )
 
 
 class _Refused(Exception):

@@ -18,7 +18,6 @@ from typing import Self
 
 from replidict.machine import commands as cmd
 from replidict.machine.commands import Configuration
-from replidict.machine.state_machine import unknown
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import MembersAre
 from replidict.storage import records
@@ -96,10 +95,7 @@ class Membership:
         found = False
         for entry in entries:
             if cmd.is_configuration(entry.command) and entry.index > self.current.index:
-                try:
-                    configuration = cmd.decode(entry.command)
-                except cmd.UnknownCommand as error:
-                    raise unknown(entry.index, error) from error
+                configuration = cmd.decode_at(entry.index, entry.command)
                 if isinstance(configuration, Configuration):
                     self._known.append(Members.of(entry.index, configuration))
                     found = True

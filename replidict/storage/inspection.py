@@ -26,7 +26,7 @@ import msgspec
 from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC
-from replidict.machine.state_machine import StateMachine, unknown
+from replidict.machine.state_machine import StateMachine
 from replidict.storage import records
 from replidict.storage.directory import (
     FILE_NAME,
@@ -224,10 +224,7 @@ def _configurations(
     """The last configuration that is known to be committed, and those after it."""
     between: list[records.Members] = []
     for index, command in db.execute("SELECT idx, command FROM log WHERE idx > ? ORDER BY idx", (settled.index,)):
-        try:
-            said = cmd.decode(command) if cmd.is_configuration(command) else None
-        except cmd.UnknownCommand as error:
-            raise unknown(index, error) from error
+        said = cmd.decode_at(index, command) if cmd.is_configuration(command) else None
         if isinstance(said, cmd.Configuration):
             members = records.Members(index, said.voters, said.learners, said.node_ids, said.readers)
             if index <= committed:
@@ -243,8 +240,8 @@ def _level(db: sqlite3.Connection, committed: int) -> int:
         return 1
     kept = db.execute("SELECT data FROM kept WHERE name = 'level'").fetchone()
     levels = [1 if kept is None else msgspec.msgpack.decode(kept[0], type=int)]
-    for (command,) in db.execute("SELECT command FROM log WHERE idx <= ?", (committed,)):
-        if cmd.raises_level(command) and isinstance(said := cmd.decode(command), cmd.RaiseLevel):
+    for index, command in db.execute("SELECT idx, command FROM log WHERE idx <= ?", (committed,)):
+        if cmd.raises_level(command) and isinstance(said := cmd.decode_at(index, command), cmd.RaiseLevel):
             levels.append(said.level)
     return max(levels)
 

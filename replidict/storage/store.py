@@ -321,7 +321,9 @@ class Store:
     def _follow_level(self) -> None:
         """Mark the file for older releases, if they could not read what is being written to its log."""
         for entry in self.log.appended:
-            if cmd.raises_level(entry.command) and isinstance(said := cmd.decode(entry.command), cmd.RaiseLevel):
+            if cmd.raises_level(entry.command) and isinstance(
+                said := cmd.decode_at(entry.index, entry.command), cmd.RaiseLevel
+            ):
                 self.format.go_on_to(min(said.level, LATEST))
 
     def _move_on(self, applied: records.Applied) -> None:
