@@ -23,16 +23,16 @@ from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import Message
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
-from replidict.raft.install_snapshot import Snapshots
+from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
-from replidict.raft.reconfiguration import Changes
+from replidict.raft.reconfiguration import Reconfiguration
 from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.role import Role
 from replidict.raft.state import RaftState
-from replidict.raft.transfer import Transfer
+from replidict.raft.transfer import LeadershipTransfer
 from replidict.storage.directory import founded_by, write_founding_facts
 from replidict.storage.store import Store
 from tests.simulator.disk import lay_out
@@ -96,11 +96,13 @@ class Parts:
         self.freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
         background, nowhere = BackgroundThread("never started"), Path("no directory")
-        self.snapshots = Snapshots(state, outbox, self.elections, Complaints("a"), self._restart, background, nowhere)
+        self.snapshots = InstallSnapshot(
+            state, outbox, self.elections, Complaints("a"), self._restart, background, nowhere
+        )
         self.replication = Replication(state, outbox, log, self.elections, self.snapshots, self.freshness)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, self.freshness)
-        self.transfer = Transfer(state, outbox, log, self.read_index)
-        self.changes = Changes(state, outbox, log, self.replication, self.transfer)
+        self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
+        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer)
         log.follow_configuration()
         for peer in state.peers.values():
             peer.connected, peer.connections = True, 1

@@ -145,7 +145,7 @@ def test_an_old_member_gone_mad(
         asked.append(said)
         raise ReplidictError(f"no. {len(asked)}\nforged " + "x" * 1_000_000)
 
-    mad._host.node.engine.succession.hear = answer  # type: ignore[method-assign]
+    mad._host.node.engine.superseded.hear = answer  # type: ignore[method-assign]
     monkeypatch.setattr(supersede_notifier, "TELL_EVERY", 0.01)
     old.open(0)
     wait_until(lambda: len(asked) > 50, "it was asked and answered")
@@ -288,7 +288,7 @@ def word(machine: Machine, **other: Any) -> Supersede:
 
 def tell(machine: Machine, **other: Any) -> None:
     assert machine.node is not None
-    machine.node.engine.succession.hear(word(machine, **other))
+    machine.node.engine.superseded.hear(word(machine, **other))
 
 
 def tell_for(seconds: float, cluster: Cluster, *machines: Machine, until: Callable[[], bool] = lambda: False) -> int:

@@ -446,7 +446,7 @@ def test_removed_while_it_is_there(tmp_path: Path, mode: Mode, rank: int, certif
 
 def lose_what_is_done(node: Dict) -> None:
     """From now on the node hears no answer that says that a change of the members is made."""
-    changes = node._host.node.engine.changes
+    changes = node._host.node.engine.reconfiguration
     ask = changes.ask
 
     def ask_and_lose(change: Change, answer: Callable[[Verdict, str], None]) -> None:

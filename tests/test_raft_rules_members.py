@@ -21,13 +21,13 @@ from replidict.protocol.peer_messages import (
     RemoveMember,
     TransferTo,
 )
-from replidict.raft.configuration import Members, Membership
+from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.reconfiguration import MAX_PROMOTION_LAG
 from tests.raft_parts import Parts, a_node, address
 
 
-def members(index: int, voters: str, learners: str = "") -> Members:
-    return Members(index, frozenset(map(address, voters)), frozenset(map(address, learners)))
+def members(index: int, voters: str, learners: str = "") -> MemberSet:
+    return MemberSet(index, frozenset(map(address, voters)), frozenset(map(address, learners)))
 
 
 def entry(index: int, voters: str, learners: str = "") -> Entry:
@@ -54,7 +54,7 @@ def a_leader(*, voters: str = "abc", away: str = "", committed: bool = True) -> 
 def ask(a: Parts, change: Change) -> list[tuple[str, str]]:
     """Ask for a change; what was answered so far."""
     said: list[tuple[str, str]] = []
-    a.changes.ask(change, lambda verdict, why: said.append((verdict, why)))
+    a.reconfiguration.ask(change, lambda verdict, why: said.append((verdict, why)))
     return said
 
 
@@ -96,12 +96,12 @@ def test_a_change_is_in_force_at_once_and_done_when_committed(change: Change, vo
         now = members(4, voters, learners)
         assert (a.state.members.voters, a.state.members.learners) == (now.voters, now.learners)
         assert set(a.state.peers) == {"b:1", "c:1"} | now.learners, "whom it lets go is listened to until then"
-        a.changes.settle()
+        a.reconfiguration.settle()
         assert said == []
         a.outbox.persist()
         a.acknowledge(b=4)
         a.replication.advance_commit_index()
-        a.changes.settle()
+        a.reconfiguration.settle()
         assert said == [("done", "")]
 
 
@@ -158,7 +158,7 @@ def test_a_learner_becomes_a_voter(behind: int, heard: bool, promoted: bool) -> 
         d.connected, d.heard_at = heard, a.now
         a.replication.rounds.answer(d, 1)
         a.acknowledge(d=a.state.commit_index - behind)
-        a.changes.tick()
+        a.reconfiguration.tick()
         assert ("d:1" in a.state.members.voters) == promoted
 
 
@@ -173,7 +173,7 @@ def test_a_reader_stays_a_learner() -> None:
         a.peer("d").connected, a.peer("d").heard_at = True, a.now
         a.replication.rounds.answer(a.peer("d"), 1)
         a.acknowledge(d=4)
-        a.changes.tick()
+        a.reconfiguration.tick()
         assert a.state.members.voters == {"a:1", "b:1", "c:1"}
 
 
@@ -182,7 +182,7 @@ def test_a_change_of_a_leader_that_is_deposed_is_lost() -> None:
     with a_leader() as a:
         said = ask(a, AddMember("d:1", True))
         a.elections.see_term(9)
-        a.changes.settle()
+        a.reconfiguration.settle()
         assert said == [("lost", "the leader lost its office")]
 
 
@@ -193,15 +193,15 @@ def test_a_follower_asks_the_leader() -> None:
         a.elections.follow(a.peer("b"), 5)
         said, lost = ask(a, AddMember("d:1", True)), ask(a, RemoveMember("c:1"))
         progress: list[object] = []
-        a.changes.ask_progress(progress.append)
+        a.reconfiguration.ask_progress(progress.append)
         first, second, third = a.said("b")
         assert isinstance(first, ChangeRequest) and first.change == AddMember("d:1", True)
         assert isinstance(second, ChangeRequest) and isinstance(third, MembersRequest)
-        a.hear(a.changes.on_change_reply, "b", ChangeReply(5, first.request_id, "done", ""))
-        a.hear(a.changes.on_members_reply, "b", MembersReply(5, third.request_id, {"a:1": (3, 0.0)}))
+        a.hear(a.reconfiguration.on_change_reply, "b", ChangeReply(5, first.request_id, "done", ""))
+        a.hear(a.reconfiguration.on_members_reply, "b", MembersReply(5, third.request_id, {"a:1": (3, 0.0)}))
         assert (said, progress, lost) == ([("done", "")], [{"a:1": (3, 0.0)}], [])
         a.peer("b").connections += 1
-        a.changes.tick()
+        a.reconfiguration.tick()
         assert lost == [("lost", "the leader was lost")]
 
 
@@ -209,9 +209,9 @@ def test_a_follower_is_asked() -> None:
     """Who does not lead says so at once."""
     with a_node(term=5) as a:
         request = ChangeRequest(5, 7, AddMember("d:1", True))
-        said = a.hear(a.changes.on_change_request, "b", request)
+        said = a.hear(a.reconfiguration.on_change_request, "b", request)
         assert said == [ChangeReply(5, 7, "later", "a:1 is not the leader any more")]
-        assert a.hear(a.changes.on_members_request, "b", MembersRequest(5, 8)) == [MembersReply(5, 8, None)]
+        assert a.hear(a.reconfiguration.on_members_request, "b", MembersRequest(5, 8)) == [MembersReply(5, 8, None)]
 
 
 # -- the configurations in a log --------------------------------------------------------------------------------------
@@ -220,7 +220,9 @@ def test_a_follower_is_asked() -> None:
 def test_configurations_in_a_log() -> None:
     """The last configuration in the log is in force; whom an uncommitted one lets go is listened to; one that is cut
     off is taken back; what is applied is forgotten."""
-    known = Membership.of_log(members(0, "abc"), [entry(3, "abc", "d"), Entry(4, 1, cmd.NO_OP), entry(5, "ab", "d")])
+    known = Configurations.of_log(
+        members(0, "abc"), [entry(3, "abc", "d"), Entry(4, 1, cmd.NO_OP), entry(5, "ab", "d")]
+    )
     assert known.current == replace(members(5, "ab", "d"))
     assert known.heard == {"a:1", "b:1", "c:1", "d:1"}
     assert known.committed(4) == members(3, "abc", "d")
@@ -234,7 +236,7 @@ def test_configurations_in_a_log() -> None:
 
 def test_a_committed_configuration_is_adopted() -> None:
     """What others know to be committed is true, if it is later than what is known here to be."""
-    known = Membership.of_log(members(3, "abc"), [entry(5, "abcd"), entry(9, "abcde")])
+    known = Configurations.of_log(members(3, "abc"), [entry(5, "abcd"), entry(9, "abcde")])
     assert not known.adopt(members(2, "ab"), 4)
     assert known.adopt(members(7, "bcd"), 4)
     assert known.committed(4) == members(7, "bcd") and known.current == members(9, "abcde")

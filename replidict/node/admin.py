@@ -30,7 +30,7 @@ from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
 from replidict.own_threads import in_node_thread
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, TransferTo, Verdict
-from replidict.raft.configuration import Members
+from replidict.raft.configuration import MemberSet
 from replidict.raft.reconfiguration import Progress
 from replidict.security import Security, is_loopback, split_address
 from replidict.status import Member
@@ -107,7 +107,7 @@ class Cluster:
         def ask(answer: Callable[[tuple[Verdict, str]], None]) -> None:
             nonlocal begun
             begun = True
-            engine.changes.ask(change, lambda verdict, why: answer((verdict, why)))
+            engine.reconfiguration.ask(change, lambda verdict, why: answer((verdict, why)))
 
         try:
             return self._ask(ask, deadline)
@@ -134,14 +134,14 @@ class Cluster:
             )
         raise NotCommitted(f"{_named(change)}: not made within {rounded(seconds)} s: {why}")
 
-    def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> Members:
+    def admit(self, address: str, node_id: str, voter: bool, seconds: float) -> MemberSet:
         """Let a node in; returns the members it then belongs to, itself included."""
         deadline = clock() + seconds
         self.change(AddMember(address, voter, node_id), seconds)
         engine = self._node.engine
 
-        def committed(answer: Callable[[Members], None]) -> None:
-            answer(Members.of((known := engine.members_are()).index, known))
+        def committed(answer: Callable[[MemberSet], None]) -> None:
+            answer(MemberSet.of((known := engine.members_are()).index, known))
 
         while True:
             members = self._ask(committed, deadline)
@@ -158,7 +158,7 @@ class Cluster:
         """Everybody, in order of address, with what the leader knows of them."""
         engine = self._node.engine
         within = REPORT_WITHIN * engine.options.election_timeout
-        progress: Progress | None = self._ask(engine.changes.ask_progress, clock() + within)
+        progress: Progress | None = self._ask(engine.reconfiguration.ask_progress, clock() + within)
         known, leader = engine.members, engine.leader
         releases = {peer.address: peer.release for peer in engine.peers.values()}
         releases[engine.address] = self._node.feature_level.release

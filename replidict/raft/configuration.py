@@ -24,7 +24,7 @@ from replidict.storage import records
 
 
 @dataclass(frozen=True)
-class Members:
+class MemberSet:
     """The configuration that the entry at `index` brought; addresses, and the identities known (see `commands`)."""
 
     index: int
@@ -58,21 +58,21 @@ class Members:
         return records.Members(self.index, said.voters, said.learners, said.node_ids, said.readers)
 
 
-class Membership:
+class Configurations:
     """The configurations in the log, oldest first; the last one is in force."""
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: MemberSet) -> None:
         self._known = [members]
 
     @classmethod
-    def of_log(cls, applied: Members, entries: Iterable[Entry]) -> Self:
+    def of_log(cls, applied: MemberSet, entries: Iterable[Entry]) -> Self:
         """Of a node that starts: what was applied, and the log's entries behind that."""
         configurations = cls(applied)
         configurations.note(entries)
         return configurations
 
     @property
-    def current(self) -> Members:
+    def current(self) -> MemberSet:
         """The configuration in force."""
         return self._known[-1]
 
@@ -86,7 +86,7 @@ class Membership:
         latest = next((members for members in reversed(self._known) if address in members.all), self.current)
         return latest.node_ids.get(address)
 
-    def committed(self, commit_index: int) -> Members:
+    def committed(self, commit_index: int) -> MemberSet:
         """The last configuration known to be committed."""
         return next((members for members in reversed(self._known) if members.index <= commit_index), self._known[0])
 
@@ -97,7 +97,7 @@ class Membership:
             if cmd.is_configuration(entry.command) and entry.index > self.current.index:
                 configuration = cmd.decode_at(entry.index, entry.command)
                 if isinstance(configuration, Configuration):
-                    self._known.append(Members.of(entry.index, configuration))
+                    self._known.append(MemberSet.of(entry.index, configuration))
                     found = True
         return found
 
@@ -107,18 +107,18 @@ class Membership:
         self._known = [self._known[0], *(m for m in self._known[1:] if m.index < index)]
         return len(self._known) != before
 
-    def adopt(self, committed: Members, commit_index: int) -> bool:
+    def adopt(self, committed: MemberSet, commit_index: int) -> bool:
         """Rule 4. Returns whether it was news."""
         if committed.index <= self.committed(commit_index).index:
             return False
         self._known = [committed, *(members for members in self._known if members.index > committed.index)]
         return True
 
-    def holds(self, members: Members) -> bool:
+    def holds(self, members: MemberSet) -> bool:
         """Whether this is one of those known."""
         return members in self._known
 
-    def applied(self, index: int) -> Members | None:
+    def applied(self, index: int) -> MemberSet | None:
         """Everything up to `index` is applied: what is superseded is forgotten. Gives the one now oldest, if new."""
         superseded = 0
         while superseded + 1 < len(self._known) and self._known[superseded + 1].index <= index:

@@ -46,20 +46,20 @@ from replidict.log_throttle import Complaints
 from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
-from replidict.raft.configuration import Members, Membership
+from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
-from replidict.raft.install_snapshot import Snapshots
+from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Network, Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
-from replidict.raft.reconfiguration import Changes
+from replidict.raft.reconfiguration import Reconfiguration
 from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.role import LEADER, Role
 from replidict.raft.state import RaftState
-from replidict.raft.superseded import Succession
-from replidict.raft.transfer import Transfer
+from replidict.raft.superseded import Superseded
+from replidict.raft.transfer import LeadershipTransfer
 from replidict.release import Release
 from replidict.storage import records
 from replidict.storage.store import Store
@@ -103,14 +103,14 @@ class Engine(SyncObj):
         self.replicated_log = log = ReplicatedLog(state, self.transport)
         freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
-        self.snapshots = Snapshots(
+        self.snapshots = InstallSnapshot(
             state, outbox, self.elections, self.complaints, self._restart_from_snapshot, background, snapshot_directory
         )
         self.replication = Replication(state, outbox, log, self.elections, self.snapshots, freshness)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, freshness)
-        self.transfer = Transfer(state, outbox, log, self.read_index)
-        self.changes = Changes(state, outbox, log, self.replication, self.transfer)
-        self.succession = Succession(state, self.elections, self.complaints, snapshot_directory)
+        self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
+        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer)
+        self.superseded = Superseded(state, self.elections, self.complaints, snapshot_directory)
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._handle_messages()
         log.follow_configuration()
@@ -128,10 +128,10 @@ class Engine(SyncObj):
         self.on(msg.LeaderConfirmed, self.read_index.on_leader_confirmed)
         self.on(msg.ReadIndexRequest, self.read_index.on_read_index_request)
         self.on(msg.ReadIndexReply, self.read_index.on_read_index_reply)
-        self.on(msg.ChangeRequest, self.changes.on_change_request)
-        self.on(msg.ChangeReply, self.changes.on_change_reply)
-        self.on(msg.MembersRequest, self.changes.on_members_request)
-        self.on(msg.MembersReply, self.changes.on_members_reply)
+        self.on(msg.ChangeRequest, self.reconfiguration.on_change_request)
+        self.on(msg.ChangeReply, self.reconfiguration.on_change_reply)
+        self.on(msg.MembersRequest, self.reconfiguration.on_members_request)
+        self.on(msg.MembersReply, self.reconfiguration.on_members_reply)
         self.on(msg.MembersAre, lambda peer, message: self.hear_of_members(message))
 
     def _on_role_change(self, before: Role, role: Role) -> None:
@@ -184,7 +184,7 @@ class Engine(SyncObj):
         return self.state.last_applied
 
     @property
-    def members(self) -> Members:
+    def members(self) -> MemberSet:
         """The configuration in force."""
         return self.state.configurations.current
 
@@ -212,7 +212,7 @@ class Engine(SyncObj):
         self.elections.tick()
         self.snapshots.tick()
         self.transfer.tick()
-        self.changes.tick()
+        self.reconfiguration.tick()
         self.on_step()
         self.read_index.tick()
         self.replication.send()
@@ -220,7 +220,7 @@ class Engine(SyncObj):
         self.replication.advance_commit_index()
         self.apply()
         self.replication.send_commit_index()
-        self.changes.settle()
+        self.reconfiguration.settle()
         self.complaints.tick(self.clock())
 
     def idle_until(self) -> float:
@@ -256,7 +256,7 @@ class Engine(SyncObj):
         index = store.applied.index
         state.last_applied = index
         state.commit_index = max(state.commit_index, index)
-        state.configurations = Membership(Members.of(store.members.index, store.members))
+        state.configurations = Configurations(MemberSet.of(store.members.index, store.members))
         self.on_snapshot_installed()
         self._settle_membership(state.members)
 
@@ -312,7 +312,7 @@ class Engine(SyncObj):
 
     def hear_of_members(self, message: msg.MembersAre) -> None:
         """Somebody says which configuration is committed."""
-        members = Members.of(message.index, message)
+        members = MemberSet.of(message.index, message)
         in_log = self.state.configurations.holds(members)
         if self.state.configurations.adopt(members, self.state.commit_index):
             if not in_log and self.state.role is not Role.FOLLOWER:
@@ -320,7 +320,7 @@ class Engine(SyncObj):
             self.store.set_members(members.stored())
             self._settle_membership(members)
 
-    def _settle_membership(self, committed: Members) -> None:
+    def _settle_membership(self, committed: MemberSet) -> None:
         """A configuration turns out to be committed: pass it on, also to whom it lets go."""
         said = self.members_are()
         for peer in self.peers.values():

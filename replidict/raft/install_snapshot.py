@@ -52,7 +52,7 @@ def tidy(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-class Snapshots:
+class InstallSnapshot:
     """The part of the engine that sends and receives snapshots."""
 
     def __init__(

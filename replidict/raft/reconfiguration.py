@@ -33,14 +33,14 @@ from replidict.protocol.peer_messages import (
     TransferTo,
     Verdict,
 )
-from replidict.raft.configuration import Members
+from replidict.raft.configuration import MemberSet
 from replidict.raft.leader_calls import LeaderCalls
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.state import RaftState
-from replidict.raft.transfer import Transfer
+from replidict.raft.transfer import LeadershipTransfer
 from replidict.security import is_same, split_address
 
 logger = Logger(__name__)
@@ -54,11 +54,16 @@ Progress = dict[str, tuple[int, float]]
 ProgressAnswer = Callable[[Progress | None], None]
 
 
-class Changes:
+class Reconfiguration:
     """The part of the engine that changes the members, or the leader."""
 
     def __init__(
-        self, state: RaftState, outbox: Outbox, log: ReplicatedLog, replication: Replication, transfer: Transfer
+        self,
+        state: RaftState,
+        outbox: Outbox,
+        log: ReplicatedLog,
+        replication: Replication,
+        transfer: LeadershipTransfer,
     ) -> None:
         self._state, self._outbox, self._log = state, outbox, log
         self._replication, self._transfer = replication, transfer
@@ -132,7 +137,7 @@ class Changes:
             self._hand_over(change, answer)
         else:
             wanted = self._added(change) if isinstance(change, AddMember) else self._removed(change)
-            if isinstance(wanted, Members):
+            if isinstance(wanted, MemberSet):
                 self._waiting.append((self._append(wanted), state.term, answer))
             else:
                 answer(*wanted)
@@ -148,7 +153,7 @@ class Changes:
             return "another change of the members is under way"
         return None
 
-    def _append(self, wanted: Members) -> int:
+    def _append(self, wanted: MemberSet) -> int:
         """Put a configuration into the log, with the identities that this node knows; returns the index."""
         state = self._state
         identity = state.store.identity
@@ -157,7 +162,7 @@ class Changes:
         self._log.append(cmd.encode(replace(wanted, node_ids=node_ids).configuration()))
         return state.log.last_index
 
-    def _added(self, change: AddMember) -> Members | tuple[Verdict, str]:
+    def _added(self, change: AddMember) -> MemberSet | tuple[Verdict, str]:
         members, address = self._state.members, change.address
         try:
             split_address(address)
@@ -189,7 +194,7 @@ class Changes:
         wanted = replace(members, learners=learners, readers=readers, node_ids=node_ids)
         return ("done", "") if wanted == members else wanted
 
-    def _removed(self, change: RemoveMember) -> Members | tuple[Verdict, str]:
+    def _removed(self, change: RemoveMember) -> MemberSet | tuple[Verdict, str]:
         state, members, address = self._state, self._state.members, change.address
         if address not in members.all:
             return "absent", f"{address} is no member; the members are {', '.join(sorted(members.all))}"

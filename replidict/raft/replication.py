@@ -20,7 +20,7 @@ from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
-from replidict.raft.install_snapshot import Snapshots
+from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.quorum_rounds import QuorumRounds
@@ -46,7 +46,7 @@ class Replication:
         outbox: Outbox,
         log: ReplicatedLog,
         elections: Elections,
-        snapshots: Snapshots,
+        snapshots: InstallSnapshot,
         freshness: Freshness,
     ) -> None:
         self._state, self._outbox, self._log = state, outbox, log

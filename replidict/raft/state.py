@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from replidict.options import Options
-from replidict.raft.configuration import Members, Membership
+from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.progress import Peer
 from replidict.raft.role import LEADER, Role
 from replidict.storage.store import Store
@@ -49,8 +49,8 @@ class RaftState:
         # Written by the engine.
         self.last_applied = store.applied.index
         # Written by `replicated_log`, which keeps both in step, and by the engine.
-        self.configurations = Membership.of_log(
-            Members.of(store.members.index, store.members),
+        self.configurations = Configurations.of_log(
+            MemberSet.of(store.members.index, store.members),
             store.log.entries_from(store.applied.index + 1, 1 << 62),
         )
         self.peers: dict[str, Peer] = {}
@@ -66,12 +66,12 @@ class RaftState:
         return None if self.leader is None else self.peers.get(self.leader)
 
     @property
-    def members(self) -> Members:
+    def members(self) -> MemberSet:
         """The configuration in force."""
         return self.configurations.current
 
     @property
-    def committed_members(self) -> Members:
+    def committed_members(self) -> MemberSet:
         """The last configuration known to be committed."""
         return self.configurations.committed(self.commit_index)
 

@@ -31,7 +31,7 @@ PATIENCE = 10
 WORD_COUNTS = 5.0  # seconds
 
 
-class Succession:
+class Superseded:
     """The part of the engine that is told."""
 
     def __init__(self, state: RaftState, elections: Elections, complaints: Complaints, directory: Path) -> None:

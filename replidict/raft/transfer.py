@@ -18,7 +18,7 @@ from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.state import RaftState
 
 
-class Transfer:
+class LeadershipTransfer:
     """The part of the engine that hands over."""
 
     def __init__(self, state: RaftState, outbox: Outbox, log: ReplicatedLog, read_index: ReadIndex) -> None:

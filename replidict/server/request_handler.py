@@ -278,7 +278,7 @@ class Desk:
         said = replace(ask, address=member_of(ask.address), founder=member_of(ask.founder), at=at)
         _check_id("successor", said.successor)
         _check_id("node_id", said.node_id)
-        self._node.call_and_wait(lambda: self._node.engine.succession.hear(said))
+        self._node.call_and_wait(lambda: self._node.engine.superseded.hear(said))
         return client_messages.Done(ask.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from replidict.machine import commands as cmd
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember
-from replidict.raft.configuration import Members
+from replidict.raft.configuration import MemberSet
 from replidict.storage.log import Log
 from tests.simulator.disk import Disk, Shadow
 from tests.simulator.violation import Violation
@@ -27,8 +27,8 @@ class MemberChecks:
 
     def __init__(self) -> None:
         self._founders: dict[str, str] = {}  # address -> identity
-        self._in_logs: dict[int, dict[int, Members]] = {}  # index -> term -> what the entry says
-        self._committed: list[Members] = []  # oldest first
+        self._in_logs: dict[int, dict[int, MemberSet]] = {}  # index -> term -> what the entry says
+        self._committed: list[MemberSet] = []  # oldest first
         self._terms: set[int] = set()  # those of which an entry is committed
         self._shadows: dict[str, Shadow] = {}  # by identity; also of disks that are lost
 
@@ -39,10 +39,10 @@ class MemberChecks:
     def founded(self, founders: dict[str, str]) -> None:
         """The cluster begins, with these addresses and identities."""
         self._founders = founders
-        self._committed = [Members(0, frozenset(founders))]
+        self._committed = [MemberSet(0, frozenset(founders))]
 
     @property
-    def latest(self) -> Members:
+    def latest(self) -> MemberSet:
         """The last committed configuration."""
         return self._committed[-1]
 
@@ -51,7 +51,7 @@ class MemberChecks:
         """How many were committed."""
         return len(self._committed) - 1
 
-    def identity(self, members: Members, address: str) -> str:
+    def identity(self, members: MemberSet, address: str) -> str:
         """Who stands for an address in a configuration. One that names nobody means the founder."""
         return members.node_ids.get(address) or self._founders.get(address, "")
 
@@ -60,7 +60,7 @@ class MemberChecks:
         latest = self.latest
         return machine.address in latest.all and self.identity(latest, machine.address) == machine.disk.node_id
 
-    def holders(self, members: Members, index: int, term: int) -> list[str]:
+    def holders(self, members: MemberSet, index: int, term: int) -> list[str]:
         """The voters on whose disks an entry is, or was when the disk was lost."""
         return [
             address
@@ -68,7 +68,7 @@ class MemberChecks:
             if (shadow := self._shadows.get(self.identity(members, address))) is not None and shadow.holds(index, term)
         ]
 
-    def shadow(self, members: Members, address: str) -> Shadow | None:
+    def shadow(self, members: MemberSet, address: str) -> Shadow | None:
         """What is on the disk that a configuration means by an address."""
         return self._shadows.get(self.identity(members, address))
 
@@ -76,21 +76,21 @@ class MemberChecks:
 
     def appended(self, machine: Machine, log: Log, entries: Sequence[Entry]) -> None:
         """Entries are about to join a log in memory: a leader's own, or those of another one."""
-        before: Members | None = None
+        before: MemberSet | None = None
         for entry in entries:
             if not cmd.is_configuration(entry.command):
                 continue
             command = cmd.decode(entry.command)
             if not isinstance(command, cmd.Configuration):
                 continue
-            members = Members.of(entry.index, command)
+            members = MemberSet.of(entry.index, command)
             by_term = self._in_logs.setdefault(entry.index, {})
             if entry.term not in by_term:
                 by_term[entry.term] = members
                 self._is_sound(machine, before or self.by_log(log, entry.index), members, entry.term)
             before = members
 
-    def _is_sound(self, machine: Machine, before: Members, members: Members, term: int) -> None:
+    def _is_sound(self, machine: Machine, before: MemberSet, members: MemberSet, term: int) -> None:
         """A leader makes a change (4.1, 4.2)."""
         who = f"{machine.address} changes the members from {before} to {members} in term {term}"
         if before not in self._committed:
@@ -114,7 +114,7 @@ class MemberChecks:
         if members is not None:
             self._committed.append(members)
 
-    def by_log(self, log: Log, below: int = 1 << 62) -> Members:
+    def by_log(self, log: Log, below: int = 1 << 62) -> MemberSet:
         """The configuration that a log says is in force: its last one, or what was committed where it begins."""
         start = log.start.index
         for index in sorted(self._in_logs, reverse=True):

@@ -21,7 +21,7 @@ def change(machine: Machine, wanted: AddMember | RemoveMember) -> Said:
     said: Said = []
     assert machine.node is not None
     engine = machine.node.engine
-    machine.node.call(lambda: engine.changes.ask(wanted, lambda *answer: said.append(answer)))
+    machine.node.call(lambda: engine.reconfiguration.ask(wanted, lambda *answer: said.append(answer)))
     return said
 
 

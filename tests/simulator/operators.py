@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, Verdict
-from replidict.raft.configuration import Members
+from replidict.raft.configuration import MemberSet
 from replidict.storage import records
 from replidict.storage.directory import Beginning
 from tests.simulator.cluster import CLUSTER_ID, Cluster
@@ -142,7 +142,7 @@ class Operator:
         address = self._rng.choice(some)
         return self._begin(address, self._once(RemoveMember(address)))
 
-    def _may_shrink(self, latest: Members) -> bool:
+    def _may_shrink(self, latest: MemberSet) -> bool:
         """Whether to remove one more: down to one voter, seldom, but not while a disk is lost."""
         return len(latest.voters) > (3 if self._lost is not None else self._rng.choice((1, 2, 2, 2)))
 
@@ -168,7 +168,7 @@ class Operator:
             machine.diskless = True  # it asks to be let in, and is told to be removed first
         return self._begin(address, self._replace(address))
 
-    def _is_known(self, latest: Members, address: str) -> bool:
+    def _is_known(self, latest: MemberSet, address: str) -> bool:
         """Whether every other member knows who is at an address, and all would be a majority without it."""
         if address not in self._cluster.machines or len(latest.voters) <= 2:
             return False
@@ -254,7 +254,7 @@ class Operator:
         if machine is None or machine.node is None:
             return None
         known = machine.node.engine.members_are()
-        members = Members.of(known.index, known)
+        members = MemberSet.of(known.index, known)
         return members.stored() if members.node_ids.get(address) == node_id else None
 
     def _somebody(self, other_than: str) -> Machine | None:
@@ -289,7 +289,7 @@ class Operator:
     def _ask(self, machine: Machine, change: Change, deadline: float) -> Generator[float, None, Verdict]:
         assert machine.node is not None
         node, incarnation, said = machine.node, machine.incarnation, list[Verdict]()
-        node.call(lambda: node.engine.changes.ask(change, lambda verdict, why: said.append(verdict)))
+        node.call(lambda: node.engine.reconfiguration.ask(change, lambda verdict, why: said.append(verdict)))
         while not said and self._cluster.loop.now < deadline:
             if isinstance(change, RemoveMember):
                 self._removal_asked = self._cluster.loop.now

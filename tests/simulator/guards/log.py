@@ -245,34 +245,36 @@ def commit_only_what_was_verified() -> Replacements:
 def acknowledge_a_snapshot_when_installed() -> Replacements:
     """A snapshot is acknowledged when it has arrived, whether or not it can be installed."""
 
-    def on_snapshot_piece(self: install_snapshot.Snapshots, sender: progress.Peer, message: SnapshotPiece) -> None:
+    def on_snapshot_piece(
+        self: install_snapshot.InstallSnapshot, sender: progress.Peer, message: SnapshotPiece
+    ) -> None:
         original(self, sender, message)
         incoming = self._incoming
         if incoming is not None and incoming.checking is not None:
             self._answer(sender, message, installed=True)
 
-    original = install_snapshot.Snapshots.on_snapshot_piece
-    yield install_snapshot.Snapshots, "on_snapshot_piece", on_snapshot_piece
+    original = install_snapshot.InstallSnapshot.on_snapshot_piece
+    yield install_snapshot.InstallSnapshot, "on_snapshot_piece", on_snapshot_piece
 
 
 @guard("section 5", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
 def go_on_when_there_is_room() -> Replacements:
     """A snapshot whose first piece meets a full queue is never sent, and the log is kept for it for ever."""
-    yield install_snapshot.Snapshots, "heard", lambda self, sender: None
+    yield install_snapshot.InstallSnapshot, "heard", lambda self, sender: None
 
 
 @guard("E5", 100)
 def check_a_snapshot() -> Replacements:
     """A snapshot that was damaged on its way is installed."""
 
-    def install(self: install_snapshot.Snapshots, incoming: Any) -> None:
+    def install(self: install_snapshot.InstallSnapshot, incoming: Any) -> None:
         message = incoming.message
         said = message.last_index, message.last_term, 0, message.sha256, 0, 0, 1, None
         incoming.checking = _Done(Snapshot(incoming.path, *said))
         original(self, incoming)
 
-    original = install_snapshot.Snapshots._install
-    yield install_snapshot.Snapshots, "_install", install
+    original = install_snapshot.InstallSnapshot._install
+    yield install_snapshot.InstallSnapshot, "_install", install
 
 
 class _Done:
@@ -289,17 +291,17 @@ class _Done:
 def refuse_old_snapshots() -> Replacements:
     """A snapshot that is older than the state takes a follower back."""
 
-    def is_no_news(self: install_snapshot.Snapshots, index: int, term: int) -> bool:
+    def is_no_news(self: install_snapshot.InstallSnapshot, index: int, term: int) -> bool:
         return False
 
-    yield install_snapshot.Snapshots, "_is_no_news", is_no_news
+    yield install_snapshot.InstallSnapshot, "_is_no_news", is_no_news
 
 
 @guard("fig. 13, rule 6", scenario=scenarios.a_snapshot_of_what_is_known)
 def keep_the_log_after_a_snapshot() -> Replacements:
     """A snapshot of what the log already holds throws away the entries after it, which may be committed."""
 
-    def is_no_news(self: install_snapshot.Snapshots, index: int, term: int) -> bool:
+    def is_no_news(self: install_snapshot.InstallSnapshot, index: int, term: int) -> bool:
         return index <= self._state.last_applied
 
-    yield install_snapshot.Snapshots, "_is_no_news", is_no_news
+    yield install_snapshot.InstallSnapshot, "_is_no_news", is_no_news

@@ -7,7 +7,7 @@ from typing import Any
 
 from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
 from replidict.raft import configuration, engine, quorum_rounds, reconfiguration, replication, state
-from replidict.raft.configuration import Members
+from replidict.raft.configuration import MemberSet
 from replidict.storage import records, store
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard
@@ -18,34 +18,34 @@ from tests.simulator.transport import SimulatedTransport
 def one_change_at_a_time() -> Replacements:
     """A change is made while the last one is not committed: majorities that do not overlap are in force at once."""
 
-    def not_now(self: reconfiguration.Changes) -> str | None:
+    def not_now(self: reconfiguration.Reconfiguration) -> str | None:
         why = original(self)
         return None if why == "another change of the members is under way" else why
 
-    original = reconfiguration.Changes._not_now
-    yield reconfiguration.Changes, "_not_now", not_now
+    original = reconfiguration.Reconfiguration._not_now
+    yield reconfiguration.Reconfiguration, "_not_now", not_now
 
 
 @guard("thesis 4.1, 2015", 100, changing=True)
 def change_in_a_term_of_ones_own() -> Replacements:
     """A new leader makes a change before it has committed an entry of its own term, beside one it does not know of."""
 
-    def not_now(self: reconfiguration.Changes) -> str | None:
+    def not_now(self: reconfiguration.Reconfiguration) -> str | None:
         why = original(self)
         return None if why == "the leader has only just been elected" else why
 
-    original = reconfiguration.Changes._not_now
-    yield reconfiguration.Changes, "_not_now", not_now
+    original = reconfiguration.Reconfiguration._not_now
+    yield reconfiguration.Reconfiguration, "_not_now", not_now
 
 
 @guard("thesis 4.1", 25, changing=True)
 def in_force_when_appended() -> Replacements:
     """A configuration is in force only once it is committed: nodes count by different ones."""
 
-    def current(self: configuration.Membership) -> Members:
+    def current(self: configuration.Configurations) -> MemberSet:
         return self._known[0]
 
-    yield configuration.Membership, "current", property(current)
+    yield configuration.Configurations, "current", property(current)
 
 
 @guard("thesis 4.1", 100, changing=True)
@@ -63,27 +63,27 @@ def members_before_the_state() -> Replacements:
 def taken_back_with_its_entry() -> Replacements:
     """A configuration stays in force although its entry was cut off the log."""
 
-    def cut(self: configuration.Membership, index: int) -> bool:
+    def cut(self: configuration.Configurations, index: int) -> bool:
         return False
 
-    yield configuration.Membership, "cut", cut
+    yield configuration.Configurations, "cut", cut
 
 
 @guard("E8", 50, changing=True)
 def in_force_after_a_restart() -> Replacements:
     """A node that restarts goes by the last committed configuration, and forgets the one in its log."""
 
-    def of_log(applied: Members, entries: Any) -> configuration.Membership:
-        return configuration.Membership(applied)
+    def of_log(applied: MemberSet, entries: Any) -> configuration.Configurations:
+        return configuration.Configurations(applied)
 
-    yield configuration.Membership, "of_log", of_log
+    yield configuration.Configurations, "of_log", of_log
 
 
 @guard("thesis 4.2.1", 25, changing=True)
 def learners_do_not_count() -> Replacements:
     """A learner's vote and its acknowledgements count as a voter's."""
 
-    def is_majority(self: Members, addresses: Any) -> bool:
+    def is_majority(self: MemberSet, addresses: Any) -> bool:
         return len(self.all.intersection(addresses)) * 2 > len(self.voters)
 
     def advance(self: replication.Replication) -> None:
@@ -101,7 +101,7 @@ def learners_do_not_count() -> Replacements:
         if index > known.commit_index and known.log.term_at(index) == known.term:
             known.commit_index = index
 
-    yield Members, "is_majority", is_majority
+    yield MemberSet, "is_majority", is_majority
     yield replication.Replication, "advance_commit_index", advance
 
 
@@ -109,45 +109,45 @@ def learners_do_not_count() -> Replacements:
 def learners_first() -> Replacements:
     """A node is a voter from the start, with an empty log: for long, a majority may have to wait for it."""
 
-    def added(self: reconfiguration.Changes, change: AddMember) -> Members | tuple[Verdict, str]:
+    def added(self: reconfiguration.Reconfiguration, change: AddMember) -> MemberSet | tuple[Verdict, str]:
         wanted = original(self, change)
-        if not isinstance(wanted, Members) or not change.voter:
+        if not isinstance(wanted, MemberSet) or not change.voter:
             return wanted
         return replace(wanted, voters=wanted.voters | {change.address}, learners=wanted.learners - {change.address})
 
-    original = reconfiguration.Changes._added
-    yield reconfiguration.Changes, "_added", added
+    original = reconfiguration.Reconfiguration._added
+    yield reconfiguration.Reconfiguration, "_added", added
 
 
 @guard("thesis 4.2.2", 50, changing=True)
 def hand_over_before_leaving() -> Replacements:
     """A leader removes itself, and manages a cluster that it is no part of."""
 
-    def removed(self: reconfiguration.Changes, change: RemoveMember) -> Members | tuple[Verdict, str]:
+    def removed(self: reconfiguration.Reconfiguration, change: RemoveMember) -> MemberSet | tuple[Verdict, str]:
         members, address = self._state.members, change.address
         if address != self._state.address or members.voters == {address}:
             return original(self, change)
         return replace(members, voters=members.voters - {address})
 
-    original = reconfiguration.Changes._removed
-    yield reconfiguration.Changes, "_removed", removed
+    original = reconfiguration.Reconfiguration._removed
+    yield reconfiguration.Reconfiguration, "_removed", removed
 
 
 @guard("thesis 4.1", scenario=member_scenarios.who_is_let_go_takes_it_back, nodes=5)
 def listen_until_it_is_committed() -> Replacements:
     """Whom an uncommitted change lets go is not listened to: if it is elected, it can't take the change back."""
 
-    def heard(self: configuration.Membership) -> frozenset[str]:
+    def heard(self: configuration.Configurations) -> frozenset[str]:
         return self.current.all
 
-    yield configuration.Membership, "heard", property(heard)
+    yield configuration.Configurations, "heard", property(heard)
 
 
 @guard("thesis 4.2.2, fig. 4.6", scenario=member_scenarios.a_voter_that_is_let_go_is_needed, nodes=4)
 def stand_until_it_is_committed() -> Replacements:
     """A voter that an uncommitted change lets go does not stand, although only its log is complete (found: S3)."""
 
-    def members(self: state.RaftState) -> Members:
+    def members(self: state.RaftState) -> MemberSet:
         return self.configurations.current
 
     yield state.RaftState, "committed_members", property(members)
@@ -187,7 +187,7 @@ def hear_strangers_on_the_members() -> Replacements:
 def never_go_back_to_older_members() -> Replacements:
     """What others say of the members is believed, also if it is older than what is known here."""
 
-    def adopt(self: configuration.Membership, committed: Members, commit_index: int) -> bool:
+    def adopt(self: configuration.Configurations, committed: MemberSet, commit_index: int) -> bool:
         if committed == self._known[0]:
             return False
         self._known = [committed, *(members for members in self._known if members.index > committed.index)]
@@ -197,20 +197,20 @@ def never_go_back_to_older_members() -> Replacements:
         self._members = members
         self._dirty = True
 
-    yield configuration.Membership, "adopt", adopt
+    yield configuration.Configurations, "adopt", adopt
 
 
 @guard("issue 7", scenario=member_scenarios.a_new_leader_knows_nobody_yet)
 def count_who_has_answered() -> Replacements:
     """A new leader takes a voter for alive that has not answered it yet, and removes one that is needed (found: S5)."""
 
-    def missing(self: reconfiguration.Changes, voters: frozenset[str]) -> list[str]:
+    def missing(self: reconfiguration.Reconfiguration, voters: frozenset[str]) -> list[str]:
         for peer in self._state.peers.values():
             self._replication.rounds._answered.setdefault(peer, 1)
         return original(self, voters)
 
-    original = reconfiguration.Changes._missing
-    yield reconfiguration.Changes, "_missing", missing
+    original = reconfiguration.Reconfiguration._missing
+    yield reconfiguration.Reconfiguration, "_missing", missing
 
 
 @guard("thesis 6.4", scenario=member_scenarios.a_read_while_the_cluster_shrinks)
