@@ -235,13 +235,13 @@ def no_time_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
     paths = zoneinfo.TZPATH
 
     def remove() -> None:
-        zoneinfo.ZoneInfo.clear_cache()
+        zoneinfo.ZoneInfo.clear_cache(only_keys=["Europe/Berlin"])  # other tests hold on to other zones
         zoneinfo.reset_tzpath([])
         monkeypatch.setitem(sys.modules, "tzdata", None)
 
     yield remove
     zoneinfo.reset_tzpath(paths)
-    zoneinfo.ZoneInfo.clear_cache()
+    zoneinfo.ZoneInfo.clear_cache(only_keys=["Europe/Berlin"])
 
 
 def test_without_time_zone_data(tmp_path: Path, no_time_zones: Callable[[], None]) -> None:
