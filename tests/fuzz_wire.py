@@ -53,6 +53,7 @@ from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
 from replidict.protocol import client_messages, log_entry, peer_messages
+from replidict.release import THIS
 from replidict.security import TLS, Mode, Security, security_for, split_address
 from replidict.transport.framing import TlsPipe, WireError, frame
 from replidict.transport.handshake import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
@@ -668,7 +669,7 @@ def asked(rng: random.Random, number: int, cluster_id: str) -> client_messages.A
         client_messages.GetMembers(number, 5.0),
         client_messages.AddPeer(number, 0.0, rng.choice(NO_ADDRESSES), True),
         client_messages.RemovePeer(number, 0.0, rng.choice(NO_ADDRESSES), False),
-        client_messages.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True),
+        client_messages.Join(number, 0.0, rng.choice(NO_ADDRESSES), "no id", True, *THIS),
         client_messages.Supersede(
             number, 5.0, *successor, rng.choice((0, log_entry.NUMBER_MAX)), *rng.choice(NO_SUCCESSORS)
         ),

@@ -34,6 +34,7 @@ from replidict.machine.codec import decode, encode, encode_key
 from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
 from replidict.protocol import client_messages, peer_messages
+from replidict.release import THIS
 from replidict.security import Mode, security_for
 from replidict.server import request_handler
 from replidict.storage import snapshot
@@ -124,8 +125,8 @@ def test_what_guests_give_is_checked(tmp_path: Path) -> None:
         (lambda i, t: client_messages.Delete(i, t, b"\x91" * 99), EncodingError, "not an encoded value"),
         (lambda i, t: client_messages.AddPeer(i, t, "nowhere", True), ValueError, "must end in a port"),
         (lambda i, t: client_messages.AddPeer(i, t, "192.0.2.1:1", True), SecurityError, "off loopback"),
-        (lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "no id", True), ValueError, "32 hexadecimal"),
-        (lambda i, t: client_messages.Join(i, t, "10.0.0.1:1", "0" * 32, True), SecurityError, "off loopback"),
+        (lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "no id", True, *THIS), ValueError, "32 hexadecimal"),
+        (lambda i, t: client_messages.Join(i, t, "10.0.0.1:1", "0" * 32, True, *THIS), SecurityError, "off loopback"),
         (lambda i, t: client_messages.RemovePeer(i, t, "127.0.0.1:1", False), ReplidictError, "is no member"),
         (lambda i, t: client_messages.Transfer(i, t, "127.0.0.1:1"), ReplidictError, "is no voter"),
     ]
@@ -297,7 +298,9 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ReadTimeout):
             client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value)
         with pytest.raises(NotCommitted, match="no leader could be reached"):
-            client.ask(lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "0" * 32, True), client_messages.Joined)
+            client.ask(
+                lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "0" * 32, True, *THIS), client_messages.Joined
+            )
         waiting = [stack.enter_context(client_of(node, "plain", timeout=600)) for _ in range(20)]
         ended: list[BaseException] = []
 

@@ -82,8 +82,9 @@ def test_it_tells_what_is_there(killed: Path) -> None:
     assert done == {
         "path": str(killed), "address": FOUNDERS[0], "voters": list(FOUNDERS), "learners": [], "term": 3,
         "voted_for": None, "first_index": 1, "last_index": 3, "last_term": 3, "committed_index": 0,
-        "applied_index": 0, "revision": 0, "keys": 0, "file_bytes": (killed / FILE_NAME).stat().st_size,
-        "wal_bytes": (killed / WAL).stat().st_size, "damage": None, "superseded": None,
+        "applied_index": 0, "revision": 0, "keys": 0, "feature_level": 1,
+        "file_bytes": (killed / FILE_NAME).stat().st_size, "wal_bytes": (killed / WAL).stat().st_size,
+        "damage": None, "superseded": None,
         "removed": False, "recovered": None,
         "entries": [
             {"index": 2, "term": 2, "entry": "set 'hello' = 'distributed'; set 'k' = 1"},

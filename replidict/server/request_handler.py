@@ -262,10 +262,10 @@ class Desk:
                 self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
             case client_messages.Join():
                 _check_id("node_id", ask.node_id)
-                release = Release(ask.level, printable(ask.version))
-                if (too_old := self._node.feature_level.too_old(ask.address, release)) is not None:
+                address, release = member_of(ask.address), Release(ask.level, printable(ask.version))
+                if (too_old := self._node.feature_level.too_old(address, release)) is not None:
                     raise ReplidictError(too_old)
-                said = self._cluster.admit(member_of(ask.address), ask.node_id, ask.voter, left)
+                said = self._cluster.admit(address, ask.node_id, ask.voter, left)
                 members = said.configuration()
                 return client_messages.Joined(
                     ask.id, self._node.store.identity.cluster_id, said.index,
