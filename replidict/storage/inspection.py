@@ -243,8 +243,12 @@ def _level(db: sqlite3.Connection, committed: int) -> int:
         return 1
     kept = db.execute("SELECT data FROM kept WHERE name = 'level'").fetchone()
     levels = [1 if kept is None else msgspec.msgpack.decode(kept[0], type=int)]
-    for (command,) in db.execute("SELECT command FROM log WHERE idx <= ?", (committed,)):
-        if cmd.raises_level(command) and isinstance(said := cmd.decode(command), cmd.RaiseLevel):
+    for index, command in db.execute("SELECT idx, command FROM log WHERE idx <= ?", (committed,)):
+        try:
+            said = cmd.decode(command) if cmd.raises_level(command) else None
+        except cmd.UnknownCommand as error:
+            raise unknown(index, error) from error
+        if isinstance(said, cmd.RaiseLevel):
             levels.append(said.level)
     return max(levels)
 
