@@ -238,6 +238,18 @@ def test_damage_in_a_snapshot_is_seen(
     assert_matches(reason, str(raises.value))
 
 
+def test_an_entry_that_can_not_be_read_ends_in_words(tmp_path: Path) -> None:
+    """The entry that raises the level, damaged: inspecting it says so, and is no traceback."""
+    one = Rig(tmp_path, log_retain=100)
+    raised(one)
+    one.put("k", 1)
+    one.store.flush()
+    one.close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as db:
+        db.execute("UPDATE log SET command = x'9205A178' WHERE idx = 1")
+    assert_matches("entry 1", what_inspect_says(tmp_path))
+
+
 def what_inspect_says(path: Path) -> str:
     try:
         return inspect(path).damage or "whole"

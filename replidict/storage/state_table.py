@@ -99,7 +99,8 @@ class StateTable:
         # How large the table is can be told by the average of what has gathered.
         whole = keys <= GATHER_ROWS and keys * self._bytes <= WHOLE_BYTES * self._rows
         term, first = self._gathered[0]
-        changes, taken = msgspec.structs.replace(first, rows=[*first.rows], sessions={**first.sessions}), 1
+        changes = msgspec.structs.replace(first, rows=[*first.rows], sessions={**first.sessions}, kept={**first.kept})
+        taken = 1
         count = len(changes.rows)
         pages = {row[0] // records.PAGE_ROWS for row in changes.rows}
         for last_term, later in islice(self._gathered, 1, None):
