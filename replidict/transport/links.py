@@ -25,7 +25,7 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.errors import ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Answer, Ask
@@ -86,7 +86,7 @@ class TcpTransport(Transport):
         self._strangers = Strangers()
         self._announced: dict[str, Connection] = {}  # the connections that the engine knows of, by address
         self._lookups: list[Lookup] = []  # under way
-        self._complaints = Complaints(identity.address)
+        self._log_throttle = LogThrottle(identity.address)
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
@@ -96,7 +96,7 @@ class TcpTransport(Transport):
         for node in other_nodes:
             split_address(node.id)
             self.addNode(node)
-        self._listener = Listener(identity.address, poller, clock, self._on_call, self._complaints)
+        self._listener = Listener(identity.address, poller, clock, self._on_call, self._log_throttle)
 
     # -- what the engine calls --------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class TcpTransport(Transport):
         for peer in list(self._peers.values()):
             if peer.should_call(now):
                 self._call(peer, now)
-        self._complaints.tick(now)
+        self._log_throttle.tick(now)
         self._bury()
 
     def next_deadline(self) -> float:
@@ -247,7 +247,7 @@ class TcpTransport(Transport):
         peer.opened(connection, now)
         connection.node = peer.node
         self._announced[address] = connection
-        self._complaints.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
+        self._log_throttle.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
         self._onNodeConnected(peer.node)
 
     def _expect(self, connection: Connection, address: str) -> None:
@@ -300,7 +300,7 @@ class TcpTransport(Transport):
         if peer.live is connection:
             brief = peer.lost(now)
             if code in ("protocol", "tag", "tls"):
-                self._complaints.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
+                self._log_throttle.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
             else:
                 level = logging.INFO if code == "dropped" or (code == "closed" and brief) else logging.WARNING
                 self._tell_unreachable(peer, now, level, text)
@@ -321,7 +321,7 @@ class TcpTransport(Transport):
         # Who has not proved itself, or need not, may go by any number of names.
         proven = session.proven and self._security.mode != "plain"
         key = who if proven else connection.remote
-        self._complaints.log(key, self._clock(), f"refused a connection from {who}: {text}")
+        self._log_throttle.log(key, self._clock(), f"refused a connection from {who}: {text}")
 
     def _bury(self) -> None:
         """Close what failed, and tell the engine."""
@@ -376,7 +376,7 @@ class TcpTransport(Transport):
 
     def _tell_unreachable(self, peer: Pair, now: float, level: int, text: str) -> None:
         address = peer.node.id
-        self._complaints.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
+        self._log_throttle.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
 
     def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> Connection:
         session = Session(

@@ -22,7 +22,7 @@ from pysyncobj.node import Node
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.security import is_loopback, split_address
 from replidict.transport.dialing import Target, numeric, reason, resolve
 from replidict.transport.handshake import Session
@@ -129,9 +129,9 @@ class Listener:
         poller: Poller,
         clock: Callable[[], float],
         on_call: Callable[[socket.socket, str], None],
-        complaints: Complaints,
+        log_throttle: LogThrottle,
     ) -> None:
-        self._poller, self._clock, self._on_call, self._complaints = poller, clock, on_call, complaints
+        self._poller, self._clock, self._on_call, self._log_throttle = poller, clock, on_call, log_throttle
         self._again = float("inf")
         self._sockets = {sock.fileno(): sock for sock in listen(address)}
         _warn_if_only_here(address, [sock.getsockname()[0] for sock in self._sockets.values()])
@@ -173,7 +173,7 @@ class Listener:
                     for watched in self._sockets:
                         self._poller.unsubscribe(watched)
                     self._again = self._clock() + ACCEPT_PAUSE
-                    self._complaints.log("accept", self._clock(), f"can't take calls: {error.strerror}")
+                    self._log_throttle.log("accept", self._clock(), f"can't take calls: {error.strerror}")
                 return
             try:
                 sock.setblocking(False)
