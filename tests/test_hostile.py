@@ -356,7 +356,7 @@ def test_a_member_that_never_reads(
             assert connection is not None
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
-            def ask(rogue: Rogue = rogue, connection: tcp.Connection = connection) -> bool:
+            def ask(rogue: Rogue = rogue, connection: tcp.SocketConnection = connection) -> bool:
                 rogue.say(*[peer_messages.encode(peer_messages.ReadIndexRequest(0, n)) for n in range(1000)])
                 return connection.full
 

@@ -25,7 +25,7 @@ from replidict.errors import ReplidictError
 from replidict.log_throttle import LogThrottle
 from replidict.security import is_loopback, split_address
 from replidict.transport.dialing import Target, numeric, reason, resolve
-from replidict.transport.handshake import Session
+from replidict.transport.handshake import WireSession
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,12 @@ FRAME_OVERHEAD = 64  # what a queued frame costs besides its bytes, so that many
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Connection:
+class SocketConnection:
     """A socket, its session, and what waits to be sent through it."""
 
-    def __init__(self, sock: socket.socket, session: Session, remote: str, called: str | None, deadline: float) -> None:
+    def __init__(
+        self, sock: socket.socket, session: WireSession, remote: str, called: str | None, deadline: float
+    ) -> None:
         self.sock, self.fd, self.session = sock, sock.fileno(), session
         self.remote = remote
         """The host at the other end, for the log."""
