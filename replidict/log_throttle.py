@@ -12,7 +12,7 @@ INTERVAL = 60.0  # seconds between two lines about one key
 KEYS_MAX = 1024  # keys told apart; all others are one
 
 
-class Complaints:
+class LogThrottle:
     """Lines about others, limited per key (a host, a peer) and level. Needs `tick`, to tell what it left out and to
     forget."""
 

@@ -56,7 +56,7 @@ from replidict.protocol import client_messages, log_entry, peer_messages
 from replidict.release import THIS
 from replidict.security import TLS, Mode, Security, security_for, split_address
 from replidict.transport.framing import TlsPipe, WireError, frame
-from replidict.transport.handshake import MAGIC, OPENED, PING, VERSION, Hello, Identity, Proof, Refused, Session
+from replidict.transport.handshake import MAGIC, OPENED, PING, VERSION, Hello, NodeIdentity, Proof, Refused, WireSession
 from tests.clusters import free_addresses
 from tests.wire_support import MODES, SECRET, Certificates
 
@@ -486,8 +486,8 @@ class Rogue:
         guest: bool = False,
     ) -> None:
         name, who = ("", "") if guest else (target.absent, node_id or target.absent_id)
-        self.session = Session(
-            Identity(target.cluster_id, who, name), security, key, called=address,
+        self.session = WireSession(
+            NodeIdentity(target.cluster_id, who, name), security, key, called=address,
             max_frame_bytes=Options().max_frame_bytes, may_call=lambda address: None,
             admit=lambda address, node_id: None,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pysyncobj.node import Node
 
 from replidict.background import BackgroundThread
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.machine import commands as cmd
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
@@ -97,7 +97,7 @@ class Parts:
         self.elections = Elections(state, outbox, log, self._on_role_change)
         background, nowhere = BackgroundThread("never started"), Path("no directory")
         self.snapshots = InstallSnapshot(
-            state, outbox, self.elections, Complaints("a"), self._restart, background, nowhere
+            state, outbox, self.elections, LogThrottle("a"), self._restart, background, nowhere
         )
         self.replication = Replication(state, outbox, log, self.elections, self.snapshots, self.freshness)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, self.freshness)

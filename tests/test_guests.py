@@ -109,7 +109,7 @@ def test_a_guest_that_waits_is_pinged_and_one_that_rests_is_dropped(net: Net) ->
         serves(net, hosts)
 
 
-def live_guest(host: Host) -> tcp.Connection:
+def live_guest(host: Host) -> tcp.SocketConnection:
     (guest,) = host.wire.guests._guests.values()
     return guest.connection
 

@@ -146,7 +146,7 @@ class Siege:
     def unharmed(self, caplog: pytest.LogCaptureFixture, lines: int = 1) -> Iterator[None]:
         """Whatever happens within: no election, no lost connection, writes go on, and few lines are logged."""
         for node in self.nodes:
-            wire_of(node)._complaints._said.clear()  # as if a minute had passed
+            wire_of(node)._log_throttle._said.clear()  # as if a minute had passed
         silence = f"no connection to {self.target.absent}: "  # it is called, too, when it has hung up
         before = self.state()
         caplog.clear()
@@ -310,7 +310,7 @@ def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFi
     members = [node._host.node.engine.members for node in siege.nodes]
     said = [peer_messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
     for node in siege.nodes:
-        node._host.node.engine.complaints._said.clear()
+        node._host.node.engine.log_throttle._said.clear()
     with siege.unharmed(caplog, lines=1):
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)
@@ -356,7 +356,7 @@ def test_a_member_that_never_reads(
             assert connection is not None
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
-            def ask(rogue: Rogue = rogue, connection: tcp.Connection = connection) -> bool:
+            def ask(rogue: Rogue = rogue, connection: tcp.SocketConnection = connection) -> bool:
                 rogue.say(*[peer_messages.encode(peer_messages.ReadIndexRequest(0, n)) for n in range(1000)])
                 return connection.full
 

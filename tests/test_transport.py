@@ -16,7 +16,7 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller, PollPoller, SelectPoller
 
 from replidict import log_throttle
 from replidict.errors import ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import Message, Propose, TimeoutNow
 from replidict.security import Mode, security_for
@@ -614,7 +614,7 @@ def test_out_of_descriptors(net: Net, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_complaints_are_counted_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     """One line a minute per host, with what was left out, for a bounded number of hosts."""
-    said = Complaints("me")
+    said = LogThrottle("me")
     for second in range(100):
         said.log("h1", float(second), "bad")
         said.tick(float(second))

@@ -27,7 +27,7 @@ from replidict.release import Release
 from replidict.security import TLS, Mode, Security, security_for
 from replidict.transport import handshake
 from replidict.transport.framing import TAG_BYTES, FrameReader, Seal, WireError, frame, hkdf
-from replidict.transport.handshake import CLOSE, OPENED, PING, Hello, Identity, Session, State
+from replidict.transport.handshake import CLOSE, OPENED, PING, Hello, NodeIdentity, State, WireSession
 from tests.wire_support import MODES, SECRET, Certificates
 
 HIGH, LOW = "127.0.0.1:7002", "127.0.0.1:7001"  # the caller, and who is called
@@ -69,8 +69,8 @@ class End:
             reason = admit(address, node_id)
             return None if reason is None else ("identity", reason)
 
-        self.session = Session(
-            Identity(cluster, f"id of {address}", address), security, key,
+        self.session = WireSession(
+            NodeIdentity(cluster, f"id of {address}", address), security, key,
             called=called, max_frame_bytes=MAX_FRAME, may_call=may_call, admit=asked, farewell=farewell,
             meet=meet,
         )  # fmt: skip
@@ -441,8 +441,8 @@ class Guest(End):
 
     def __init__(self, security: Security, *, cluster: str = "", node_id: str = "") -> None:
         super().__init__("", security, called=LOW, cluster=cluster)
-        self.session = Session(
-            Identity(cluster, node_id, ""), security, b"",
+        self.session = WireSession(
+            NodeIdentity(cluster, node_id, ""), security, b"",
             called=LOW, max_frame_bytes=MAX_FRAME, may_call=never, admit=never,
         )  # fmt: skip
         self.session.start()

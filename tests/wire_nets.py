@@ -23,7 +23,7 @@ from replidict.protocol.peer_messages import MembersAre, Message, TimeoutNow
 from replidict.security import Mode, Security
 from replidict.transport import tcp
 from replidict.transport.framing import frame
-from replidict.transport.handshake import OPENED, Identity, Session
+from replidict.transport.handshake import OPENED, NodeIdentity, WireSession
 from replidict.transport.links import TcpTransport
 from tests.wire_support import Certificates
 
@@ -126,7 +126,7 @@ class Host:
         self.on_message: Callable[[Node, Message], None] = lambda node, message: None
         self.wire = TcpTransport(
             None, Node(address), [Node(peer) for peer in peers], poller=self.poller,
-            identity=Identity(cluster, node_id or f"id of {address}", address), security=security,
+            identity=NodeIdentity(cluster, node_id or f"id of {address}", address), security=security,
             clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit, farewell=farewell,
             hear_of_members=self.members.append, denied=self.denied.append,
         )  # fmt: skip
@@ -178,7 +178,7 @@ def warnings(caplog: pytest.LogCaptureFixture, host: Host | None = None) -> list
     return [line for line in lines if host is None or line.startswith(f"{host.address}: ")]
 
 
-def live(host: Host, address: str) -> tcp.Connection:
+def live(host: Host, address: str) -> tcp.SocketConnection:
     connection = host.wire._peers[address].live
     assert connection is not None
     return connection
@@ -250,10 +250,10 @@ def key_of(security: Security) -> bytes:
     return security.stretch("c1")
 
 
-def session_for(net: Net, target: Host, address: str, mode: Mode) -> Session:
+def session_for(net: Net, target: Host, address: str, mode: Mode) -> WireSession:
     security = net.certificates.security(mode)
-    return Session(
-        Identity("c1", "raw", address) if address else Identity("", "", ""), security, key_of(security),
+    return WireSession(
+        NodeIdentity("c1", "raw", address) if address else NodeIdentity("", "", ""), security, key_of(security),
         called=target.address,
         max_frame_bytes=MAX_FRAME, may_call=lambda address: None, admit=lambda address, node_id: None,
     )  # fmt: skip

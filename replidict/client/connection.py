@@ -35,7 +35,7 @@ from replidict.protocol.peer_messages import encode
 from replidict.security import Security, is_loopback, split_address
 from replidict.transport.dialing import Lookup, Target, numeric, reason
 from replidict.transport.framing import WireError, frame
-from replidict.transport.handshake import OPENED, Identity, Session
+from replidict.transport.handshake import OPENED, NodeIdentity, WireSession
 from replidict.transport.tcp import connected
 
 SILENCE = 10.0  # seconds in which a node that has something to do must say something
@@ -106,8 +106,8 @@ class Client:
             self._socket.connect(target[1])
             connected(self._socket)  # to somebody else, see there
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._session = Session(
-                Identity("", "", ""),
+            self._session = WireSession(
+                NodeIdentity("", "", ""),
                 self._security,
                 b"",
                 called=self.address,

@@ -271,7 +271,7 @@ class Proposals:
         engine = self._engine
         if not cmd.may_be_proposed(message.command):
             why = f"ignored a proposal of {peer.address} that is neither a write nor a session of this release"
-            engine.complaints.log(f"proposals of {peer.address}", engine.clock(), why)
+            engine.log_throttle.log(f"proposals of {peer.address}", engine.clock(), why)
         elif engine.is_leader:
             engine.propose(message.command)
             peer.wants_commit = max(peer.wants_commit, engine.log.last_index)

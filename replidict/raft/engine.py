@@ -42,7 +42,7 @@ from typing_extensions import override
 
 from replidict.background import Background
 from replidict.errors import StorageError, removed
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
@@ -96,7 +96,7 @@ class Engine(SyncObj):
         self.on_snapshot_installed: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
         self.meet: Callable[[str, Release], str | None] = lambda address, release: None  # see `node.feature_level`
-        self.complaints = Complaints(state.address)
+        self.log_throttle = LogThrottle(state.address)
         super().__init__(Node(state.address), [], SyncObjConf(autoTick=False), transportClass=transport)
         self.transport: Network = self._SyncObj__transport
         self.outbox = outbox = Outbox(state, self.transport)
@@ -104,13 +104,19 @@ class Engine(SyncObj):
         freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
         self.snapshots = InstallSnapshot(
-            state, outbox, self.elections, self.complaints, self._restart_from_snapshot, background, snapshot_directory
+            state,
+            outbox,
+            self.elections,
+            self.log_throttle,
+            self._restart_from_snapshot,
+            background,
+            snapshot_directory,
         )
         self.replication = Replication(state, outbox, log, self.elections, self.snapshots, freshness)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
         self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer)
-        self.superseded = Superseded(state, self.elections, self.complaints, snapshot_directory)
+        self.superseded = Superseded(state, self.elections, self.log_throttle, snapshot_directory)
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._handle_messages()
         log.follow_configuration()
@@ -221,7 +227,7 @@ class Engine(SyncObj):
         self.apply()
         self.replication.send_commit_index()
         self.reconfiguration.settle()
-        self.complaints.tick(self.clock())
+        self.log_throttle.tick(self.clock())
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""

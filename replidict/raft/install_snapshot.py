@@ -24,7 +24,7 @@ from typing import BinaryIO
 from replidict.background import Background
 from replidict.call import Call
 from replidict.errors import StorageError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.log_writer import Logger
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
 from replidict.raft.elections import Elections
@@ -60,7 +60,7 @@ class InstallSnapshot:
         state: RaftState,
         outbox: Outbox,
         elections: Elections,
-        complaints: Complaints,
+        log_throttle: LogThrottle,
         restart: Callable[[], None],
         background: Background,
         directory: Path,
@@ -68,7 +68,7 @@ class InstallSnapshot:
         """`restart` is called when the store holds another snapshot than before, to become what that says. What takes
         long runs in `background`; files are made in `directory`."""
         self._state, self._outbox, self._elections = state, outbox, elections
-        self._complaints, self._restart = complaints, restart
+        self._log_throttle, self._restart = log_throttle, restart
         self._background = background
         self._directory = directory
         self._making: Call[Snapshot] | None = None
@@ -134,7 +134,7 @@ class InstallSnapshot:
         self.stop_sending()
         self._not_before = state.clock() + RETRY_PAUSE
         needed = ", ".join(sorted(peer.address for peer in state.peers.values() if self._lacks_entries(peer)))
-        self._complaints.log(
+        self._log_throttle.log(
             "snapshots",
             state.clock(),
             f"{needed or 'a follower'} needs a snapshot, which could not be made or read: {error}. This node goes on, "
@@ -279,7 +279,7 @@ class InstallSnapshot:
             intact, why = False, str(error)
         if not intact:
             text = f"a snapshot from {peer.address} arrived damaged: {why}"
-            self._complaints.log(f"snapshots from {peer.address}", state.clock(), text)
+            self._log_throttle.log(f"snapshots from {peer.address}", state.clock(), text)
         if intact and not self._is_no_news(message.last_index, message.last_term):
             self._outbox.persist()
             state.store.install(f"{incoming.path.absolute().as_uri()}?mode=ro")

@@ -19,7 +19,7 @@ import logging
 from pathlib import Path
 
 from replidict.errors import RemovedError, ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.protocol.client_messages import Supersede
 from replidict.raft.elections import Elections
 from replidict.raft.state import RaftState
@@ -34,9 +34,9 @@ WORD_COUNTS = 5.0  # seconds
 class Superseded:
     """The part of the engine that is told."""
 
-    def __init__(self, state: RaftState, elections: Elections, complaints: Complaints, directory: Path) -> None:
+    def __init__(self, state: RaftState, elections: Elections, log_throttle: LogThrottle, directory: Path) -> None:
         """`directory` is the node's own."""
-        self._state, self._elections, self._complaints, self._directory = state, elections, complaints, directory
+        self._state, self._elections, self._log_throttle, self._directory = state, elections, log_throttle, directory
         self._told_at = self._since = float("-inf")
 
     def hear(self, said: Supersede) -> None:
@@ -58,7 +58,7 @@ class Superseded:
                 "was written to the new one is in the old directory alone. To go on with the new one, stop all nodes "
                 "of the old one"
             )
-            self._complaints.log("recoveries", now, text, logging.ERROR)
+            self._log_throttle.log("recoveries", now, text, logging.ERROR)
             raise ReplidictError(text)
         if now - self._since >= PATIENCE * timeout:
             note = supersede(self._directory, said.cluster_id, said.successor, said.founder, said.at)

@@ -45,7 +45,7 @@ from replidict.server.supersede_notifier import Herald
 from replidict.storage.directory import Beginning, Directory, connect, founded_by
 from replidict.storage.high_water_mark import Mark
 from replidict.storage.store import Store
-from replidict.transport.handshake import Identity
+from replidict.transport.handshake import NodeIdentity
 from replidict.transport.links import TcpTransport
 from replidict.transport.null_transport import NoTransport
 from replidict.transport.tcp import listen
@@ -122,7 +122,7 @@ class Host:
         log_retain = 0 if security is None else options.log_retain  # without peers nobody will ask for old entries
         store = self._open_store(address, founders, join, options, log_retain, cleanup)
         self._background = BackgroundThread(f"{OWN_THREADS}snapshot")
-        identity = Identity(store.identity.cluster_id, store.identity.node_id, address)
+        identity = NodeIdentity(store.identity.cluster_id, store.identity.node_id, address)
 
         def transport(engine: Engine, node: RaftNode, others: set[RaftNode]) -> Network:
             if security is None:

@@ -20,7 +20,7 @@ from functools import partial
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.latch import Latch
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.node.node import Node
 from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.protocol.client_messages import Done, Supersede
@@ -50,7 +50,7 @@ class Herald:
         self._clients: set[Client] = set()
         self._said: dict[str, str] = {}  # by place: what the log says of it
         places = {address for old in self._old.values() for address in old.members} - {node.engine.address}
-        self._complaints = {place: Complaints(node.engine.address) for place in places}
+        self._log_throttle = {place: LogThrottle(node.engine.address) for place in places}
         self._threads = [
             OwnThread(partial(self._watch, place), f"{OWN_THREADS}herald {place}") for place in sorted(places)
         ]
@@ -78,7 +78,7 @@ class Herald:
 
     def _watch(self, place: str) -> None:
         while not self._stopping.wait(LOOK_EVERY * self._node.engine.options.election_timeout):
-            self._complaints[place].tick(self._node.engine.clock())
+            self._log_throttle[place].tick(self._node.engine.clock())
             if place in self._node.engine.members.all:
                 continue
             try:
@@ -115,7 +115,7 @@ class Herald:
                     raise
                 except (ReplidictError, ValueError) as error:
                     self._log(place, logging.ERROR, f"does not stop: {printable(str(error), TEXT_MAX)}")
-                self._complaints[place].tick(self._node.engine.clock())
+                self._log_throttle[place].tick(self._node.engine.clock())
                 self._stopping.wait(TELL_EVERY)
         finally:
             self._clients.discard(client)
@@ -125,4 +125,4 @@ class Herald:
         if self._said.get(place) != text:
             self._said[place] = text
             about = f"who was at {place} before the quorum was lost"
-            self._complaints[place].log(about, self._node.engine.clock(), f"{about} {text}", level, LINES)
+            self._log_throttle[place].log(about, self._node.engine.clock(), f"{about} {text}", level, LINES)

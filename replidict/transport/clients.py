@@ -26,7 +26,7 @@ import msgspec
 from replidict.protocol.client_messages import Answer, Ask, Failed
 from replidict.protocol.peer_messages import encode
 from replidict.transport.framing import frame
-from replidict.transport.tcp import Connection
+from replidict.transport.tcp import SocketConnection
 
 GUESTS_MAX = 64
 ASKS_MAX = 16
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 class Guest:
     """One of them; `number` is its own, and never another's."""
 
-    def __init__(self, number: int, connection: Connection, now: float) -> None:
+    def __init__(self, number: int, connection: SocketConnection, now: float) -> None:
         self.number, self.connection = number, connection
         self.under_way: dict[int, Asked] = {}  # by the id of the ask
         self.since = now  # when it became idle, or last took something
@@ -69,9 +69,9 @@ class Guests:
 
     def __init__(
         self,
-        queue: Callable[[Connection, bytes], None],
-        part: Callable[[Connection, bytes], None],
-        drop: Callable[[Connection, str, str], None],
+        queue: Callable[[SocketConnection, bytes], None],
+        part: Callable[[SocketConnection, bytes], None],
+        drop: Callable[[SocketConnection, str, str], None],
         tag_bytes: int,
         max_frame_bytes: int,
     ) -> None:
@@ -88,7 +88,7 @@ class Guests:
     def __len__(self) -> int:
         return len(self._guests)
 
-    def come(self, connection: Connection, now: float) -> None:
+    def come(self, connection: SocketConnection, now: float) -> None:
         """A guest has proved itself."""
         if len(self._guests) >= GUESTS_MAX:
             idle = [guest for guest in self._guests.values() if guest.idle]
@@ -181,5 +181,5 @@ class Guests:
             due = connection.sent_at + PING_INTERVAL
         return due
 
-    def _send_away(self, connection: Connection, why: str) -> None:
+    def _send_away(self, connection: SocketConnection, why: str) -> None:
         self._part(connection, self.frame(Failed(0, "ReplidictError", why)))

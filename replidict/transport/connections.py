@@ -18,7 +18,7 @@ from replidict.protocol.peer_messages import Message
 from replidict.transport.dialing import reason
 from replidict.transport.framing import WireError
 from replidict.transport.handshake import Opened
-from replidict.transport.tcp import Connection, connected
+from replidict.transport.tcp import SocketConnection, connected
 
 HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
 READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
@@ -35,43 +35,43 @@ class Traffic:
         poller: Poller,
         clock: Callable[[], float],
         *,
-        heard: Callable[[Connection, Message | Ask | Answer | Opened], None],
-        moved: Callable[[Connection], None],
-        ended: Callable[[Connection, str, str, bool], None],
+        heard: Callable[[SocketConnection, Message | Ask | Answer | Opened], None],
+        moved: Callable[[SocketConnection], None],
+        ended: Callable[[SocketConnection, str, str, bool], None],
     ) -> None:
         self._poller, self._clock = poller, clock
         self._heard, self._moved, self._ended = heard, moved, ended
-        self.connections: dict[int, Connection] = {}  # by file descriptor
-        self.dead: list[Connection] = []
+        self.connections: dict[int, SocketConnection] = {}  # by file descriptor
+        self.dead: list[SocketConnection] = []
         self._scratch = memoryview(bytearray(READ_BYTES))
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: SocketConnection) -> None:
         """Take care of a connection from now on."""
         self.connections[connection.fd] = connection
         self._subscribe(connection)
 
-    def queue(self, connection: Connection, framed: bytes) -> None:
+    def queue(self, connection: SocketConnection, framed: bytes) -> None:
         """Send a frame, or queue it."""
         connection.queue(connection.session.seal(framed))
         connection.sent_at = self._clock()
         if not connection.wants_write:
             self._flush(connection)
 
-    def say(self, connection: Connection) -> None:
+    def say(self, connection: SocketConnection) -> None:
         """Send what the session itself has to say."""
         for framed in connection.session.take_output():
             connection.queue(framed)
         if not connection.wants_write:
             self._flush(connection)
 
-    def fail(self, connection: Connection, code: str, text: str, by_peer: bool = False) -> None:
+    def fail(self, connection: SocketConnection, code: str, text: str, by_peer: bool = False) -> None:
         """Use a connection no more, say so, and have `bury` close it."""
         if not connection.dead:
             connection.dead = True
             self.dead.append(connection)
             self._ended(connection, code, text, by_peer)
 
-    def bury(self) -> Iterator[Connection]:
+    def bury(self) -> Iterator[SocketConnection]:
         """Close what failed; yields each that is closed."""
         while self.dead:
             connection = self.dead.pop()
@@ -97,7 +97,7 @@ class Traffic:
         if mask & _READ and not connection.dead:
             self._read(connection)
 
-    def _arrive(self, connection: Connection) -> None:
+    def _arrive(self, connection: SocketConnection) -> None:
         """A call may have come through."""
         try:
             if not connected(connection.sock):
@@ -111,7 +111,7 @@ class Traffic:
         connection.session.start()
         self.say(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: SocketConnection) -> None:
         room = READ_BYTES_STRANGER if connection.node is None else READ_BYTES
         try:
             count = connection.sock.recv_into(self._scratch, room)
@@ -138,7 +138,7 @@ class Traffic:
             self.say(connection)
             self._moved(connection)
 
-    def _flush(self, connection: Connection) -> None:
+    def _flush(self, connection: SocketConnection) -> None:
         waited = connection.wants_write
         try:
             connection.flush()
@@ -147,10 +147,10 @@ class Traffic:
         if connection.wants_write != waited and not connection.dead:
             self._subscribe(connection)
 
-    def _subscribe(self, connection: Connection) -> None:
+    def _subscribe(self, connection: SocketConnection) -> None:
         self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))
 
 
-def _is_deaf(connection: Connection) -> bool:
+def _is_deaf(connection: SocketConnection) -> bool:
     """Nothing is heard of who is about to go, but for the first words of one who has proved itself (see `wire`)."""
     return connection.parting and connection.session.farewell is None

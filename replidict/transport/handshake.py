@@ -69,7 +69,7 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True)
-class Identity:
+class NodeIdentity:
     """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
 
     Of a guest, `node_id` and `address` are empty, and `cluster_id` too if it will take any.
@@ -144,7 +144,7 @@ _preamble: Callable[[bytearray], Preamble | Refused] = msgspec.msgpack.Decoder(P
 _handshake: Callable[[bytearray], Hello | Proof | Refused] = msgspec.msgpack.Decoder(Hello | Proof | Refused).decode
 
 
-class Session:
+class WireSession:
     """One connection from its first byte: handshake, then messages. `called` is the address that was dialled, if any.
 
     `key` comes from `Security.stretch` (a guest that does not know the cluster has none). `may_call(address)` says why
@@ -156,7 +156,7 @@ class Session:
 
     def __init__(
         self,
-        me: Identity,
+        me: NodeIdentity,
         security: Security,
         key: bytes,
         *,

@@ -25,7 +25,7 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.errors import ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Answer, Ask
@@ -36,9 +36,9 @@ from replidict.transport.clients import Guests
 from replidict.transport.connections import HANDSHAKE_TIMEOUT, Traffic
 from replidict.transport.dialing import Lookup, reason
 from replidict.transport.framing import TAG_BYTES, frame
-from replidict.transport.handshake import CLOSE, OPENED, PING, Identity, Opened, Session, State
+from replidict.transport.handshake import CLOSE, OPENED, PING, NodeIdentity, Opened, State, WireSession
 from replidict.transport.peer_link import Pair
-from replidict.transport.tcp import Connection, Listener, dial
+from replidict.transport.tcp import Listener, SocketConnection, dial
 from replidict.transport.unauthenticated import Strangers
 
 logger = Logger(__name__)
@@ -60,7 +60,7 @@ class TcpTransport(Transport):
         other_nodes: Iterable[Node],
         *,
         poller: Poller,
-        identity: Identity,
+        identity: NodeIdentity,
         security: Security,
         clock: Callable[[], float],
         max_frame_bytes: int,
@@ -70,8 +70,8 @@ class TcpTransport(Transport):
         denied: Callable[[str], None],
         meet: Callable[[str, Release], str | None] = lambda address, release: None,
     ) -> None:
-        """`admit`, `meet` and `farewell` as in `Session`, but `admit` gives the text alone. `hear_of_members` gets what
-        a proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
+        """`admit`, `meet` and `farewell` as in `WireSession`, but `admit` gives the text alone. `hear_of_members` gets
+        what a proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
         `denied` gets the address of a proven caller that knows another identity at this node's address."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
@@ -84,9 +84,9 @@ class TcpTransport(Transport):
         self._traffic = Traffic(poller, clock, heard=self._hear, moved=self._moved, ended=self._ended)
         self._connections = self._traffic.connections
         self._strangers = Strangers()
-        self._announced: dict[str, Connection] = {}  # the connections that the engine knows of, by address
+        self._announced: dict[str, SocketConnection] = {}  # the connections that the engine knows of, by address
         self._lookups: list[Lookup] = []  # under way
-        self._complaints = Complaints(identity.address)
+        self._log_throttle = LogThrottle(identity.address)
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
@@ -96,7 +96,7 @@ class TcpTransport(Transport):
         for node in other_nodes:
             split_address(node.id)
             self.addNode(node)
-        self._listener = Listener(identity.address, poller, clock, self._on_call, self._complaints)
+        self._listener = Listener(identity.address, poller, clock, self._on_call, self._log_throttle)
 
     # -- what the engine calls --------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class TcpTransport(Transport):
         for peer in list(self._peers.values()):
             if peer.should_call(now):
                 self._call(peer, now)
-        self._complaints.tick(now)
+        self._log_throttle.tick(now)
         self._bury()
 
     def next_deadline(self) -> float:
@@ -198,7 +198,7 @@ class TcpTransport(Transport):
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def _hear(self, connection: Connection, event: Message | Ask | Answer | Opened) -> None:
+    def _hear(self, connection: SocketConnection, event: Message | Ask | Answer | Opened) -> None:
         """A session yielded something."""
         if event is OPENED:
             self._open(connection)
@@ -212,7 +212,7 @@ class TcpTransport(Transport):
             assert connection.guest is not None and isinstance(event, Ask)
             self.guests.hear(connection.guest, event, connection.heard_at)
 
-    def _moved(self, connection: Connection) -> None:
+    def _moved(self, connection: SocketConnection) -> None:
         """A session got further."""
         session = connection.session
         if connection.guest is not None:
@@ -220,7 +220,7 @@ class TcpTransport(Transport):
         elif session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
             self._expect(connection, session.peer.address)
 
-    def _open(self, connection: Connection) -> None:
+    def _open(self, connection: SocketConnection) -> None:
         """Both sides have accepted each other: tell the engine."""
         # What the session has to say was sealed first, so it must be queued before what the engine says.
         self._traffic.say(connection)
@@ -247,10 +247,10 @@ class TcpTransport(Transport):
         peer.opened(connection, now)
         connection.node = peer.node
         self._announced[address] = connection
-        self._complaints.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
+        self._log_throttle.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
         self._onNodeConnected(peer.node)
 
-    def _expect(self, connection: Connection, address: str) -> None:
+    def _expect(self, connection: SocketConnection, address: str) -> None:
         """A peer that called was accepted here, and has yet to accept this side."""
         peer = self._peers.get(address)
         if peer is not None:
@@ -258,7 +258,7 @@ class TcpTransport(Transport):
             if peer.calling is not None and peer.greater:  # it can't be open there yet: this side says the last word
                 self._traffic.fail(peer.calling, "replaced", "the peer made one first")
 
-    def _part(self, connection: Connection, framed: bytes) -> None:
+    def _part(self, connection: SocketConnection, framed: bytes) -> None:
         """Say these last words, and close it when the other side has heard them: closed at once, with words of that
         side unread, some systems would take them back."""
         self._traffic.queue(connection, framed)
@@ -270,7 +270,7 @@ class TcpTransport(Transport):
             self._wake = min(self._wake, connection.deadline)
             self._come(connection)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: SocketConnection) -> None:
         """It is nobody's any more whom this node lets in."""
         self._strangers.gone(connection)
         hello = connection.session.peer
@@ -286,7 +286,7 @@ class TcpTransport(Transport):
         if connection is not None and connection.node is not None:
             self._onNodeDisconnected(connection.node)
 
-    def _ended(self, connection: Connection, code: str, text: str, by_peer: bool) -> None:
+    def _ended(self, connection: SocketConnection, code: str, text: str, by_peer: bool) -> None:
         """A connection failed: log why."""
         self._forget(connection)
         if code == "identity" and by_peer and connection.session.proven and connection.session.peer is not None:
@@ -300,7 +300,7 @@ class TcpTransport(Transport):
         if peer.live is connection:
             brief = peer.lost(now)
             if code in ("protocol", "tag", "tls"):
-                self._complaints.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
+                self._log_throttle.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
             else:
                 level = logging.INFO if code == "dropped" or (code == "closed" and brief) else logging.WARNING
                 self._tell_unreachable(peer, now, level, text)
@@ -310,7 +310,7 @@ class TcpTransport(Transport):
             if code != "replaced":
                 self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
 
-    def _complain(self, connection: Connection, code: str, text: str) -> None:
+    def _complain(self, connection: SocketConnection, code: str, text: str) -> None:
         """Log what a stranger did, unless it just went away."""
         if code in ("lost", "dropped", "closed", "crossed"):
             return
@@ -321,7 +321,7 @@ class TcpTransport(Transport):
         # Who has not proved itself, or need not, may go by any number of names.
         proven = session.proven and self._security.mode != "plain"
         key = who if proven else connection.remote
-        self._complaints.log(key, self._clock(), f"refused a connection from {who}: {text}")
+        self._log_throttle.log(key, self._clock(), f"refused a connection from {who}: {text}")
 
     def _bury(self) -> None:
         """Close what failed, and tell the engine."""
@@ -329,7 +329,7 @@ class TcpTransport(Transport):
             if connection.node is not None and self._announced.get(connection.node.id) is connection:
                 self._tell_lost(connection.node.id)
 
-    def _attend(self, connection: Connection, now: float) -> None:
+    def _attend(self, connection: SocketConnection, now: float) -> None:
         """Deadlines and pings of one connection."""
         if connection.dead:
             return
@@ -376,10 +376,10 @@ class TcpTransport(Transport):
 
     def _tell_unreachable(self, peer: Pair, now: float, level: int, text: str) -> None:
         address = peer.node.id
-        self._complaints.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
+        self._log_throttle.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
 
-    def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> Connection:
-        session = Session(
+    def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> SocketConnection:
+        session = WireSession(
             self._me,
             self._security,
             self._key,
@@ -390,7 +390,7 @@ class TcpTransport(Transport):
             meet=self._meet,
             farewell=self._farewell,
         )
-        connection = Connection(sock, session, remote, called, deadline)
+        connection = SocketConnection(sock, session, remote, called, deadline)
         self._traffic.add(connection)
         self._wake = min(self._wake, deadline)
         return connection
@@ -412,7 +412,7 @@ class TcpTransport(Transport):
         """Somebody called."""
         self._come(self._add(sock, remote, None, self._clock() + HANDSHAKE_TIMEOUT))
 
-    def _come(self, connection: Connection) -> None:
+    def _come(self, connection: SocketConnection) -> None:
         victim = self._strangers.come(connection)
         if victim is not None:
             self._traffic.fail(victim, "crowd", "too many connections wait to be accepted")

@@ -18,7 +18,7 @@ import logging
 from pysyncobj.node import Node
 
 from replidict.transport.dialing import Route
-from replidict.transport.tcp import Connection
+from replidict.transport.tcp import SocketConnection
 
 MISSED_CALL = 1.5  # seconds without a connection after which the lesser address calls as well
 MISSED_AFTER = 5.0  # seconds for which nobody wonders where a peer is that was never there
@@ -31,11 +31,11 @@ class Pair:
     def __init__(self, me: str, node: Node, loopback_only: bool, now: float) -> None:
         self.me, self.node, self.route = me, node, Route(node.id, loopback_only)
         self.greater = me > node.id
-        self.live: Connection | None = None
+        self.live: SocketConnection | None = None
         """The connection that the engine uses."""
-        self.calling: Connection | None = None
+        self.calling: SocketConnection | None = None
         """This side's call, on its way."""
-        self.coming: Connection | None = None
+        self.coming: SocketConnection | None = None
         """The peer's call, accepted here, and not yet there."""
         self._turned_at = now  # when `live` was made or lost
         self._said: set[str] = set()  # the kinds of reasons logged since it was last connected
@@ -53,7 +53,7 @@ class Pair:
         mine = self.live is not None and self.live.called is not None
         return self.greater and mine and now < self._turned_at + MISSED_CALL
 
-    def opened(self, connection: Connection, now: float) -> None:
+    def opened(self, connection: SocketConnection, now: float) -> None:
         """Both sides have accepted each other."""
         self.live, self.calling, self.coming, self._turned_at = connection, None, None, now
         self.route.arrived()

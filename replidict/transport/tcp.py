@@ -22,10 +22,10 @@ from pysyncobj.node import Node
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ReplidictError
-from replidict.log_throttle import Complaints
+from replidict.log_throttle import LogThrottle
 from replidict.security import is_loopback, split_address
 from replidict.transport.dialing import Target, numeric, reason, resolve
-from replidict.transport.handshake import Session
+from replidict.transport.handshake import WireSession
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,12 @@ FRAME_OVERHEAD = 64  # what a queued frame costs besides its bytes, so that many
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Connection:
+class SocketConnection:
     """A socket, its session, and what waits to be sent through it."""
 
-    def __init__(self, sock: socket.socket, session: Session, remote: str, called: str | None, deadline: float) -> None:
+    def __init__(
+        self, sock: socket.socket, session: WireSession, remote: str, called: str | None, deadline: float
+    ) -> None:
         self.sock, self.fd, self.session = sock, sock.fileno(), session
         self.remote = remote
         """The host at the other end, for the log."""
@@ -129,9 +131,9 @@ class Listener:
         poller: Poller,
         clock: Callable[[], float],
         on_call: Callable[[socket.socket, str], None],
-        complaints: Complaints,
+        log_throttle: LogThrottle,
     ) -> None:
-        self._poller, self._clock, self._on_call, self._complaints = poller, clock, on_call, complaints
+        self._poller, self._clock, self._on_call, self._log_throttle = poller, clock, on_call, log_throttle
         self._again = float("inf")
         self._sockets = {sock.fileno(): sock for sock in listen(address)}
         _warn_if_only_here(address, [sock.getsockname()[0] for sock in self._sockets.values()])
@@ -173,7 +175,7 @@ class Listener:
                     for watched in self._sockets:
                         self._poller.unsubscribe(watched)
                     self._again = self._clock() + ACCEPT_PAUSE
-                    self._complaints.log("accept", self._clock(), f"can't take calls: {error.strerror}")
+                    self._log_throttle.log("accept", self._clock(), f"can't take calls: {error.strerror}")
                 return
             try:
                 sock.setblocking(False)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import random
 
-from replidict.transport.tcp import Connection
+from replidict.transport.tcp import SocketConnection
 
 STRANGERS_MAX = 128
 
@@ -26,20 +26,20 @@ class Strangers:
     """Those of one node."""
 
     def __init__(self) -> None:
-        self._by_host: dict[str, dict[int, Connection]] = {}  # by host, then by file descriptor
+        self._by_host: dict[str, dict[int, SocketConnection]] = {}  # by host, then by file descriptor
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def come(self, connection: Connection) -> Connection | None:
+    def come(self, connection: SocketConnection) -> SocketConnection | None:
         """Somebody called. Returns who must go for it, if any: `gone` is to follow."""
         victim = self._last_in_line() if self._count >= STRANGERS_MAX else None
         self._by_host.setdefault(_host(connection.remote), {})[connection.fd] = connection
         self._count += 1
         return victim
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: SocketConnection) -> None:
         """It is closed, or proved itself; if it was none, nothing happens."""
         host = _host(connection.remote)
         of_host = self._by_host.get(host, {})
@@ -49,13 +49,13 @@ class Strangers:
             if not of_host:
                 del self._by_host[host]
 
-    def _last_in_line(self) -> Connection:
+    def _last_in_line(self) -> SocketConnection:
         of_host = max(self._by_host.values(), key=len).values()
         least = min(map(_progress, of_host))
         return random.choice([connection for connection in of_host if _progress(connection) == least])
 
 
-def _progress(connection: Connection) -> tuple[int, bool]:
+def _progress(connection: SocketConnection) -> tuple[int, bool]:
     """How far it has come: in TLS mode, a hello is a long way."""
     return 0 if connection.parting else connection.session.state.value, connection.session.heard
 
