@@ -54,7 +54,9 @@ def summary(results: list[Result], elapsed: float) -> str:
         f"{counts['snapshots']:,} snapshots installed; {counts['undecided']} histories too hard to check",
         f"members changing in {changing} seeds: {counts['changes']:,} configurations committed, {counts['removed']:,} "
         f"times a node heard that it was removed, {counts['farewells']:,} farewells, {counts['refused']:,} connections "
-        f"refused for an identity, {counts['stranded']} nodes to which all others had become strangers",
+        f"refused for an identity or a release, {counts['stranded']} nodes to which all others had become strangers",
+        f"releases mixed in {counts['mixed']} seeds: {counts['upgrades']:,} upgrades; the level was raised "
+        f"{counts['levels_raised']:,} times in all",
         f"{sum(faults.values()):,} faults: " + ", ".join(f"{count:,} {kind}" for kind, count in faults.most_common()),
         f"{cpu:.0f} s of CPU ({cpu / max(len(results), 1):.2f} s a seed), {elapsed:.0f} s in all",
     ]

@@ -161,7 +161,7 @@ def simulate(
             entries=cluster.checker.logs.highest_commit, leaders=cluster.checker.elections.leaders_seen,
             snapshots=cluster.checker.snapshots_installed, events=cluster.loop.events,
             changes=cluster.checker.members.changes, farewells=cluster.network.farewells,
-            refused=cluster.network.refused, stranded=operator.stranded, upgrades=upgrades.count,
+            refused=cluster.network.refused, stranded=operator.stranded, mixed=upgrades.mixed, upgrades=upgrades.count,
             levels_raised=cluster.checker.levels.raised,
         )  # fmt: skip
     result.cpu = time.process_time() - began
