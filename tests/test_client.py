@@ -200,7 +200,7 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
 
 def full(node: Dict) -> bool:
     """Whether a guest has not taken what waits for it."""
-    return any(guest.connection.full for guest in list(wire_of(node).guests._guests.values()))
+    return any(guest.connection.full for guest in list(wire_of(node).clients._clients.values()))
 
 
 def test_a_guest_that_is_slow(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def without_a_quorum(tmp_path: Path) -> Iterator[Dict]:
 
 def under_way(node: Dict) -> int:
     """How many asks of guests wait there."""
-    return sum(len(guest.under_way) for guest in list(wire_of(node).guests._guests.values()))
+    return sum(len(guest.under_way) for guest in list(wire_of(node).clients._clients.values()))
 
 
 def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +366,7 @@ def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypa
     with cluster(tmp_path, 1, options=Options(max_value_bytes=4 * MiB)) as nodes, ExitStack() as stack:
         key, value = encode_key("key"), encode(bytes(4 * MiB - 100))
         halves = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(5)]
-        at_node = wire_of(nodes[0]).guests._guests
+        at_node = wire_of(nodes[0]).clients._clients
         for number, half in enumerate(halves, 1):
             half._socket.sendall(frame(peer_messages.encode(client_messages.Set(1, 600.0, key, value)))[: 3 * MiB])
             wait_until(lambda: at_node[number].held == 3 * MiB, "the node has that half")  # noqa: B023
@@ -535,12 +535,12 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
 
 def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all places are taken by guests that wait, the next one is told so, and nothing that it asks is done."""
-    monkeypatch.setattr(clients, "GUESTS_MAX", 1)
+    monkeypatch.setattr(clients, "CLIENTS_MAX", 1)
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(one.ask, lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         wait_until(lambda: under_way(node) == 1, "one waits")
-        with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 guests, which is all it takes"):
+        with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 clients, which is all it takes"):
             two.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         node.close()
         assert isinstance(waiting.exception(30), OutcomeUnknown | NotCommitted)

@@ -8,7 +8,7 @@ from replidict.protocol import client_messages, peer_messages
 from replidict.protocol.peer_messages import Propose, TimeoutNow
 from replidict.security import Mode
 from replidict.transport import clients, tcp
-from replidict.transport.clients import ASKS_MAX, GUESTS_MAX
+from replidict.transport.clients import ASKS_MAX, CLIENTS_MAX
 from replidict.transport.framing import WireError, frame
 from replidict.transport.tcp import SEND_QUEUE_BYTES
 from tests.wire_nets import (
@@ -58,12 +58,12 @@ def with_a_desk(net: Net, mode: Mode) -> tuple[list[Host], list[tuple[int, clien
     """Two nodes, and what guests ask the first one."""
     hosts = net.mesh(2, mode)
     asked: list[tuple[int, client_messages.Ask]] = []
-    hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
+    hosts[0].wire.clients.on_ask = lambda guest, ask: asked.append((guest, ask))
     return hosts, asked
 
 
 def answer(host: Host, guest: int, said: client_messages.Answer, last: bool = True) -> str:
-    return host.wire.guests.answer(guest, said.id, host.wire.guests.frame(said), last)
+    return host.wire.clients.answer(guest, said.id, host.wire.clients.frame(said), last)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -87,7 +87,7 @@ def test_a_guest_asks(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture) ->
             assert guest.heard[::2] == [client_messages.Keys(turn, [b"%d" % asked[place][0]]) for turn in (3, 2, 1)]
         assert hosts[0].heard == [] and len(hosts[0].events) == 1
         serves(net, hosts)
-    net.run(lambda: len(hosts[0].wire.guests) == 0)
+    net.run(lambda: len(hosts[0].wire.clients) == 0)
     assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "gone"
     assert warnings(caplog) == []
 
@@ -104,13 +104,13 @@ def test_a_guest_that_waits_is_pinged_and_one_that_rests_is_dropped(net: Net) ->
         assert 35 < (live_guest(hosts[0]).taken - before) / (4 + 1 + 16) < 45
         answer(hosts[0], asked[0][0], client_messages.Done(1))
         net.run(lambda: guest.read())
-        assert 58 < net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=70) < 62
+        assert 58 < net.run(lambda: len(hosts[0].wire.clients) == 0, seconds=70) < 62
         net.run(lambda: guest.read() and guest.gone)
         serves(net, hosts)
 
 
 def live_guest(host: Host) -> tcp.SocketConnection:
-    (guest,) = host.wire.guests._guests.values()
+    (guest,) = host.wire.clients._clients.values()
     return guest.connection
 
 
@@ -119,11 +119,11 @@ def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str) -> None:
     """A guest that has too much under way, or breaks the rules, is told so and closed; the next one is welcome."""
     hosts, asked = with_a_desk(net, "plain")
     if what == "no desk":
-        hosts[0].wire.guests.on_ask = None
+        hosts[0].wire.clients.on_ask = None
     with Stranger(hosts[0]) as stranger:
         guest = RawGuest(net, stranger, hosts[0], "plain")
         if what == "too large":
-            hosts[0].wire.guests.room = 100 * ASKS_MAX
+            hosts[0].wire.clients.room = 100 * ASKS_MAX
         for number in range(1, ASKS_MAX + 1):
             guest.ask(number, prefix="x" * (100 if what == "too large" else 0))
             net.round()
@@ -136,8 +136,8 @@ def test_a_guest_that_asks_too_much_is_sent_away(net: Net, what: str) -> None:
         said = guest.heard[-1]
         assert isinstance(said, client_messages.Failed) and (said.id, said.error) == (0, "ReplidictError")
         assert len(asked) == {"no desk": 0, "too large": ASKS_MAX - 1}.get(what, ASKS_MAX)
-        assert hosts[0].wire.guests._bytes == 0 == len(hosts[0].wire.guests)
-        hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append((guest, ask))
+        assert hosts[0].wire.clients._bytes == 0 == len(hosts[0].wire.clients)
+        hosts[0].wire.clients.on_ask = lambda guest, ask: asked.append((guest, ask))
         RawGuest(net, stranger, hosts[0], "plain").ask(1)
         seen = len(asked)
         net.run(lambda: len(asked) > seen)
@@ -155,11 +155,11 @@ def test_a_thousand_guests(net: Net, mode: Mode, caplog: pytest.LogCaptureFixtur
         net.run(lambda: asked)
         for _ in range(1000 if mode == "plain" else 200):
             RawGuest(net, stranger, hosts[0], mode)
-            assert len(hosts[0].wire.guests) <= GUESTS_MAX
+            assert len(hosts[0].wire.clients) <= CLIENTS_MAX
         assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "sent"
         net.run(lambda: client_messages.Done(1) in waiting.read())
         serves(net, hosts)
-        assert len(hosts[0].wire._connections) <= GUESTS_MAX + 1
+        assert len(hosts[0].wire._connections) <= CLIENTS_MAX + 1
         assert warnings(caplog) == []
 
 
@@ -167,13 +167,13 @@ def test_busy_guests_keep_their_places(net: Net) -> None:
     """When all guests wait for answers a new one is told that there is no room."""
     hosts, asked = with_a_desk(net, "plain")
     with Stranger(hosts[0]) as stranger:
-        busy = [RawGuest(net, stranger, hosts[0], "plain") for _ in range(GUESTS_MAX)]
+        busy = [RawGuest(net, stranger, hosts[0], "plain") for _ in range(CLIENTS_MAX)]
         for guest in busy:
             guest.ask(1)
-        net.run(lambda: len(asked) == GUESTS_MAX)
+        net.run(lambda: len(asked) == CLIENTS_MAX)
         late = RawGuest(net, stranger, hosts[0], "plain")
         net.run(lambda: late.read() and late.gone)
-        assert isinstance(late.heard[0], client_messages.Failed) and "guests" in late.heard[0].text
+        assert isinstance(late.heard[0], client_messages.Failed) and "clients" in late.heard[0].text
         for number, _ in asked:
             assert answer(hosts[0], number, client_messages.Done(1)) == "sent"
         net.run(lambda: all(guest.read() for guest in busy))
@@ -193,7 +193,7 @@ def test_a_guest_that_never_reads(net: Net, mode: Mode, caplog: pytest.LogCaptur
             assert connection.queued < SEND_QUEUE_BYTES + 1_100_000
         assert answer(hosts[0], asked[0][0], piece, last=False) == "full"
         assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "sent", "the end holds nobody up"
-        net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=11.0)
+        net.run(lambda: len(hosts[0].wire.clients) == 0, seconds=11.0)
         assert answer(hosts[0], asked[0][0], client_messages.Done(1)) == "gone"
         assert "does not take its answers" in caplog.text
         serves(net, hosts)
@@ -211,7 +211,7 @@ def in_little_room(
     monkeypatch.setattr(clients, "BYTES_MAX", 1024 * 1024)
     hosts = net.mesh(2, mode)
     asked: list[client_messages.Ask] = []
-    hosts[0].wire.guests.on_ask = lambda guest, ask: asked.append(ask)
+    hosts[0].wire.clients.on_ask = lambda guest, ask: asked.append(ask)
     return hosts, asked
 
 
@@ -232,7 +232,7 @@ def push(net: Net, host: Host, guest: RawGuest, data: bytes) -> None:
 
     def sent() -> bool:
         nonlocal left
-        assert kept(host) <= host.wire.guests.room
+        assert kept(host) <= host.wire.clients.room
         guest.read()
         try:
             left = left[guest.sock.send(left[:100_000]) :]
@@ -245,7 +245,7 @@ def push(net: Net, host: Host, guest: RawGuest, data: bytes) -> None:
     net.run(sent, seconds=60.0)
     for _ in range(300):  # what the system still holds
         net.round()
-        assert kept(host) <= host.wire.guests.room
+        assert kept(host) <= host.wire.clients.room
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -271,7 +271,7 @@ def test_halves_of_asks_have_a_bound(net: Net, mode: Mode, monkeypatch: pytest.M
         push(net, hosts[0], whole, large_ask(whole, 1))
         net.run(lambda: any(isinstance(ask, client_messages.Set) and len(ask.value) == LARGE for ask in asked))
         assert kept(hosts[0]) <= len(begun), "nothing is kept of an ask that was heard"
-        assert len(hosts[0].wire.guests) == 3, "who has said little may take its time"
+        assert len(hosts[0].wire.clients) == 3, "who has said little may take its time"
         serves(net, hosts)
 
 
@@ -299,10 +299,10 @@ def test_a_guest_that_stops_half_way_is_dropped(net: Net, caplog: pytest.LogCapt
         for place in range(10):
             slow.sock.send(said[10 * place :][:10])
             net.pass_time(8)
-            assert len(hosts[0].wire.guests) == (2 if place == 0 else 1)
+            assert len(hosts[0].wire.clients) == (2 if place == 0 else 1)
         assert "stopped in the middle of what it asks" in caplog.text
         net.run(lambda: stuck.read() or stuck.gone)
-        net.run(lambda: len(hosts[0].wire.guests) == 0, seconds=4.0)
+        net.run(lambda: len(hosts[0].wire.clients) == 0, seconds=4.0)
         assert asked == []
 
 
@@ -311,7 +311,7 @@ def test_answers_that_nobody_takes_have_a_bound(net: Net, mode: Mode, monkeypatc
     """Guests that ask and never read take up a bounded amount of memory, all together; one that reads is answered."""
     hosts, asked = with_a_desk(net, mode)
     monkeypatch.setattr(clients, "BYTES_MAX", 1024 * 1024)
-    hosts[0].wire.guests.room = room = 2 * MAX_FRAME
+    hosts[0].wire.clients.room = room = 2 * MAX_FRAME
     with Stranger(hosts[0]) as stranger:
         reads, *deaf = [RawGuest(net, stranger, hosts[0], mode) for _ in range(6)]
         for turn in range(1, 5):  # the system itself takes some of it
@@ -326,7 +326,7 @@ def test_answers_that_nobody_takes_have_a_bound(net: Net, mode: Mode, monkeypatc
                 answer(hosts[0], number, client_messages.Value(ask.id, bytes(LARGE), 1))
                 assert kept(hosts[0]) <= room
                 net.round()
-        assert 1 <= len(hosts[0].wire.guests) < 6
+        assert 1 <= len(hosts[0].wire.clients) < 6
         reads.ask(1)
         net.run(lambda: asked)
         assert answer(hosts[0], asked[0][0], client_messages.Value(1, bytes(LARGE), 1)) == "sent"
@@ -340,7 +340,7 @@ def test_an_ask_is_given_back_in_time(net: Net) -> None:
     """When its timeout is over, and when its guest is gone, an ask is given back, to be begun no more."""
     hosts, asked = with_a_desk(net, "plain")
     over: list[int] = []
-    hosts[0].wire.guests.on_over = lambda guest, ask: over.append(ask.id)
+    hosts[0].wire.clients.on_over = lambda guest, ask: over.append(ask.id)
     with Stranger(hosts[0]) as stranger:
         guest = RawGuest(net, stranger, hosts[0], "plain")
         guest.ask(1, timeout=3.0)
@@ -353,7 +353,7 @@ def test_an_ask_is_given_back_in_time(net: Net) -> None:
         over.clear()
         net.pass_time(2)
         assert over == []
-    net.run(lambda: len(hosts[0].wire.guests) == 0)
+    net.run(lambda: len(hosts[0].wire.clients) == 0)
     assert sorted(over) == [2, 3]
 
 
@@ -370,6 +370,6 @@ def test_a_guest_gone_mad(net: Net, mode: Mode, caplog: pytest.LogCaptureFixture
         guest = RawGuest(net, stranger, hosts[0], mode)
         guest.write(b"\xff\xff\xff\xff")
         net.run(lambda: guest.read() or guest.gone)
-        assert asked == [] and hosts[0].heard == [] and len(hosts[0].wire.guests) == 0
-        assert len(warnings(caplog)) == 1 and "a guest" in caplog.text
+        assert asked == [] and hosts[0].heard == [] and len(hosts[0].wire.clients) == 0
+        assert len(warnings(caplog)) == 1 and "a client" in caplog.text
         serves(net, hosts)

@@ -98,7 +98,7 @@ def test_a_majority_that_comes_back_is_told_and_stops(
         assert joined.get("k", linearizable=True) == "after"
     wait_until(lambda: all(member.voter for member in founder.members()), "both have a vote")
     assert len(founder.members()) == 3
-    guests = wire_of(joined).guests
+    guests = wire_of(joined).clients
     called = guests._last
     looked = time.monotonic() + 1
     wait_until(lambda: time.monotonic() > looked, "it would have been called five times if it were still looked for")
@@ -189,7 +189,7 @@ def test_another_cluster_at_an_old_address_is_left_alone(
     wait_until(lambda: old.has_stopped(back), "the one that comes back elsewhere is told all the same")
     other["k"] = founder["k"] = 2
     assert len(said(caplog, logging.INFO, old.addresses[1], "is of another cluster")) == 1
-    assert wire_of(other).guests._last == 1
+    assert wire_of(other).clients._last == 1
 
 
 def test_a_founder_that_was_recovered_and_moved_knows_them_all(tmp_path: Path, stack: ExitStack) -> None:

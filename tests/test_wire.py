@@ -461,7 +461,7 @@ def test_guests_ask_and_are_answered(mode: Mode, certificates: Certificates, see
     guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
     link(guest, called, cut)
     assert (guest.opened, called.opened, called.admitted) == (1, 1, []), (guest.error, called.error)
-    assert called.session.guest and guest.session.guest
+    assert called.session.is_client and guest.session.is_client
     ask, answer = client_messages.Set(1, 2.5, b"key", b"x" * 10_000), client_messages.Stored(1, 7)
     for chunk in chunks(guest.say(ask), cut):
         called.receive(chunk)

@@ -88,7 +88,7 @@ class Host:
             self._desk: Desk | None = None
             network = self.node.engine.transport
             if isinstance(network, TcpTransport):
-                guests = network.guests
+                guests = network.clients
                 self._desk = Desk(self.node, guests, self.cluster, self.backups, codec, options, self.directory.path)
             recovered = self.node.store.recovered
             self._herald = None if security is None or recovered is None else Herald(self.node, security, recovered)

@@ -46,7 +46,7 @@ from replidict.release import Release
 from replidict.security import member_of
 from replidict.storage.directory import remove
 from replidict.thread_pool import Workers
-from replidict.transport.clients import Guests
+from replidict.transport.clients import Clients
 from replidict.transport.handshake import printable
 
 logger = Logger(__name__)
@@ -79,7 +79,7 @@ class Desk:
     def __init__(
         self,
         node: Node,
-        guests: Guests,
+        guests: Clients,
         cluster: Cluster,
         backups: Backups,
         codec: Codec,

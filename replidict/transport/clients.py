@@ -1,19 +1,19 @@
-"""The guests of a node (see `asks`): how many there are, what they have asked, and when they must go.
+"""The clients of a node (see `client_messages`): how many there are, what they have asked, and when they must go.
 
 Rules this module keeps:
 
-1. At most `GUESTS_MAX` guests are connected. For a new one, the one that has been idle longest goes; if none is idle,
+1. At most `CLIENTS_MAX` clients are connected. For a new one, the one that has been idle longest goes; if none is idle,
    the new one does.
-2. A guest has at most `ASKS_MAX` asks under way, and all together at most `room` bytes of asks: `BYTES_MAX` and one
-   frame of the largest size. A guest that asks more is sent away.
-3. What is kept of asks that are still coming, and of answers that are not taken, has as much room, all guests together.
-   Beyond it, one goes of those that take up more than their share of `BYTES_MAX`: the one that has neither said nor
-   taken anything for longest. So one large ask or answer always has room, and small ones stand in nobody's way.
-4. A guest goes that takes nothing of its answers, or says nothing in the middle of an ask, for `STALL_MAX`.
-5. An ask is given back to `on_over` at the end of its timeout, and when its guest is gone: if it has not begun, it is
+2. A client has at most `ASKS_MAX` asks under way, and all together at most `room` bytes of asks: `BYTES_MAX` and one
+   frame of the largest size. A client that asks more is sent away.
+3. What is kept of asks that are still coming, and of answers that are not taken, has as much room, of all clients
+   together. Beyond it, one goes of those that take up more than their share of `BYTES_MAX`: the one that has neither
+   said nor taken anything for longest. So one large ask or answer always has room, and small ones are in nobody's way.
+4. A client goes that takes nothing of its answers, or says nothing in the middle of an ask, for `STALL_MAX`.
+5. An ask is given back to `on_over` at the end of its timeout, and when its client is gone: if it has not begun, it is
    not to wait for its turn.
-6. A guest never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what comes
-   of it. Both happen in the node's thread.
+6. A client never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what
+   comes of it. Both happen in the node's thread.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from replidict.protocol.peer_messages import encode
 from replidict.transport.framing import frame
 from replidict.transport.tcp import SocketConnection
 
-GUESTS_MAX = 64
+CLIENTS_MAX = 64
 ASKS_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024
 IDLE_MAX = 60.0  # seconds without an ask under way
-STALL_MAX = 10.0  # seconds in which a guest takes nothing of what waits for it, or says nothing in the middle of an ask
-PING_INTERVAL = 0.5  # seconds of silence after which a guest that waits is shown that this node is alive
+STALL_MAX = 10.0  # seconds in which a client takes nothing of what waits for it, or says nothing amid an ask
+PING_INTERVAL = 0.5  # seconds of silence after which a client that waits is shown that this node is alive
 
 
 class Asked(NamedTuple):
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     begin_by: float  # on the node's clock
 
 
-class Guest:
+class ConnectedClient:
     """One of them; `number` is its own, and never another's."""
 
     def __init__(self, number: int, connection: SocketConnection, now: float) -> None:
@@ -64,7 +64,7 @@ class Guest:
         return not self.under_way and self.connection.idle and not self.connection.session.held
 
 
-class Guests:
+class Clients:
     """Those of one node. `queue` sends a frame; `part` sends last words and closes; `drop` closes, for a reason."""
 
     def __init__(
@@ -78,70 +78,70 @@ class Guests:
         self._queue, self._part, self._drop, self._tag_bytes = queue, part, drop, tag_bytes
         self.room = BYTES_MAX + max_frame_bytes
         self.on_ask: Callable[[int, Ask], None] | None = None
-        """Gets the number of a guest and what it asks."""
+        """Gets the number of a client and what it asks."""
         self.on_over: Callable[[int, Ask], None] = lambda number, ask: None
         """Gets an ask that is not to be begun any more; it may have been long ago."""
-        self._guests: dict[int, Guest] = {}
+        self._clients: dict[int, ConnectedClient] = {}
         self._bytes = 0
         self._last = 0
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._clients)
 
     def come(self, connection: SocketConnection, now: float) -> None:
-        """A guest has proved itself."""
-        if len(self._guests) >= GUESTS_MAX:
-            idle = [guest for guest in self._guests.values() if guest.idle]
+        """A client has proved itself."""
+        if len(self._clients) >= CLIENTS_MAX:
+            idle = [client for client in self._clients.values() if client.idle]
             if not idle:
-                self._send_away(connection, f"this node has {GUESTS_MAX} guests, which is all it takes: try another")
+                self._send_away(connection, f"this node has {CLIENTS_MAX} clients, which is all it takes: try another")
                 return
-            self._drop(min(idle, key=lambda guest: guest.since).connection, "dropped", "a new guest takes its place")
+            self._drop(min(idle, key=lambda client: client.since).connection, "dropped", "a new client takes its place")
         self._last += 1
-        self._guests[self._last] = Guest(self._last, connection, now)
-        connection.guest = self._last
+        self._clients[self._last] = ConnectedClient(self._last, connection, now)
+        connection.client = self._last
 
     def gone(self, number: int) -> None:
-        """The connection of the guest with this number is closed."""
-        guest = self._guests.pop(number)
-        self._bytes -= sum(asked.size for asked in guest.under_way.values())
-        for asked in guest.under_way.values():
+        """The connection of the client with this number is closed."""
+        client = self._clients.pop(number)
+        self._bytes -= sum(asked.size for asked in client.under_way.values())
+        for asked in client.under_way.values():
             self.on_over(number, asked.ask)
 
     def hear(self, number: int, ask: Ask, now: float) -> None:
         """It asks something."""
-        guest = self._guests[number]
+        client = self._clients[number]
         size = sum(len(part) for part in msgspec.structs.astuple(ask) if isinstance(part, bytes | str))
-        if ask.id in guest.under_way or not ask.id:
-            self._send_away(guest.connection, f"the id {ask.id} can't be used (again)")
-        elif len(guest.under_way) >= ASKS_MAX or self._bytes + size > self.room:
-            self._send_away(guest.connection, f"too much at once: wait for the answers to {ASKS_MAX} asks")
+        if ask.id in client.under_way or not ask.id:
+            self._send_away(client.connection, f"the id {ask.id} can't be used (again)")
+        elif len(client.under_way) >= ASKS_MAX or self._bytes + size > self.room:
+            self._send_away(client.connection, f"too much at once: wait for the answers to {ASKS_MAX} asks")
         elif self.on_ask is None:
-            self._send_away(guest.connection, "this node is not ready yet: try again")
+            self._send_away(client.connection, "this node is not ready yet: try again")
         else:
-            guest.under_way[ask.id] = Asked(ask, size, now + ask.timeout if ask.timeout else float("inf"))
+            client.under_way[ask.id] = Asked(ask, size, now + ask.timeout if ask.timeout else float("inf"))
             self._bytes += size
-            guest.since = now
-            self.on_ask(guest.number, ask)
+            client.since = now
+            self.on_ask(client.number, ask)
 
     def answer(self, number: int, ask_id: int, framed: bytes, last: bool) -> Literal["sent", "full", "gone"]:
         """Send what `frame` made of an answer; the `last` one ends the ask. `full`: a part that is not sent, try again
         later."""
-        guest = self._guests.get(number)
-        if guest is None or guest.connection.dead or ask_id not in guest.under_way:
+        client = self._clients.get(number)
+        if client is None or client.connection.dead or ask_id not in client.under_way:
             return "gone"
-        if not last and guest.connection.full:
+        if not last and client.connection.full:
             return "full"
         if last:
-            self._bytes -= guest.under_way.pop(ask_id).size
-        self._queue(guest.connection, framed)
+            self._bytes -= client.under_way.pop(ask_id).size
+        self._queue(client.connection, framed)
         self.check_room(number)
         return "sent"
 
     def check_room(self, number: int) -> None:
-        """Rule 3, when more may be kept for this guest than before."""
-        guest = self._guests.get(number)
-        while guest is not None and guest.held and sum(each.held for each in self._guests.values()) > self.room:
-            large = [each for each in self._guests.values() if each.held > BYTES_MAX // GUESTS_MAX]
+        """Rule 3, when more may be kept for this client than before."""
+        client = self._clients.get(number)
+        while client is not None and client.held and sum(each.held for each in self._clients.values()) > self.room:
+            large = [each for each in self._clients.values() if each.held > BYTES_MAX // CLIENTS_MAX]
             victim = min(large, key=lambda each: max(each.since, each.connection.heard_at))
             if victim.connection.idle:
                 victim.connection.session.forget()
@@ -150,9 +150,9 @@ class Guests:
                 self._drop(victim.connection, "stalled", "too much waits for it, and for others")
 
     def waits(self, number: int, ask_id: int) -> bool:
-        """Whether this guest is still there, and waits for the answer. For any thread."""
-        guest = self._guests.get(number)
-        return guest is not None and ask_id in guest.under_way
+        """Whether this client is still there, and waits for the answer. For any thread."""
+        client = self._clients.get(number)
+        return client is not None and ask_id in client.under_way
 
     def frame(self, answer: Answer) -> bytes:
         """What `answer` takes. For any thread."""
@@ -160,22 +160,22 @@ class Guests:
 
     def attend(self, number: int, ping: bytes, now: float) -> float:
         """Send it away if it is time, or show it that this node is alive; when to come again."""
-        guest = self._guests[number]
-        connection = guest.connection
-        if connection.taken != guest.taken or (guest.under_way and connection.idle):
-            guest.taken, guest.since = connection.taken, now
-        for asked in list(guest.under_way.values()):
+        client = self._clients[number]
+        connection = client.connection
+        if connection.taken != client.taken or (client.under_way and connection.idle):
+            client.taken, client.since = connection.taken, now
+        for asked in list(client.under_way.values()):
             if now >= asked.begin_by:
-                self.on_over(guest.number, asked.ask)
+                self.on_over(client.number, asked.ask)
         if not connection.idle:
-            due, why = guest.since + STALL_MAX, "it does not take its answers"
+            due, why = client.since + STALL_MAX, "it does not take its answers"
         elif connection.session.held:
             due, why = connection.heard_at + STALL_MAX, "it stopped in the middle of what it asks"
         else:
-            due, why = guest.since + IDLE_MAX, "it asks nothing"
+            due, why = client.since + IDLE_MAX, "it asks nothing"
         if now >= due:
-            self._drop(connection, "dropped" if guest.idle else "stalled", why)
-        elif guest.under_way and not connection.wants_write:
+            self._drop(connection, "dropped" if client.idle else "stalled", why)
+        elif client.under_way and not connection.wants_write:
             if now >= connection.sent_at + PING_INTERVAL:
                 self._queue(connection, ping)
             due = connection.sent_at + PING_INTERVAL

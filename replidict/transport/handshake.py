@@ -10,9 +10,9 @@ Rules this module keeps:
    so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
 5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
    tell every other that they differ.
-6. A guest (see `asks`) is a caller without an address and a node id. It proves itself as every caller does, but is no
-   member: its certificate may be for any name, it need not know the cluster id, and what it says is an `Ask` or
-   nothing. Who is let in as a guest can read, write and administer the dict.
+6. A client (see `client_messages`) is a caller without an address and a node id. It proves itself as every caller
+   does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is an
+   `Ask` or nothing. Who is let in as a client can read, write and administer the dict.
 7. A proven caller that is no member (any more) is told `farewell`, so that it learns why, and heard no further than its
    first words, which may say that this side is the one who does not know the members any more.
 
@@ -29,7 +29,7 @@ The handshake, the same in all modes (a proof is empty in plain mode, and in TLS
 Either side may answer `Refused`, with the reason, and close. The acceptor waits for the ping because only then does
 it know that it was accepted as well: a connection is open on both sides or reaches the engine of neither.
 
-The secret (stretched, see `Security.stretch`; by a guest, for the acceptor's cluster id) is never sent. With
+The secret (stretched, see `Security.stretch`; by a client, for the acceptor's cluster id) is never sent. With
 `transcript` the SHA-256 of both hellos, which hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four
 keys: the two proofs, HMAC-SHA256 of the transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut
 to 16 bytes over counter and body.
@@ -72,7 +72,7 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 class NodeIdentity:
     """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
 
-    Of a guest, `node_id` and `address` are empty, and `cluster_id` too if it will take any.
+    Of a client, `node_id` and `address` are empty, and `cluster_id` too if it will take any.
     """
 
     cluster_id: str
@@ -147,7 +147,7 @@ _handshake: Callable[[bytearray], Hello | Proof | Refused] = msgspec.msgpack.Dec
 class WireSession:
     """One connection from its first byte: handshake, then messages. `called` is the address that was dialled, if any.
 
-    `key` comes from `Security.stretch` (a guest that does not know the cluster has none). `may_call(address)` says why
+    `key` comes from `Security.stretch` (a client that does not know the cluster has none). `may_call(address)` says why
     an address may not call this node, or None; `meet(address, release)` why a node of that release may not, or None;
     `admit(address, node_id)` why this very node may not, as a code and a text, or None: both are asked last, about a
     proven peer. `farewell()` gives the words for who may not call, if any.
@@ -169,8 +169,8 @@ class WireSession:
     ) -> None:
         self.state = State.AWAIT_HELLO if called is None else State.CALLING
         self.peer: Hello | None = None
-        self.guest = not me.address
-        """Is one of the two sides a guest?"""
+        self.is_client = not me.address
+        """Is one of the two sides a client?"""
         self.proven = False
         """Has the peer proved to be a node of this cluster?"""
         self.unwelcome: str | None = None
@@ -204,7 +204,7 @@ class WireSession:
             self._say_hello()
 
     def receive(self, data: bytes | memoryview) -> Iterator[Message | Ask | Answer | Opened]:
-        """Take bytes from the network; yields `OPENED` once, then messages, or what a guest asks or is answered.
+        """Take bytes from the network; yields `OPENED` once, then messages, or what a client asks or is answered.
 
         Raises `WireError` alone.
         """
@@ -339,20 +339,20 @@ class WireSession:
 
     def _check_hello(self, hello: Hello) -> None:
         """Is this a peer to talk to, if it is who it says?"""
-        me, it, calling = self._me, printable(hello.address) or "a guest", self._called is not None
+        me, it, calling = self._me, printable(hello.address) or "a client", self._called is not None
         if hello.mode != self._security.mode:
-            self._refuse("mode", f"{me.address or 'this guest'} is in mode {self._security.mode!r} and {it} in mode "
+            self._refuse("mode", f"{me.address or 'this client'} is in mode {self._security.mode!r} and {it} in mode "
                          f"{hello.mode!r}: give every node the same tls= or secret=")  # fmt: skip
         caller, cluster_id = (me, hello.cluster_id) if calling else (hello, me.cluster_id)
-        self.guest = not caller.address
-        if caller.cluster_id != cluster_id and (caller.cluster_id or not self.guest):
-            self._refuse("cluster", f"{it} belongs to another cluster than {me.address or 'this guest'}: check "
+        self.is_client = not caller.address
+        if caller.cluster_id != cluster_id and (caller.cluster_id or not self.is_client):
+            self._refuse("cluster", f"{it} belongs to another cluster than {me.address or 'this client'}: check "
                          "address= and peers= of both, and that neither runs on a copied directory")  # fmt: skip
         if hello.address == me.address:
             self._refuse("address", f"two nodes go by the address {it}: give each its own address=")
-        if self.guest:
+        if self.is_client:
             if not calling and hello.node_id:
-                self._refuse("address", "a node needs an address, and a guest has no node id")
+                self._refuse("address", "a node needs an address, and a client has no node id")
             self._decode = decode_answer if calling else decode_ask
         elif not calling:
             self._check_name(hello.address)
@@ -383,9 +383,9 @@ class WireSession:
         if not isinstance(proof, Proof) or self.peer is None:
             raise WireError("protocol", "the peer sent something else than its proof")
         if not hmac.compare_digest(proof.mac, self._proofs[1]):
-            one, other = (printable(address) or "a guest" for address in (self._me.address, self.peer.address))
+            one, other = (printable(address) or "a client" for address in (self._me.address, self.peer.address))
             self._refuse("secret", f"{one} and {other} were given different secrets: give every node the same secret=")
-        if self.guest:
+        if self.is_client:
             return
         self.proven = True
         if self.unwelcome is not None:
@@ -404,7 +404,7 @@ class WireSession:
         calling = self._called is not None
         hellos = (self._hello, theirs) if calling else (theirs, self._hello)
         key = self._key
-        if self.guest and calling and not key and self.peer is not None:
+        if self.is_client and calling and not key and self.peer is not None:
             key = self._security.stretch(self.peer.cluster_id)
         transcript = hashlib.sha256(b"".join(frame(hello) for hello in hellos)).digest()
         keys = [

@@ -8,7 +8,8 @@ Rules this module keeps:
 3. One connection per pair (see `pairs`). A new one replaces the old one.
 4. Whatever a stranger does (see `strangers`) costs bounded memory, bounded work per poll, and one line in the log per
    host and minute; whatever a peer does, few lines a minute.
-5. A guest (see `guests`) and a caller that is no member never reach the engine, but for what that says of the members.
+5. A client (see `clients`) and a caller that is no member never reach the engine, but for what such a caller says of
+   the members.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import MembersAre, Message, encode
 from replidict.release import Release
 from replidict.security import Security, split_address
-from replidict.transport.clients import Guests
+from replidict.transport.clients import Clients
 from replidict.transport.connections import HANDSHAKE_TIMEOUT, Traffic
 from replidict.transport.dialing import Lookup, reason
 from replidict.transport.framing import TAG_BYTES, frame
@@ -90,7 +91,7 @@ class TcpTransport(Transport):
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
-        self.guests = Guests(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes, max_frame_bytes)
+        self.clients = Clients(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes, max_frame_bytes)
         self._wake = float("-inf")
         self._destroyed = False
         for node in other_nodes:
@@ -209,14 +210,14 @@ class TcpTransport(Transport):
         elif connection.node is not None:
             self._onMessageReceived(connection.node, event)
         else:
-            assert connection.guest is not None and isinstance(event, Ask)
-            self.guests.hear(connection.guest, event, connection.heard_at)
+            assert connection.client is not None and isinstance(event, Ask)
+            self.clients.hear(connection.client, event, connection.heard_at)
 
     def _moved(self, connection: SocketConnection) -> None:
         """A session got further."""
         session = connection.session
-        if connection.guest is not None:
-            self.guests.check_room(connection.guest)
+        if connection.client is not None:
+            self.clients.check_room(connection.client)
         elif session.state is State.AWAIT_PING and session.peer is not None and session.unwelcome is None:
             self._expect(connection, session.peer.address)
 
@@ -225,9 +226,9 @@ class TcpTransport(Transport):
         # What the session has to say was sealed first, so it must be queued before what the engine says.
         self._traffic.say(connection)
         session, now = connection.session, self._clock()
-        if session.guest:
+        if session.is_client:
             self._strangers.gone(connection)
-            self.guests.come(connection, now)
+            self.clients.come(connection, now)
             return
         if session.farewell is not None:
             self._complain(connection, "member", session.unwelcome or "")
@@ -277,9 +278,9 @@ class TcpTransport(Transport):
         peer = self._peers.get(hello.address) if hello is not None else None
         if peer is not None and peer.coming is connection:
             peer.coming = None
-        if connection.guest is not None:
-            self.guests.gone(connection.guest)
-            connection.guest = None
+        if connection.client is not None:
+            self.clients.gone(connection.client)
+            connection.client = None
 
     def _tell_lost(self, address: str) -> None:
         connection = self._announced.pop(address, None)
@@ -317,7 +318,7 @@ class TcpTransport(Transport):
         session = connection.session
         who = connection.remote
         if session.peer is not None:
-            who += f" (as {session.peer.address or 'a guest'})"
+            who += f" (as {session.peer.address or 'a client'})"
         # Who has not proved itself, or need not, may go by any number of names.
         proven = session.proven and self._security.mode != "plain"
         key = who if proven else connection.remote
@@ -333,8 +334,8 @@ class TcpTransport(Transport):
         """Deadlines and pings of one connection."""
         if connection.dead:
             return
-        if connection.guest is not None:
-            due = self.guests.attend(connection.guest, self._ping, now)
+        if connection.client is not None:
+            due = self.clients.attend(connection.client, self._ping, now)
         elif connection.node is None:
             due = connection.deadline
             if now >= due:

@@ -52,8 +52,8 @@ class SocketConnection:
         """The address that was dialled, or None for who called us."""
         self.node: Node | None = None
         """The peer, once both sides have accepted each other."""
-        self.guest: int | None = None
-        """Or the number of the guest."""
+        self.client: int | None = None
+        """Or the number of the client."""
         self.parting = False
         """It is open only until the other side has heard the last words; what that says is not read."""
         self.taken = 0
