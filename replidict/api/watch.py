@@ -71,7 +71,7 @@ class Watch(Generic[K, V]):
         resync: bool = False,
         wake: Callable[[], object] | None = None,
     ) -> None:
-        """`wake` is called, by another thread, when `next` may have something, for those who do not wait in it."""
+        """See `open_watch`."""
         self._node, self._decode, self._interest, self._resync = node, decode, interest, resync
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -263,10 +263,27 @@ class Watching(Generic[K, V]):
                     for event in change.events:
                         print(event.kind, event.key, event.value)
         """
-        if snapshot and after is not None:
-            raise ValueError("watch() begins with a snapshot or after= a revision, not both")
-        interest, revision = _interest_in(key, prefix, self._key), _revision_of(after)
-        return Watch(self._host.node, self._decode, interest, after=revision, snapshot=snapshot, resync=resync)
+        return open_watch(self, key, prefix=prefix, after=after, snapshot=snapshot, resync=resync)
+
+
+def open_watch(
+    d: Watching[K, V],
+    key: Any = ANY,
+    *,
+    prefix: str | None = None,
+    after: int | None = None,
+    snapshot: bool = False,
+    resync: bool = False,
+    wake: Callable[[], object] | None = None,
+) -> Watch[K, V]:
+    """As `watch`, for those who do not wait in `next`: `wake` is called by another thread when it may have something.
+
+    It must neither block nor raise, and may be called for nothing.
+    """
+    if snapshot and after is not None:
+        raise ValueError("watch() begins with a snapshot or after= a revision, not both")
+    interest, revision = _interest_in(key, prefix, d._key), _revision_of(after)
+    return Watch(d._host.node, d._decode, interest, after=revision, snapshot=snapshot, resync=resync, wake=wake)
 
 
 def _interest_in(key: Any, prefix: str | None, encoded: Callable[[object], bytes]) -> Interest:
