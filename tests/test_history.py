@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from replidict.errors import HistoryLost
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode, decode_key, encode, encode_key
+from replidict.machine.equality import place_of
 from replidict.machine.state_machine import KeyChange, Session, StateMachine
 from replidict.node.history import CHANGE_BYTES, Cursor, History
 from replidict.node.waiters import Interest
@@ -22,7 +23,7 @@ KEYS: list[Hashable] = ["a", "ab", "abc", "b", "", 1, True, 1.0, b"a", ("a", 1)]
 INTERESTS = [
     Interest(),
     *(Interest(prefix=prefix) for prefix in ("", "a", "ab", "b")),
-    *(Interest(key=frozenset((key,))) for key in ("a", "abc", 1, b"a", ("a", 1))),
+    *(Interest(key=frozenset((place_of(key),))) for key in ("a", "abc", 1, b"a", ("a", 1))),
 ]
 
 Told = tuple[str, Any, Any, Any]  # kind, key, value, previous
@@ -112,7 +113,7 @@ class World:
     def lost(self, interest: Interest, revision: int) -> bool:
         """Is something of interest behind this revision dropped?"""
         return any(
-            told is None or any(interest.covers(key) for _, key, _, _ in told)
+            told is None or any(interest.covers(place_of(key)) for _, key, _, _ in told)
             for told in self.model.told[revision + 1 : self.history.oldest + 1]
         )
 
@@ -149,7 +150,7 @@ class Reader:
             return True
         assert not lost, f"{self.interest} at {self.last}: nothing was said of a loss"
         wanted = (
-            (revision, [told for told in all_told or () if self.interest.covers(told[1])])
+            (revision, [told for told in all_told or () if self.interest.covers(place_of(told[1]))])
             for revision, all_told in enumerate(world.model.told)
             if revision > self.last and revision <= world.history.newest
         )

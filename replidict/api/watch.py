@@ -10,20 +10,25 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
+from replidict.brief import brief
 from replidict.errors import ClosedError, HistoryLost, raise_anew
 from replidict.machine.codec import decode_key
+from replidict.machine.equality import place
 from replidict.machine.state_machine import Item, KeyChange
+from replidict.machine.values import value_of
+from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of
 from replidict.node.history import Cursor, Found
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
 from replidict.server.open_node import Host
+
+_State: TypeAlias = Sequence[tuple[Hashable, Item]]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -65,6 +70,7 @@ class Watch(Generic[K, V]):
         node: Node,
         decode: Callable[[bytes], Any],
         interest: Interest,
+        what: str,
         *,
         after: int | None = None,
         snapshot: bool = False,
@@ -73,9 +79,10 @@ class Watch(Generic[K, V]):
     ) -> None:
         """See `open_watch`."""
         self._node, self._decode, self._interest, self._resync = node, decode, interest, resync
+        self._what = what
         self._bell = threading.Lock()
         self._bell.acquire()
-        self._state: tuple[int, Sequence[Item]] | None = None
+        self._state: tuple[int, _State] | None = None
         if node.failure is not None:
             raise_anew(node.failure)
         wake = wake or _ringing(self._bell)
@@ -108,9 +115,9 @@ class Watch(Generic[K, V]):
             HistoryLost: It is further behind than this node can tell; not with `resync=True`.
             ClosedError: The watch or the dict is closed.
             StorageError: The node has stopped.
-            EncodingError: A value can't be decoded on this machine; the same change is tried again by the next call.
+            DecodingError: A value can't be decoded on this machine; the same change is tried again by the next call.
         """
-        deadline = None if timeout is None else time.monotonic() + seconds_of(timeout, "timeout")
+        deadline = None if timeout is None else clock() + seconds_of(timeout, "timeout")
         waited = False
         while True:
             if self._cursor.closed:
@@ -120,7 +127,7 @@ class Watch(Generic[K, V]):
             change = self._take()
             if change is not None or waited:
                 return change
-            left = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
+            left = -1.0 if deadline is None else max(deadline - clock(), 0.0)
             waited = not self._bell.acquire(timeout=left)
 
     def _take(self) -> Change[K, V] | None:
@@ -144,34 +151,35 @@ class Watch(Generic[K, V]):
     def _event(self, change: KeyChange) -> Event[K, V]:
         revision, kind, _, key, value, previous = change
         assert kind != "clear", "the history does not keep it"
+        decoded = decode_key(key)
         return Event(
             kind,
-            decode_key(key),  # type: ignore[arg-type]
-            None if value is None else self._decode(value),
-            None if previous is None else self._decode(previous),
+            decoded,  # type: ignore[arg-type]
+            None if value is None else value_of(self._decode, decoded, value),
+            None if previous is None else value_of(self._decode, decoded, previous),
             revision,
         )
 
-    def _snapshot(self, revision: int, items: Sequence[Item]) -> Change[K, V]:
-        covers, decode = self._interest.covers, self._decode
-        events = tuple([
-            Event("set", key, decode(item.value), None, item.revision)
-            for key, item in ((decode_key(item.key), item) for item in items)
-            if covers(key)
-        ])  # fmt: skip
-        change: Change[K, V] = Change(revision, "snapshot", events)  # type: ignore[arg-type]
+    def _snapshot(self, revision: int, items: _State) -> Change[K, V]:
+        events = []
+        for where, item in items:
+            if self._interest.covers(where):
+                key = decode_key(item.key)
+                events.append(Event("set", key, value_of(self._decode, key, item.value), None, item.revision))
+        change: Change[K, V] = Change(revision, "snapshot", tuple(events))  # type: ignore[arg-type]
         self._state = None
         self._cursor.restart(revision)
         return change
 
-    def _now(self) -> tuple[int, Sequence[Item]]:
+    def _now(self) -> tuple[int, _State]:
         """The state at one moment between two commands, and its revision."""
         machine, wanted = self._node.machine, self._interest.key
 
-        def look() -> tuple[int, Sequence[Item]]:
+        def look() -> tuple[int, _State]:
             items = machine.items
-            found = list(items.values()) if wanted is None else [items[key] for key in wanted if key in items]
-            return machine.revision, found
+            if wanted is None:
+                return machine.revision, list(items.items())
+            return machine.revision, [(where, items[where]) for where in wanted if where in items]
 
         return self._node.call_and_wait(look)
 
@@ -210,13 +218,7 @@ class Watch(Generic[K, V]):
             warnings.warn(f"{described} was not closed: use `with`, or call close()", ResourceWarning, 2, self)
 
     def __repr__(self) -> str:
-        interest = self._interest
-        what = "all keys"
-        if interest.key is not None:
-            what = f"the key {next(iter(interest.key))!r}"
-        elif interest.prefix is not None:
-            what = f"keys that begin with {interest.prefix!r}"
-        return f"<Watch of {what} at revision {self.revision}{', closed' if self._cursor.closed else ''}>"
+        return f"<Watch of {self._what} at revision {self.revision}{', closed' if self._cursor.closed else ''}>"
 
 
 class Watching(Generic[K, V]):
@@ -282,19 +284,19 @@ def open_watch(
     """
     if snapshot and after is not None:
         raise ValueError("watch() begins with a snapshot or after= a revision, not both")
-    interest, revision = _interest_in(key, prefix, d._key), _revision_of(after)
-    return Watch(d._host.node, d._decode, interest, after=revision, snapshot=snapshot, resync=resync, wake=wake)
+    (interest, what), revision = _interest_in(key, prefix, d._key), _revision_of(after)
+    return Watch(d._host.node, d._decode, interest, what, after=revision, snapshot=snapshot, resync=resync, wake=wake)
 
 
-def _interest_in(key: Any, prefix: str | None, encoded: Callable[[object], bytes]) -> Interest:
-    """What the arguments of `watch` ask for; `encoded` checks a key. Raises `ValueError` or `EncodingError`."""
+def _interest_in(key: Any, prefix: str | None, encoded: Callable[[object], bytes]) -> tuple[Interest, str]:
+    """What the arguments of `watch` ask for, also in words; `encoded` checks a key."""
     if prefix is not None and not isinstance(prefix, str):
         raise ValueError(f"prefix={prefix!r}: must be a str, with which the keys begin that are to be watched")
     if key is ANY:
-        return Interest(prefix=prefix)
+        return Interest(prefix=prefix), "all keys" if prefix is None else f"keys that begin with {brief(prefix)}"
     if prefix is not None:
         raise ValueError("watch() takes a key or prefix=, not both")
-    return Interest(key=frozenset((decode_key(encoded(key)),)))
+    return Interest(key=frozenset((place(encoded(key)),))), f"the key {brief(key)}"
 
 
 def _revision_of(after: object) -> int | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import ReplidictError
+from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Event, Events, GetMembers, GetStatus, MembersAre, StatusIs, Watch
 
 PAUSE = 0.2
@@ -84,13 +85,13 @@ def _lives(connect: Callable[..., Client], node: str) -> bool:
 
 
 def _next(connect: Callable[..., Client], nodes: list[str], timeout: float, why: ReplidictError) -> tuple[Client, str]:
-    deadline = time.monotonic() + timeout
+    deadline = clock() + timeout
     while True:
         for node in nodes:
             try:
                 return connect(node), node
             except ReplidictError:
                 continue
-        if time.monotonic() >= deadline:
+        if clock() >= deadline:
             raise UnreachableError(f"no member can be reached within {timeout:g} s, of {', '.join(nodes)}; {why}")
         time.sleep(PAUSE)

@@ -25,7 +25,7 @@ from replidict.errors import EncodingError, HistoryLost, ReplidictError
 from replidict.http.arguments import TIMEOUT, parameters_of
 from replidict.http.bulkheads import Lane
 from replidict.http.problems import Problem
-from replidict.machine.jsonable import plain
+from replidict.machine.jsonable import Json, to_json
 
 MAX_WATCHES = 100
 """Streams of one node."""
@@ -159,15 +159,13 @@ def _data(change: Change[str, Any]) -> str:
             said["value"] = _shown(event.value, said)
         said["previous"] = _shown(event.previous, said)
         events.append(said)
-    return json.dumps({"revision": change.revision, "events": events})
+    return to_json({"revision": change.revision, "events": events})
 
 
-def _shown(value: Any, said: dict[str, object]) -> Any:
-    """The value as JSON has it; if JSON can't say it, None and a word about it."""
+def _shown(value: Any, said: dict[str, object]) -> Json:
+    """The value as JSON; if JSON can't say it, null and a word about it."""
     try:
-        simple = plain(value)
-        json.dumps(simple, allow_nan=False)
+        return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError):
         said["unshown"] = f"JSON can't say this {type(value).__name__}"
-        return None
-    return simple
+        return Json("null")

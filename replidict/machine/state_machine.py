@@ -90,9 +90,12 @@ Outcome: TypeAlias = SessionOpened | BatchApplied | LevelRaised | Refusal | None
 Row: TypeAlias = tuple[int, bytes, bytes | None, int]
 """(position, key, value or None if removed, revision)"""
 
-KeyChange: TypeAlias = tuple[int, Literal["set", "delete", "expire", "clear"], Hashable, bytes, bytes | None, bytes | None]
-"""One change of one key, for those who watch: (revision, kind, place, the key it is stored under, value, previous value).
-Those of one command have its revision. "clear" stands for more keys than are told one by one, and what was before."""
+KeyChange: TypeAlias = tuple[
+    int, Literal["set", "delete", "expire", "clear"], Hashable, bytes, bytes | None, bytes | None
+]
+"""One change of one key, for those who watch: (revision, kind, the place of the key, the key it is stored under, value,
+previous value). Those of one command have its revision. "clear" stands for more keys than are told one by one, and for
+what was before."""
 
 TELL_AT_MOST = 100_000
 """Keys that a `clear` tells one by one, unless the machine is given another number."""

@@ -20,10 +20,13 @@ from replidict.machine.state_machine import KeyChange
 
 @dataclass(frozen=True)
 class Interest:
-    """Which changes are of interest: those of one key, of the texts with a prefix, or without either all of them."""
+    """Which changes are of interest: those of one key, of the texts with a prefix, or without either all of them.
+
+    Keys are told apart by their places (see `machine.equality`).
+    """
 
     key: frozenset[Hashable] | None = None
-    """Holds one key, because keys are equal as they are in a `dict`: by hash first."""
+    """Holds one place, because places are equal as they are in a `dict`: by hash first."""
 
     prefix: str | None = None
 

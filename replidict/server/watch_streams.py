@@ -9,20 +9,25 @@ Rules kept here:
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from replidict.errors import HistoryLost, ReplidictError
+from replidict.log_writer import Logger
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key, encode
+from replidict.machine.equality import place
 from replidict.machine.state_machine import KeyChange
+from replidict.machine.values import value_of
+from replidict.monotonic_clock import clock
 from replidict.node.history import Cursor
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
+from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.protocol.client_messages import Answer, Event, Events, Failed, Watch
 from replidict.transport.clients import Guests
+
+logger = Logger(__name__)
 
 PART_BYTES = 256 * 1024
 AT_ONCE = 64
@@ -52,12 +57,11 @@ class WatchStreams:
 
     def __init__(self, node: Node, guests: Guests, codec: Codec) -> None:
         self._node, self._guests = node, guests
-        self._reencoded: Callable[[bytes], bytes] | None = None
-        if not isinstance(codec, FaithfulCodec):
-            self._reencoded = lambda data: encode(codec.decode(data))
+        self._codec = codec
         self._queue: SimpleQueue[_Stream | None] = SimpleQueue()
         self._streams: set[_Stream] = set()
-        self._thread: threading.Thread | None = None
+        self._thread: OwnThread | None = None
+        self._full: set[_Stream] = set()  # they have not taken the last parts
         self._closed = False
 
     def begin(self, guest: int, ask: Watch) -> None:
@@ -65,9 +69,17 @@ class WatchStreams:
         if self._closed:
             return
         if self._thread is None:
-            name = f"replidict {self._node.engine.address} watches"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+            name = f"{OWN_THREADS}{self._node.engine.address} watches"
+            thread = OwnThread(self._run, name)
+            try:
+                thread.start()
+            except RuntimeError:
+                failed = self._frame(
+                    Failed(ask.id, "ReplidictError", "this node can't start another thread: try again")
+                )
+                self._guests.answer(guest, ask.id, failed, True)
+                return
+            self._thread = thread
         self._queue.put(_Stream(guest, ask))
 
     def close(self) -> None:
@@ -83,19 +95,24 @@ class WatchStreams:
     # -- its thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        look_at = time.monotonic() + LOOK_SECONDS
+        look_at = clock() + LOOK_SECONDS
         while not self._closed:
+            patience = max(look_at - clock(), 0.0)
             try:
-                stream = self._queue.get(timeout=max(look_at - time.monotonic(), 0.0))
+                stream = self._queue.get(timeout=min(patience, FULL_PAUSE) if self._full else patience)
             except Empty:
-                look_at = time.monotonic() + LOOK_SECONDS
+                full, self._full = self._full, set()
+                for each in full:
+                    self._attend(each)
+            else:
+                if stream is not None:
+                    stream.queued = False
+                    self._attend(stream)
+            if clock() >= look_at:
+                look_at = clock() + LOOK_SECONDS
                 for each in list(self._streams):
                     self._attend(each)
                     self._tell_progress(each)
-                continue
-            if stream is not None:
-                stream.queued = False
-                self._attend(stream)
         for each in list(self._streams):
             self._end(each)
 
@@ -112,12 +129,18 @@ class WatchStreams:
         except (ReplidictError, ValueError) as error:
             numbers = [error.oldest, error.current] if isinstance(error, HistoryLost) else []
             name = type(error).__name__ if isinstance(error, HistoryLost | ValueError) else "ReplidictError"
-            self._answer(stream, [self._frame(Failed(stream.ask.id, name, str(error), numbers))], last=True)
-            self._end(stream)
+            self._fail(stream, Failed(stream.ask.id, name, str(error), numbers))
+        except Exception:
+            logger.exception("%s: could not go on with what a client watches", self._node.engine.address)
+            self._fail(stream, Failed(stream.ask.id, "ReplidictError", "an internal error of this node: see its log"))
+
+    def _fail(self, stream: _Stream, failed: Failed) -> None:
+        self._answer(stream, [self._frame(failed)], last=True)
+        self._end(stream)
 
     def _open(self, stream: _Stream) -> Cursor:
         ask, history = stream.ask, self._node.history
-        key = None if ask.key is None else frozenset((decode_key(ask.key),))
+        key = None if ask.key is None else frozenset((place(ask.key),))
         if key is not None and ask.prefix is not None:
             raise ValueError("watch a key or a prefix, not both")
         after = history.newest if ask.after is None else ask.after
@@ -159,9 +182,7 @@ class WatchStreams:
         except ReplidictError:  # the node has stopped
             said = "gone"
         if said == "full":
-            timer = threading.Timer(FULL_PAUSE, self._woken, (stream,))
-            timer.daemon = True
-            timer.start()
+            self._full.add(stream)
         elif said == "gone":
             self._end(stream)
         return said == "sent"
@@ -170,7 +191,7 @@ class WatchStreams:
         some: list[Event] = []
         size = 0
         for _, kind, _, key, value, previous in changes:
-            event = Event(kind, key, self._bytes(value), self._bytes(previous))
+            event = Event(kind, key, self._bytes(key, value), self._bytes(key, previous))
             length = len(key) + len(event.value or b"") + len(event.previous or b"")
             if some and size + length > PART_BYTES:
                 yield Events(stream.ask.id, revision, False, some)
@@ -179,8 +200,10 @@ class WatchStreams:
             size += length
         yield Events(stream.ask.id, revision, True, some)
 
-    def _bytes(self, data: bytes | None) -> bytes | None:
-        return data if data is None or self._reencoded is None else self._reencoded(data)
+    def _bytes(self, key: bytes, data: bytes | None) -> bytes | None:
+        if data is None or isinstance(self._codec, FaithfulCodec):
+            return data
+        return value_of(lambda stored: encode(self._codec.decode(stored)), decode_key(key), data)  # type: ignore[no-any-return]
 
     def _tell_progress(self, stream: _Stream) -> None:
         """So that a client which goes on elsewhere does not ask for what was of no interest."""

@@ -8,7 +8,8 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
-from replidict.machine.codec import decode, decode_key
+from replidict.machine.codec import decode
+from replidict.machine.equality import place
 from replidict.machine.state_machine import BatchApplied, KeyChange, Outcome
 from replidict.node.waiters import Interest
 from tests.simulator.violation import Violation
@@ -56,9 +57,9 @@ class WatchChecks:
             case cmd.CompareAndSet(key, _, value) | cmd.Replace(key, value, _):
                 return [self._set(key, value)]
             case cmd.SetDefault(key, value):
-                return [self._set(key, value)] if decode_key(key) not in self._items else None
+                return [self._set(key, value)] if place(key) not in self._items else None
             case cmd.Delete(key) | cmd.Pop(key):
-                return [self._removed(decode_key(key))]
+                return [self._removed(place(key))]
             case cmd.PopItem():
                 return [self._removed(next(reversed(self._items)))]
             case cmd.Clear():
@@ -66,7 +67,7 @@ class WatchChecks:
         raise AssertionError(operation)
 
     def _set(self, encoded: bytes, value: bytes) -> Told:
-        key = decode_key(encoded)
+        key = place(encoded)
         stored, previous = self._items.get(key, (encoded, None))
         self._items[key] = (stored, value)
         return "set", stored, value, previous
@@ -92,7 +93,7 @@ class WatchChecks:
                 raise Violation("watch", f"{who} went from {last} on to {revision}, and was never told {events}")
 
     def _of(self, interest: Interest, revision: int) -> list[Told]:
-        return [told for told in self.truth[revision] if interest.covers(decode_key(told[1]))]
+        return [told for told in self.truth[revision] if interest.covers(place(told[1]))]
 
     def markers(self) -> Counter[str]:
         """By how many commands each value was set, by its marker."""
