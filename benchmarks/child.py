@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, sleep
 from typing import Any
 
-from benchmarks.measure import mean_microseconds, run_futures, run_threads
+from benchmarks.measure import mean_microseconds, run_futures, run_threads, summary
 from benchmarks.store import Store, Value
 
 SAMPLE = 4096
@@ -58,6 +58,8 @@ class Jobs:
         self._store = store
         self._stop = threading.Event()
         self._hogs: list[threading.Thread] = []
+        self._following = threading.Event()
+        self._watches: list[Any] = []
 
     def status(self) -> dict[str, Any]:
         return {**self._store.status(), "rss": resident_bytes()}
@@ -145,6 +147,56 @@ class Jobs:
 
     def barrier(self) -> None:
         self._store.barrier()
+
+    def stamp(self, *, seconds: float) -> int:
+        """Write the time, again and again, one write after the other; returns how many there were."""
+        end, count = perf_counter() + seconds, 0
+        while perf_counter() < end:
+            self._store.set("stamp", repr(perf_counter()).encode())
+            count += 1
+        self._store.set("stamp", b"over")
+        return count
+
+    def told(self) -> dict[str, float]:
+        """Watch the times that another process of this machine writes; what the way here took them."""
+        store: Any = self._store  # not every system can be watched
+        latencies = []
+        values = store.follow("stamp")
+        next(values)
+        self._following.set()
+        for value in values:
+            if value == b"over":
+                break
+            latencies.append(perf_counter() - float(value))
+        values.close()
+        self._following.clear()
+        return summary(latencies, sum(latencies))
+
+    def following(self) -> bool:
+        """Wait until `told` watches."""
+        return self._following.wait(30)
+
+    def watchers(self, *, count: int) -> None:
+        """Have so many watches of single keys open, none of which is written."""
+        store: Any = self._store
+        while len(self._watches) > count:
+            self._watches.pop().close()
+        while len(self._watches) < count:
+            watch = store.dict.watch(f"quiet-{len(self._watches)}")
+            watch.next(0)
+            self._watches.append(watch)
+
+    def drain(self, *, keys: int) -> float:
+        """Changes per second that one watcher reads, when they are all there."""
+        store: Any = self._store
+        with store.dict.watch() as watch:
+            for number in range(keys):
+                store.dict.submit(key_of(number % 1000), b"x" * 100)
+            store.dict.set("last", b"")  # returns behind all others
+            start, count = perf_counter(), 0
+            while watch.next(0) is not None:
+                count += 1
+            return count / (perf_counter() - start)
 
     def hog(self, *, threads: int) -> None:
         """Start pure-Python busy loops in this process, until `calm`."""

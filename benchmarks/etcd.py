@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from queue import SimpleQueue
 from typing import Any
 
 from benchmarks import etcd_wire as wire
@@ -66,6 +68,7 @@ class Etcd:
         self._put = self._channel.unary_unary("/etcdserverpb.KV/Put")
         self._range = self._channel.unary_unary("/etcdserverpb.KV/Range")
         self._txn = self._channel.unary_unary("/etcdserverpb.KV/Txn")
+        self._watch = self._channel.stream_stream("/etcdserverpb.Watch/Watch")
         self._status = self._channel.unary_unary("/etcdserverpb.Maintenance/Status")
 
     def set(self, key: str, value: Value) -> None:
@@ -86,6 +89,20 @@ class Etcd:
     def update(self, pairs: dict[str, Value]) -> None:
         puts = [wire.put_request(key.encode(), _bytes(value)) for key, value in pairs.items()]
         self._txn(wire.txn_request(puts), timeout=PATIENCE)
+
+    def follow(self, key: str) -> Iterator[bytes]:
+        """The values that are put under a key from now on; the first is empty, and says that it has begun."""
+        requests: SimpleQueue[bytes | None] = SimpleQueue()
+        requests.put(wire.watch_request(key.encode()))
+        responses = self._watch(iter(requests.get, None))
+        next(responses)
+        yield b""
+        try:
+            for response in responses:
+                yield from wire.watched_values(response)
+        finally:
+            responses.cancel()
+            requests.put(None)
 
     def barrier(self) -> None:
         self.strong_get("barrier")

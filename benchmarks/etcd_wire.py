@@ -65,6 +65,18 @@ def txn_request(puts: list[bytes]) -> bytes:
     return b"".join(bytes_field(2, bytes_field(2, put)) for put in puts)
 
 
+def watch_request(key: bytes) -> bytes:
+    """WatchRequest that creates a watch of one key."""
+    return bytes_field(1, bytes_field(1, key))
+
+
+def watched_values(watch_response: bytes) -> list[bytes]:
+    """The values that the events of a WatchResponse have put."""
+    events = [event for number, event in fields(watch_response) if number == 11 and isinstance(event, bytes)]
+    pairs = [pair for event in events for number, pair in fields(event) if number == 2 and isinstance(pair, bytes)]
+    return [value for pair in pairs for number, value in fields(pair) if number == 5 and isinstance(value, bytes)]
+
+
 def value_of(range_response: bytes) -> bytes | None:
     """The value in a RangeResponse."""
     for number, pair in fields(range_response):

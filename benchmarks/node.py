@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +36,13 @@ class Replidict:
 
     def strong_get(self, key: str) -> object:
         return self.dict.get(key, linearizable=True)
+
+    def follow(self, key: str) -> Iterator[bytes]:
+        """The values that are set under a key from now on; the first is empty, and says that it has begun."""
+        with self.dict.watch(key) as watch:
+            yield b""
+            for change in watch:
+                yield from (event.value for event in change.events if isinstance(event.value, bytes))
 
     def barrier(self) -> None:
         self.dict.barrier(timeout=120)

@@ -2,10 +2,12 @@
 
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.views import Versioned
+from replidict.api.watch import Change, Event, Watch
 from replidict.errors import (
     ClosedError,
     DecodingError,
     EncodingError,
+    HistoryLost,
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
@@ -23,10 +25,13 @@ from replidict.status import Member, Status
 
 __all__ = [
     "Backup",
+    "Change",
     "ClosedError",
     "Codec",
     "DecodingError",
     "EncodingError",
+    "Event",
+    "HistoryLost",
     "Member",
     "NotCommitted",
     "Options",
@@ -40,5 +45,6 @@ __all__ = [
     "StorageError",
     "TLS",
     "Versioned",
+    "Watch",
     "__version__",
 ]

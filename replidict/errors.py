@@ -7,6 +7,7 @@
     +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
     +-- StorageError                      the disk failed, is full, in use, or holds something wrong
+    +-- HistoryLost    (LookupError)      a watch is further behind than this node can tell
     +-- EncodingError  (TypeError)        a key or value that can't be kept faithfully
     |   +-- DecodingError                 a value that is stored, and can't be decoded on this machine
     +-- SecurityError                     a refused configuration or handshake
@@ -16,6 +17,8 @@ catches one must not catch the other by accident.
 """
 
 from typing import NoReturn
+
+from typing_extensions import override
 
 
 class ReplidictError(Exception):
@@ -48,6 +51,23 @@ class StorageError(ReplidictError):
 
     The node that raised it has stopped: it acknowledges nothing, votes no more and serves no reads.
     """
+
+
+class HistoryLost(ReplidictError, LookupError):
+    """A watch wants changes that this node can't tell any more; reading goes on with a snapshot, or `after=oldest`.
+
+    Attributes:
+        oldest: The revision behind which this node can tell every change: `after=oldest` opens.
+        current: This node's revision.
+    """
+
+    def __init__(self, text: str, oldest: int = 0, current: int = 0) -> None:
+        super().__init__(text, oldest, current)
+        self.oldest, self.current = oldest, current
+
+    @override
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class EncodingError(ReplidictError, TypeError):

@@ -53,6 +53,12 @@ class Options:
     snapshot_retain: int = 3
     """How many automatic snapshots stay under the data directory, for `ReplicatedDict.restore`; 0 takes none."""
 
+    history_entries: int = 100_000
+    """How many changes of keys a node remembers for those who watch; see `ReplicatedDict.watch`."""
+
+    history_bytes: int = 64 * MiB
+    """How much memory these may take beside the dict itself: old values and keys, and what it costs to keep them."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)

@@ -52,6 +52,9 @@ class Status:
     feature_level: int = 1
     """Which operations the cluster can do: those that every member's release knows. 2 once all have 0.2.0."""
 
+    watchers: int = 0
+    """Open watches of this node."""
+
 
 @dataclass(frozen=True)
 class Member:

@@ -108,6 +108,9 @@ def test_etcd_messages() -> None:
     pair = etcd_wire.bytes_field(1, b"k") + b"\x10\x05" + etcd_wire.bytes_field(5, b"v")
     assert etcd_wire.value_of(etcd_wire.bytes_field(1, b"") + etcd_wire.bytes_field(2, pair)) == b"v"
     assert etcd_wire.value_of(b"") is None
+    assert etcd_wire.watch_request(b"k") == b"\x0a\x03\x0a\x01k"
+    event = etcd_wire.bytes_field(2, pair)
+    assert etcd_wire.watched_values(b"\x10\x01" + etcd_wire.bytes_field(11, event) * 2) == [b"v", b"v"]
     assert etcd_wire.member_and_leader(b"\x0a\x03\x10\x80\x01" + b"\x20\x80\x01" + b"\x30\x07") == (128, 128, 7)
 
 

@@ -20,6 +20,7 @@ DONE = {
     "lease": r"bob is done: \(None, 4\)",
     "schedule": r"(\d+) runs were due, \1 done, by node: .*",
     "settings": "in maintenance: False",
+    "worker": r"30 jobs, 30 done, by worker: .*",
     "unique_ids": "7500 numbers on 3 nodes, 7500 of them different",
 }
 

@@ -20,6 +20,7 @@ from benchmarks.suite import (
     restart,
     snapshot,
     values,
+    watch,
     writes,
 )
 from benchmarks.suite.benchmark import Benchmark
@@ -28,6 +29,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     floors.BENCHMARK,
     writes.BENCHMARK,
     futures.BENCHMARK,
+    watch.BENCHMARK,
     anatomy.BENCHMARK,
     values.BENCHMARK,
     reads.BENCHMARK,

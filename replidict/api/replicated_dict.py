@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from replidict.api.administration import Administration
 from replidict.api.views import Items, Keys, Values, Versioned, contents
+from replidict.api.watch import Watching
 from replidict.client.join import way_in
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, Codec
@@ -53,7 +54,7 @@ K2 = TypeVar("K2", bound=Hashable)
 _ABSENT: Any = object()
 
 
-class ReplicatedDict(Administration, MutableMapping[K, V], Reversible[K]):
+class ReplicatedDict(Administration, Watching[K, V], MutableMapping[K, V], Reversible[K]):
     """A dict kept the same on every node of a cluster, on disk, by Raft.
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.

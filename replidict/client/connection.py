@@ -30,7 +30,7 @@ from replidict.errors import (
 from replidict.monotonic_clock import clock
 from replidict.options import MiB, Options
 from replidict.protocol import client_messages
-from replidict.protocol.client_messages import Answer, Ask, Failed, Keys, Piece
+from replidict.protocol.client_messages import Answer, Ask, Events, Failed, Keys, Piece
 from replidict.protocol.peer_messages import encode
 from replidict.security import Security, is_loopback, split_address
 from replidict.transport.dialing import Lookup, Target, numeric, reason
@@ -146,7 +146,9 @@ class Client:
             self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
         return said
 
-    def stream(self, make: Callable[[int, float], Ask], *, timeout: float | None = None) -> Iterator[Keys | Piece]:
+    def stream(
+        self, make: Callable[[int, float], Ask], *, timeout: float | None = None
+    ) -> Iterator[Keys | Piece | Events]:
         """Ask something that is answered in parts, and yield them; who stops half-way has closed the client.
 
         `timeout` is for what the node waits for before it begins.
@@ -154,11 +156,16 @@ class Client:
         ask = self._send(make, timeout)
         try:
             while not isinstance(said := self._next(ask, float("inf")), client_messages.Done):
-                if not isinstance(said, Keys | Piece):
+                if not isinstance(said, Keys | Piece | Events):
                     self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
                 yield said
         except GeneratorExit:
             self.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone, by whoever's doing: another node may be of use."""
+        return self._closed is not None
 
     def close(self) -> None:
         """Let go of the connection. Idempotent."""
@@ -222,7 +229,7 @@ class Client:
         if isinstance(said, Failed):
             if not said.id:  # about this client, which is sent away: what it asked last was not heard
                 self._give_up(ask, said.text, NotCommitted)
-            raise _KINDS.get(said.error, ReplidictError)(said.text)
+            raise _KINDS.get(said.error, ReplidictError)(said.text, *said.numbers)
         if said.id != ask.id:
             self._give_up(ask, "it answered something else than was asked", OutcomeUnknown)
         return said

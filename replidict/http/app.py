@@ -42,6 +42,7 @@ from replidict.http.guard import Guard
 from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
 from replidict.http.values import body_of, value_of
+from replidict.http.watches import Watches
 from replidict.options import Options
 
 READY_WITHIN = 1.0
@@ -79,6 +80,7 @@ class Store:
         self._waiting = Lane("waiting", 64, 192)
         self._listing = Lane("listing", 1, 15)
         self._probing = Lane("probing", 2, 14)
+        self.watches = Watches(d, self._listing)
         self.metrics = Metrics(d)
 
     def close(self) -> None:
@@ -236,6 +238,7 @@ def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, option
         routes=[
             Route("/kv", store.list),
             Route("/kv/{key:replidict_key}", store.item, methods=["GET", "PUT", "DELETE"]),
+            Route("/watch", store.watches.watch),
             Route("/status", store.status),
             Route("/members", store.members),
             Route("/healthz", store.healthz),

@@ -27,6 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from replidict.http.heads import HEAD_BYTES, Heads
 from replidict.http.problems import MEDIA_TYPE, Problem
+from replidict.http.watches import END
 
 HEAD_SECONDS = 10.0
 """In which the head of a request must have come, and what is dropped be over."""
@@ -107,8 +108,16 @@ class Connection(H11Protocol):
     def shutdown(self) -> None:
         if self._refused:
             self.transport.abort()
-        else:
-            super().shutdown()
+            return
+        super().shutdown()
+        end: Any = (self.scope or {}).get(END)
+        if end is not None:
+            end()
+
+    @override
+    def resume_writing(self) -> None:
+        self._since = self.loop.time()  # the client has taken something
+        super().resume_writing()
 
     @property
     def _answered(self) -> bool:
@@ -124,9 +133,12 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         self._look_again()
+        unsent = self.transport.get_write_buffer_size()
+        if self.cycle is not None and self.cycle.response_started and not self._answered and not unsent:
+            self._since = self.loop.time()  # a stream, of which the client has taken all
         waited = self.loop.time() - self._since
         idle = self.timeout_keep_alive_task is not None and not self.conn.trailing_data[0]
-        if self.transport.get_write_buffer_size() > 0:
+        if unsent > 0:
             if waited > TAKING_SECONDS:
                 self._cut()
         elif waited > HEAD_SECONDS and not idle and not self.transport.is_closing():

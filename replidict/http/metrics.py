@@ -21,8 +21,10 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE"}
-ROUTES = {"/kv", "/status", "/members", "/healthz", "/readyz", "/metrics"}
+ROUTES = {"/kv", "/watch", "/status", "/members", "/healthz", "/readyz", "/metrics"}
 """What is served, and `/kv/{key}`."""
+STREAM = "/watch"
+"""Goes on as long as the client likes: how long that is tells nothing."""
 OTHER = "other"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -36,6 +38,7 @@ GAUGES = {
     "log_entries": "Log entries kept on disk",
     "log_bytes": "Bytes of the log entries kept on disk",
     "feature_level": "Feature level of the cluster, as far as this node knows",
+    "watchers": "Open watches",
 }
 
 
@@ -88,7 +91,8 @@ class Metrics:
                 method = scope["method"] if scope["method"] in METHODS else OTHER
                 route = _route(scope["path"])
                 self._requests.labels(method, route, str(status)).inc()
-                self._seconds.labels(method, route).observe(time.perf_counter() - began)
+                if route != STREAM:
+                    self._seconds.labels(method, route).observe(time.perf_counter() - began)
 
         return counting
 

@@ -43,6 +43,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "key-absent": (404, "There is no such key"),
     "not-representable": (406, "This value can't be shown over HTTP"),
     "request-too-slow": (408, "The request did not come in time"),
+    "history-lost": (410, "What is asked for is not remembered any more"),
     "precondition-failed": (412, "The key is not as the request expects it"),
     "body-too-large": (413, "The value is too large"),
     "key-too-long": (414, "The key is too long"),
@@ -111,7 +112,7 @@ async def _of_the_framework(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     details = {
-        404: "there are /kv/KEY, /kv, /status, /members, /healthz, /readyz and /metrics",
+        404: "there are /kv/KEY, /kv, /watch, /status, /members, /healthz, /readyz and /metrics",
         405: "the Allow header says which methods there are",
     }
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}

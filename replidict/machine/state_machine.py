@@ -7,7 +7,8 @@ Rules kept here:
    a command that this release does not know, a codec of the user's that fails here, no memory. No node goes on without
    what the others have applied.
 3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
-4. Each change is also recorded as rows, so that the table on disk can follow entry by entry.
+4. Each change is also recorded as rows, so that the table on disk can follow entry by entry, and as changes of keys,
+   for those who watch.
 5. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: this
    thread while it applies, too. So nothing is locked. A single key changes in one step. What a command stores under
    several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 from functools import partial
 from operator import attrgetter, call, is_
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
@@ -89,6 +90,16 @@ Outcome: TypeAlias = SessionOpened | BatchApplied | LevelRaised | Refusal | None
 Row: TypeAlias = tuple[int, bytes, bytes | None, int]
 """(position, key, value or None if removed, revision)"""
 
+KeyChange: TypeAlias = tuple[
+    int, Literal["set", "delete", "expire", "clear"], Hashable, bytes, bytes | None, bytes | None
+]
+"""One change of one key, for those who watch: (revision, kind, the place of the key, the key it is stored under, value,
+previous value). Those of one command have its revision. "clear" stands for more keys than are told one by one, and for
+what was before."""
+
+TELL_AT_MOST = 100_000
+"""Keys that a `clear` tells one by one, unless the machine is given another number."""
+
 
 class Changes(msgspec.Struct):
     """What the entries up to `index` changed: rows in order, sessions by number (None: ended), and the totals then.
@@ -143,7 +154,7 @@ def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
 class StateMachine:
     """The map, its revision, the open sessions, and the cluster's feature level."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, tell_at_most: int = TELL_AT_MOST) -> None:
         self.items: dict[Hashable, Item] = {}
         self.plain = True
         """Whether all keys stand under themselves in `items`: for the others see `equality`."""
@@ -160,6 +171,8 @@ class StateMachine:
         self._codec = codec
         self._next_position = 1
         self._changes = self._no_changes()
+        self._tell_at_most = tell_at_most
+        self._told: list[KeyChange] = []
         self._progress = partial(attrgetter("revision", "pending", "readable"), self)
 
     # -- reading, for any thread ------------------------------------------------------------------------------------
@@ -230,6 +243,12 @@ class StateMachine:
         self._next_position = next_position
         self.applied_index = index
         self._changes = self._no_changes()
+        self._told = []
+
+    def take_told(self) -> list[KeyChange]:
+        """The changes of keys since the last call, in order; the caller owns them."""
+        told, self._told = self._told, []
+        return told
 
     def take_changes(self) -> Changes:
         """What changed since the last call; the caller owns it."""
@@ -329,9 +348,9 @@ class StateMachine:
 
     def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
         self.plain = self.plain and type(key) is not tuple
-        self.items[key] = self._item(self.items.get(key), encoded, value, revision)
+        self.items[key] = self._item(key, self.items.get(key), encoded, value, revision)
 
-    def _item(self, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
+    def _item(self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
         """What is to be stored in the place of `present`; noted among the changes."""
         if present is None:
             position = self._next_position
@@ -339,14 +358,20 @@ class StateMachine:
         else:
             encoded, position = present.key, present.position
         self._changes.rows.append((position, encoded, value, revision))
+        self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
         return Item(encoded, value, revision, position)
 
-    def _remove(self, key: Hashable) -> Item | None:
+    def _remove(
+        self, key: Hashable, revision: int | None = None, kind: Literal["delete", "expire"] = "delete"
+    ) -> Item | None:
+        """Without a `revision`, the removal is one of its own."""
         item = self.items.get(key)
         if item is not None:
-            revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
+            if revision is None:
+                revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
             del self.items[key]
             self._changes.rows.append((item.position, item.key, None, revision))
+            self._told.append((revision, kind, key, item.key, None, item.value))
         return item
 
     def _put(self, op: cmd.Put) -> cmd.Result:
@@ -389,7 +414,7 @@ class StateMachine:
         revision = self._next_revision()
         pending: dict[Hashable, Item] = {}
         for key, encoded, value in pairs:
-            pending[key] = self._item(pending.get(key) or self.items.get(key), encoded, value, revision)
+            pending[key] = self._item(key, pending.get(key) or self.items.get(key), encoded, value, revision)
         self.plain = self.plain and not any(type(key) is tuple for key in pending)
         self.pending = pending  # from here on everybody sees all of it
         self.items.update(pending)
@@ -399,7 +424,13 @@ class StateMachine:
     def _clear(self, op: cmd.Clear) -> cmd.Result:
         count = len(self.items)
         if count:
-            self._next_revision()
+            revision = self._next_revision()
+            if count > self._tell_at_most:
+                self._told = [(revision, "clear", None, b"", None, None)]
+            else:
+                self._told.extend(
+                    (revision, "delete", key, item.key, None, item.value) for key, item in self.items.items()
+                )
             self.items.clear()
             self._changes.rows, self._changes.cleared = [], True
         return count

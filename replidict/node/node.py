@@ -15,8 +15,9 @@ from replidict.call import Call
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew, waits_for_itself
 from replidict.log_writer import Logger
 from replidict.machine.codec import Codec
-from replidict.machine.state_machine import StateMachine
+from replidict.machine.state_machine import Outcome, StateMachine
 from replidict.node.feature_level import FeatureLevel
+from replidict.node.history import History
 from replidict.node.linearizable_reads import Reads
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
@@ -49,8 +50,9 @@ class Node:
     ) -> None:
         """Load the store. Raises `StorageError`; whatever raises, the caller closes the store."""
         self.store = store
-        self.machine = StateMachine(codec)
+        self.machine = StateMachine(codec, options.history_entries)
         store.load_into(self.machine)
+        self.history = History(self.machine, options.history_entries, options.history_bytes)
         self.engine = Engine(
             store=store,
             machine=self.machine,
@@ -69,9 +71,17 @@ class Node:
         self._background = background
         self._wake = wake
         self._calls: deque[Call[Any]] = deque()
-        self.engine.on_outcome = self.proposals.on_outcome
-        self.engine.on_snapshot_installed = self.proposals.on_snapshot_installed
+        self.engine.on_outcome = self._on_outcome
+        self.engine.on_snapshot_installed = self._on_snapshot_installed
         self.engine.on_step = self._before_sending
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        self.history.follow()  # who is answered may look for the change at once
+        self.proposals.on_outcome(outcome)
+
+    def _on_snapshot_installed(self) -> None:
+        self.history.begin_anew()
+        self.proposals.on_snapshot_installed()
 
     def _before_sending(self) -> None:
         self.feature_level.step()
@@ -87,6 +97,7 @@ class Node:
         last_index = engine.log.last_index
         while engine.members.voters == {engine.address} and engine.last_applied < last_index:
             self.step()
+        self.history.follow()
 
     def call(self, function: Callable[[], Returned]) -> Call[Returned]:
         """Have something done between two steps; for any thread. The call gives what it returns or raises.
@@ -116,7 +127,9 @@ class Node:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
         self._answer_calls()
         self.engine.step()
+        self.history.follow()
         self.reads.release()
+        self.history.wake()
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
@@ -149,6 +162,7 @@ class Node:
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
+            ends.callback(self.history.waiters.wake_all)
             ends.callback(self.reads.stop, failure)
             ends.callback(self.proposals.stop, failure, unknown)
 
@@ -184,4 +198,5 @@ class Node:
             log_entries=len(store.log),
             log_bytes=store.log.bytes,
             feature_level=self.feature_level.current,
+            watchers=self.history.watchers,
         )

@@ -3,8 +3,9 @@
 Rules this module keeps:
 
 1. Asks and answers have decoders of their own, so that what a guest says can never be a message of Raft.
-2. Every ask has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys` and
-   `Piece` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the guest itself.
+2. Every ask has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys`,
+   `Piece` and `Events` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the
+   guest itself.
 3. Fields are only added at the end, with a default, and a tag is never used again, as for `messages`.
 
 Keys and values are bytes of `replidict.machine.codec`, whatever codec the node was given.
@@ -139,6 +140,17 @@ class Supersede(_Ask, frozen=True, tag=14):
     at: _Text
 
 
+class Watch(_Ask, frozen=True, tag=15):
+    """Changes, as they are applied: of a key, of the texts with a prefix, or of all; behind a revision, or from now on.
+
+    Answers: `Events`, the first of them without any, which says where it begins; there is no end but a `Failed`.
+    """
+
+    key: bytes | None
+    prefix: str | None
+    after: Number | None
+
+
 Ask = (
     Get
     | Set
@@ -154,6 +166,7 @@ Ask = (
     | Join
     | Backup
     | Supersede
+    | Watch
 )
 
 
@@ -176,6 +189,8 @@ class Failed(_Answer, frozen=True, tag=2):
 
     error: _Text
     text: str
+    numbers: list[int] = []
+    """What the error has beside its text."""
 
 
 class Value(_Answer, frozen=True, tag=3):
@@ -246,7 +261,24 @@ class Piece(_Answer, frozen=True, tag=10):
     data: bytes
 
 
-Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """One change of one key; `value` and `previous` are None where there was none."""
+
+    kind: str
+    key: bytes
+    value: bytes | None
+    previous: bytes | None
+
+
+class Events(_Answer, frozen=True, tag=11):
+    """Some changes of one revision, all of them up to the `last` one; more follow. Without changes: it is as far."""
+
+    revision: Number
+    last: bool
+    events: list[Event]
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events
 
 decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode

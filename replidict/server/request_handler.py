@@ -44,6 +44,7 @@ from replidict.protocol.client_messages import Answer, Ask
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.release import Release
 from replidict.security import member_of
+from replidict.server.watch_streams import WatchStreams
 from replidict.storage.directory import remove
 from replidict.thread_pool import Workers
 from replidict.transport.clients import Clients
@@ -92,6 +93,7 @@ class Desk:
         self._lanes = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in LANES.items()}
         for left in directory.glob(f"{ASKED}*"):
             remove(left)  # of a process that was killed
+        self._watches = WatchStreams(node, guests, codec)
         guests.on_ask, guests.on_over = self.hear, self.over
 
     def hear(self, guest: int, ask: Ask) -> None:
@@ -100,6 +102,8 @@ class Desk:
             self._guests.answer(
                 guest, ask.id, self._guests.frame(client_messages.StatusIs.of(ask.id, self._node.status())), True
             )
+        elif isinstance(ask, client_messages.Watch):
+            self._watches.begin(guest, ask)
         elif not self._put(guest, ask, clock() + ask.timeout):
             busy = client_messages.Failed(ask.id, "ReplidictError", NO_THREAD)
             self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
@@ -119,11 +123,13 @@ class Desk:
 
     def close(self) -> None:
         """Begin nothing more. What is under way ends when the node has stopped."""
+        self._watches.close()
         for lane in self._lanes.values():
             lane.close()
 
     def join(self) -> None:
         """Wait for what is under way. The node must have stopped."""
+        self._watches.join()
         for lane in self._lanes.values():
             lane.join()
 

@@ -14,6 +14,7 @@ from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulator.check_logs import LogChecks
+    from tests.simulator.check_watches import WatchChecks
     from tests.simulator.cluster import Cluster
     from tests.simulator.machine import Machine
 
@@ -42,9 +43,10 @@ class Effect:
 class StateChecks:
     """What the state was at each index, and what each write did."""
 
-    def __init__(self, cluster: Cluster, logs: LogChecks) -> None:
+    def __init__(self, cluster: Cluster, logs: LogChecks, watches: WatchChecks) -> None:
         self._cluster = cluster
         self._logs = logs
+        self._watches = watches
         self._digests: dict[int, bytes] = {0: state_digest(StateMachine(_NoCodec()))}
         self.effects: dict[str, Effect] = {}
         self.first_applied = 0
@@ -56,6 +58,7 @@ class StateChecks:
                 raise Violation("apply", f"{machine.address} applies {index}; nobody applied {self.first_applied + 1}")
             self.first_applied = index
             self._take_effects(index, command, outcome)
+            self._watches.applied(machine, command, outcome)
         self.state(machine, "applied")
 
     def state(self, machine: Machine, how: str) -> None:

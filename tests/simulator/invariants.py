@@ -15,6 +15,7 @@ Each check costs in proportion to what changed:
 - every effect happens once, and was there when it was acknowledged
 - feature levels: nobody has an entry on disk that its release can't read, no entry is applied before its level was
   raised, and none is raised before every member knew it
+- watchers are told every change once, in order, whole, or that something is lost
 - freshness and leases: what a node believes to know of the whole is true
 """
 
@@ -40,6 +41,7 @@ from tests.simulator.check_levels import LevelChecks
 from tests.simulator.check_logs import LogChecks
 from tests.simulator.check_members import MemberChecks
 from tests.simulator.check_states import StateChecks
+from tests.simulator.check_watches import WatchChecks
 from tests.simulator.disk import Write
 from tests.simulator.violation import Violation
 
@@ -67,8 +69,9 @@ class Checker:
         self.members = MemberChecks()
         self.logs = LogChecks(cluster, self.members)
         self.elections = ElectionChecks(cluster, self.members, self.logs)
-        self.states = StateChecks(cluster, self.logs)
         self.levels = LevelChecks(cluster)
+        self.watches = WatchChecks()
+        self.states = StateChecks(cluster, self.logs, self.watches)
         self._views: dict[str, _View] = {}
         self.snapshots_installed = 0
 

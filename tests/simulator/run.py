@@ -27,6 +27,7 @@ from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
 from tests.simulator.upgrades import Upgrades
 from tests.simulator.violation import Violation
+from tests.simulator.watchers import Watchers
 
 
 @dataclass
@@ -79,7 +80,8 @@ def new_cluster(seed: int, nodes: int, options: Options, *, keep_trace: int | No
             cluster.destroy()
 
 
-def _draw_options(rng: random.Random) -> Options:
+def _draw_options(rng: random.Random, seed: int) -> Options:
+    mine = random.Random(f"seed {seed} history")
     heartbeat, election_timeout = rng.choice(((0.1, 0.5), (0.1, 0.5), (0.05, 0.2), (0.2, 1.0)))
     return Options(
         heartbeat=heartbeat,
@@ -87,6 +89,8 @@ def _draw_options(rng: random.Random) -> Options:
         lease_reads=rng.random() < 0.3,
         log_retain=rng.choice((1, 1, 3, 10, 50, 500)),
         max_command_bytes=rng.choice((300, 2_000, 1 << 20)),
+        history_entries=mine.choice((1, 5, 20, 100, 100_000)),
+        history_bytes=mine.choice((2_000, 20_000, 64 << 20)),
     )
 
 
@@ -128,7 +132,7 @@ def simulate(
     changing = drawn if changing is None else changing
     drawn_nodes = rng.choice((3, 3, 4, 5, 6, 7) if changing else (3, 3, 5))
     nodes = nodes or drawn_nodes
-    options, workload, constants = _draw_options(rng), _draw_workload(rng, nodes), limits.draw(rng, nodes)
+    options, workload, constants = _draw_options(rng, seed), _draw_workload(rng, nodes), limits.draw(rng, nodes)
     result = Result(seed, nodes, changing, seconds)
     with (
         limits.in_force(constants),
@@ -147,7 +151,8 @@ def simulate(
         cluster.trace.note("seed", "limits", {name: value for _, name, value in constants})
         history = History()
         try:
-            _run(cluster, nemesis, operator, upgrades, workload, history, seconds)
+            watchers = Watchers(cluster, workload.keys, random.Random(f"seed {seed} watchers"))
+            _run(cluster, nemesis, operator, upgrades, workload, history, seconds, watchers)
         except Violation as violation:
             result.violation = violation
         result.digest = cluster.trace.digest()
@@ -178,7 +183,7 @@ def _draw_world(cluster: Cluster, rng: random.Random) -> None:
 
 def _run(
     cluster: Cluster, nemesis: Nemesis, operator: Operator, upgrades: Upgrades, workload: Workload, history: History,
-    seconds: float,
+    seconds: float, watchers: Watchers,
 ) -> None:  # fmt: skip
     clients: list[Client] = []
 
@@ -202,6 +207,8 @@ def _run(
     nemesis.stop()
     upgrades.finish()
     heal(cluster, history, operator)
+    watchers.settle()
+    cluster.counters["told"], cluster.counters["lost"] = watchers.told, watchers.losses
     compare(cluster)
     _judge(cluster, history)
 
@@ -209,6 +216,10 @@ def _run(
 def _judge(cluster: Cluster, history: History) -> None:
     """What clients were told is true."""
     effects = cluster.checker.states.effects
+    told = cluster.checker.watches.markers()
+    for marker, effect in effects.items():
+        if type(effect.result) in (int, bool) and told[marker] != bool(effect.result):
+            raise Violation("watch", f"{marker}, which gave {effect.result!r}, is told {told[marker]} times")
     for marker in history.refused:
         if marker in effects:
             raise Violation("not committed", f"{marker} was refused, and applied by entry {effects[marker].index}")
