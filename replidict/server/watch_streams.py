@@ -25,7 +25,7 @@ from replidict.node.node import Node
 from replidict.node.waiters import Interest
 from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.protocol.client_messages import Answer, Event, Events, Failed, Watch
-from replidict.transport.clients import Guests
+from replidict.transport.clients import Clients
 
 logger = Logger(__name__)
 
@@ -55,8 +55,8 @@ class _Stream:
 class WatchStreams:
     """Those of one node. `begin` is for the node's thread, `close` and `join` for any."""
 
-    def __init__(self, node: Node, guests: Guests, codec: Codec) -> None:
-        self._node, self._guests = node, guests
+    def __init__(self, node: Node, clients: Clients, codec: Codec) -> None:
+        self._node, self._clients = node, clients
         self._codec = codec
         self._queue: SimpleQueue[_Stream | None] = SimpleQueue()
         self._streams: set[_Stream] = set()
@@ -77,7 +77,7 @@ class WatchStreams:
                 failed = self._frame(
                     Failed(ask.id, "ReplidictError", "this node can't start another thread: try again")
                 )
-                self._guests.answer(guest, ask.id, failed, True)
+                self._clients.answer(guest, ask.id, failed, True)
                 return
             self._thread = thread
         self._queue.put(_Stream(guest, ask))
@@ -122,7 +122,7 @@ class WatchStreams:
                 stream.cursor = self._open(stream)
                 self._streams.add(stream)
                 stream.parts = [self._part(stream, stream.cursor.revision)]
-            if not self._guests.waits(stream.guest, stream.ask.id):
+            if not self._clients.waits(stream.guest, stream.ask.id):
                 self._end(stream)
                 return
             self._read(stream, stream.cursor)
@@ -172,7 +172,7 @@ class WatchStreams:
         def hand_out() -> str:
             said = "sent"
             while parts and said == "sent":
-                said = self._guests.answer(stream.guest, stream.ask.id, parts[0], last)
+                said = self._clients.answer(stream.guest, stream.ask.id, parts[0], last)
                 if said == "sent":
                     del parts[0]
             return said
@@ -217,7 +217,7 @@ class WatchStreams:
         return self._frame(Events(stream.ask.id, revision, True, []))
 
     def _frame(self, answer: Answer) -> bytes:
-        return self._guests.frame(answer)
+        return self._clients.frame(answer)
 
     def _end(self, stream: _Stream) -> None:
         self._streams.discard(stream)
