@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 from replidict.errors import EncodingError
 from replidict.machine.codec import (
     DEFAULT_CODEC,
-    MAX_DEPTH,
     FaithfulCodec,
     decode,
     decode_key,
@@ -35,6 +34,7 @@ from replidict.machine.codec import (
     encode_key,
     is_portable,
 )
+from replidict.machine.decoding import MAX_DEPTH
 from replidict.machine.equality import equal
 
 # Strategies: every type that is kept, nested.

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replidict.errors import EncodingError
-from replidict.machine.codec import MAX_DEPTH, decode, encode, encode_key
+from replidict.machine.codec import decode, encode, encode_key
+from replidict.machine.decoding import MAX_DEPTH
 from replidict.machine.equality import equal, key_at, place, place_of
 
 _offsets = st.sampled_from([0, 1, 3600, -1800]).map(lambda s: dt.timezone(dt.timedelta(seconds=s)))

@@ -18,7 +18,8 @@ from typing import Any, Final
 from msgspec.msgpack import Decoder, Encoder
 
 from replidict.errors import EncodingError
-from replidict.machine.codec import MALFORMED, MAX_DEPTH, build_leaf, decode_key, encode_key, unpacker, why_no_key
+from replidict.machine.codec import decode_key, encode_key, why_no_key
+from replidict.machine.decoding import MALFORMED, MAX_DEPTH, build_leaf, unpacker
 from replidict.machine.folding import fold
 
 _pack: Final = Encoder().encode
