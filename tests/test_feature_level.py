@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import replidict
-from replidict import NotCommitted, ReplicatedDict
+from replidict import NotCommitted, Options, ReplicatedDict
 from replidict.command.main import main
 from replidict.machine import commands as cmd
+from replidict.machine.codec import encode_key
+from replidict.node.proposals import Write
 from replidict.protocol.client_messages import Join, decode_ask
 from replidict.protocol.peer_messages import encode
 from replidict.release import FIRST, LEVEL, THIS, Release
@@ -22,6 +24,8 @@ from replidict.security import Mode
 from replidict.storage import file_format
 from replidict.transport.handshake import Hello
 from tests.clusters import Dict, cluster, free_addresses, open_member, wait_until
+from tests.simulator.run import new_cluster
+from tests.simulator.scenarios import leader, until
 from tests.test_wire import HIGH, LOW, End, refused
 from tests.wire_support import MODES, Certificates
 
@@ -154,3 +158,26 @@ def test_a_release_that_is_too_old_is_refused(mode: Mode, who: str, certificates
     called = End(LOW, security, called=None, meet=never if who == "called" else ever)
     assert refused(caller, called, "version") == "too old"
     assert heard == [(LOW if who == "caller" else HIGH, THIS)]
+
+
+# -- waiting for the level ------------------------------------------------------------------------------------------
+
+
+def test_a_write_waits_for_a_founder_that_is_about_to_come() -> None:
+    """While a cluster is being started, a write above the level waits a moment for those that are not there yet; when
+    they come, it is done."""
+    with new_cluster(1, 3, Options()) as simulated:
+        first, second, third = simulated.machines.values()
+        first.start()
+        second.start()
+        until(simulated, lambda: leader(simulated) is not None, "a leader")
+        assert first.node is not None
+        written = Write(cmd.Pop(encode_key("k")), 1, lambda: None)
+        first.node.proposals.submit(written)
+        simulated.loop.run_until(simulated.loop.now + 0.7)
+        assert (written.error, written.sent) == (None, False)
+        third.start()
+        until(
+            simulated, lambda: written.sent and first.node is not None and not first.node.proposals._in_flight, "done"
+        )
+        assert written.error is None and first.node.machine.level == 2

@@ -233,4 +233,4 @@ def test_other_entries_are_told_in_words() -> None:
         (cmd.Configuration(["a:1"], ["b:1"]), "voters a:1, learners b:1"),
     ]
     assert [described(cmd.encode(command)) for command, _ in told] == [words for _, words in told]
-    assert described(b"\x00") == "what this release does not know"
+    assert described(b"\x00") == "what this release does not know: upgrade it"

@@ -12,9 +12,12 @@ Rules kept here:
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 import msgspec
 
+from replidict.machine import commands as cmd
+from replidict.protocol.log_entry import Entry
 from replidict.release import LEVEL
 from replidict.storage import records
 
@@ -39,6 +42,13 @@ class FileFormat:
     def keeps(self) -> bool:
         """Whether there is a table `kept`."""
         return has_kept(self.number)
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """Mark the file for older releases, if they could not read what is being written to its log."""
+        for entry in entries:
+            said = cmd.decode_at(entry.index, entry.command) if cmd.raises_level(entry.command) else None
+            if isinstance(said, cmd.RaiseLevel):
+                self.go_on_to(min(said.level, LATEST))
 
     def go_on_to(self, number: int) -> None:
         """Bring the file to this format at least, in the caller's transaction. Raises `sqlite3.Error`."""

@@ -22,7 +22,6 @@ import msgspec
 
 from replidict.errors import EncodingError, StorageError
 from replidict.log_writer import Logger
-from replidict.machine import commands as cmd
 from replidict.machine.state_machine import Changes, Session, StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records
@@ -309,7 +308,7 @@ class Store:
             rows = [(e.index, e.term, e.command, known, crc(e.index, e.term, e.command, known)) for e in log.appended]
             put(db, *records.PUT_LOG, rows)
             if self.format.number < LATEST:
-                self._follow_level()
+                self.format.follow(log.appended)
         if self._dirty:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
@@ -317,14 +316,6 @@ class Store:
         if (moved := self._table.step()) is not None:
             self._move_on(moved)
             self._compact()
-
-    def _follow_level(self) -> None:
-        """Mark the file for older releases, if they could not read what is being written to its log."""
-        for entry in self.log.appended:
-            if cmd.raises_level(entry.command) and isinstance(
-                said := cmd.decode_at(entry.index, entry.command), cmd.RaiseLevel
-            ):
-                self.format.go_on_to(min(said.level, LATEST))
 
     def _move_on(self, applied: records.Applied) -> None:
         self.applied = applied

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from replidict.node import feature_level
 from replidict.raft.progress import Peer
 from replidict.release import THIS, Release
-from replidict.storage import store
+from replidict.storage.file_format import FileFormat
 from tests.simulator import level_scenarios
 from tests.simulator.guards.guard import Replacements, guard
 
@@ -66,7 +68,7 @@ def part_from_older_releases() -> Replacements:
 def mark_the_file() -> Replacements:
     """The entry that raises the level is written to a file that an older release opens and misreads."""
 
-    def follow_level(self: store.Store) -> None:
+    def follow(self: FileFormat, entries: Any) -> None:
         pass
 
-    yield store.Store, "_follow_level", follow_level
+    yield FileFormat, "follow", follow
