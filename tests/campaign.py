@@ -161,6 +161,35 @@ class Clients:
             self._wait(node)
 
 
+class Watchers:
+    """One that watches everything in each process, as long as that lives."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._of: dict[int, int] = {}
+        self.told = 0
+
+    def attend(self, nodes: list[Process]) -> None:
+        """Have those watch that do not: their process is new."""
+        for number, node in enumerate(nodes):
+            if self._of.get(number) != node.pid:
+                node.do("watch", timeout=30)
+                self._of[number] = node.pid
+
+    def compare(self, nodes: list[Process]) -> None:
+        """Each holds what its node holds, and any two were told the same where both looked."""
+        known: dict[int, int] = {}
+        for node in nodes:
+            found = node.do("watched", timeout=60)
+            for wrong in found["wrong"]:
+                self._account.violated(f"a watcher of {node.path.name}: {wrong}")
+            self.told += len(found["told"])
+            for revision, checksum in found["told"]:
+                if known.setdefault(revision, checksum) != checksum:
+                    self._account.violated(f"watchers were told different things of revision {revision}")
+                    break
+
+
 class Faults:
     """What befalls the nodes: one thing at a time, for a while, then it ends."""
 
@@ -232,6 +261,8 @@ def run(
         nodes = stack.enter_context(processes(root, count, network=network, options={"log_retain": 500}))
         clients = Clients(nodes, account, seed)
         faults = Faults(nodes, network, rng, (0.3, 1.0, 2.5) if plan else (0.3, 1.0, 2.0, 4.0, 5.5))
+        watchers = Watchers(account)
+        watchers.attend(nodes)
         installed: dict[int, int] = {}  # snapshots, by process
         start = time.monotonic()
         left = list(plan)
@@ -242,6 +273,7 @@ def run(
             faults.kinds[kind]()
             recovery = served_again(nodes)
             installed.update({node.pid: node.status().get("installed", 0) for node in nodes})
+            watchers.attend(nodes)
             recoveries[kind].append(recovery)
             with account.mutex:
                 returns = sorted(ret for _, ret in account.served if ret >= began)
@@ -254,13 +286,21 @@ def run(
         try:
             start_all(nodes)
             content = equal_copies(nodes)
+            watchers.attend(nodes)
+            watchers.compare(nodes)
             equal = True
         except (AssertionError, Died, Refused) as error:
             account.violated(f"{type(error).__name__}: {error}")
             equal = False
         installed.update({node.pid: node.status().get("installed", 0) for node in nodes})
     found = summary(account, content, equal, recoveries, outages)
-    return {"seed": seed, "seconds": seconds, **found, "snapshots_installed": sum(installed.values())}
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        **found,
+        "snapshots_installed": sum(installed.values()),
+        "told": watchers.told,
+    }
 
 
 def summary(

@@ -20,13 +20,14 @@ import struct
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from replidict import Options, ReplicatedDict
+from replidict import Change, Options, ReplicatedDict
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.security import split_address
@@ -159,6 +160,51 @@ class _Lines:
             sys.stdout.buffer.flush()
 
 
+class Watched:
+    """A watcher of everything: what it makes of the changes, and a checksum of each revision."""
+
+    def __init__(self, opened: ReplicatedDict[Any, Any]) -> None:
+        self._dict = opened
+        self._watch = opened.watch(snapshot=True, resync=True)
+        self._state: dict[Any, Any] = {}
+        self._told: dict[int, int] = {}
+        self._wrong: list[str] = []
+        self._last = -1
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        try:
+            for change in self._watch:
+                self._take(change)
+        except ReplidictError:
+            pass  # the dict is closed
+
+    def _take(self, change: Change[Any, Any]) -> None:
+        if change.kind == "snapshot":
+            self._state.clear()
+        elif change.revision != self._last + 1:
+            self._wrong.append(f"revision {change.revision} follows {self._last}")
+        for event in change.events:
+            if change.kind == "changes" and self._state.get(event.key) != event.previous:
+                self._wrong.append(f"{event} comes after {self._state.get(event.key)!r}")
+            if event.kind == "set":
+                self._state[event.key] = event.value
+            else:
+                del self._state[event.key]
+        if change.kind == "changes":
+            self._told[change.revision] = zlib.crc32(repr(change.events).encode())
+        self._last = change.revision
+
+    def account(self) -> dict[str, Any]:
+        """What is wrong, and what was told, once all that is applied was."""
+        deadline = time.monotonic() + 30
+        while self._last < self._dict.revision and time.monotonic() < deadline:
+            time.sleep(0.01)
+        held = self._dict.snapshot()
+        wrong = self._wrong[:5] + ([] if held == self._state else [f"it has {len(self._state)} keys, not {len(held)}"])
+        return {"wrong": wrong, "told": list(self._told.items())}
+
+
 def run_node(config: dict[str, Any]) -> None:
     """A node: requests in, answers out, until the input ends."""
     if config["via"]:
@@ -177,12 +223,19 @@ def run_node(config: dict[str, Any]) -> None:
         lines.put({"failed": type(error).__name__, "message": str(error)})
         return
 
+    watched: list[Watched] = []
+
     def perform(kind: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         match kind:
             case "status":
                 node = opened._host.node
                 more = {"commits": node.store.commits, "installed": node.engine.snapshots.installed}
                 return {**asdict(opened.status()), **more}
+            case "watch":
+                watched.append(Watched(opened))
+                return None
+            case "watched":
+                return watched[0].account()
             case "snapshot":
                 return list(opened.snapshot().items())
             case "members":

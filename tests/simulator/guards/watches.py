@@ -56,7 +56,7 @@ def tell_in_the_order_of_the_log() -> Replacements:
     yield StateMachine, "take_told", take_told
 
 
-@guard("promise 10", 3)
+@guard("promise 10", 12)
 def begin_with_what_is_replayed() -> Replacements:
     """A node that has restarted takes it that it knows the history from the beginning."""
 
@@ -68,7 +68,7 @@ def begin_with_what_is_replayed() -> Replacements:
     yield History, "__init__", init
 
 
-@guard("promise 10", 3)
+@guard("promise 10", 12)
 def begin_anew_after_a_snapshot() -> Replacements:
     """What a snapshot jumps over is never told, and nobody says so."""
 
@@ -78,7 +78,7 @@ def begin_anew_after_a_snapshot() -> Replacements:
     yield History, "begin_anew", begin_anew
 
 
-@guard("promise 10", 3)
+@guard("promise 10", 12)
 def remember_what_was_dropped() -> Replacements:
     """A change that has fallen out of the history looks as if there had been none."""
 
