@@ -1,6 +1,7 @@
 """A dict that survives the loss of the machine it runs on."""
 
 from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned
 from replidict.errors import (
     ClosedError,
@@ -13,6 +14,7 @@ from replidict.errors import (
     ReplidictError,
     SecurityError,
     StorageError,
+    TransactionConflict,
 )
 from replidict.machine.codec import Codec
 from replidict.node.backup import Backup
@@ -39,6 +41,8 @@ __all__ = [
     "Status",
     "StorageError",
     "TLS",
+    "Transaction",
+    "TransactionConflict",
     "Versioned",
     "__version__",
 ]

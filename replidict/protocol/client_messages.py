@@ -139,6 +139,14 @@ class Supersede(_Ask, frozen=True, tag=14):
     at: _Text
 
 
+class Increment(_Ask, frozen=True, tag=15):
+    """Add to the number under a key, or to `default`. Answer: `Sum`."""
+
+    key: bytes
+    by: bytes
+    default: bytes
+
+
 Ask = (
     Get
     | Set
@@ -154,10 +162,11 @@ Ask = (
     | Join
     | Backup
     | Supersede
+    | Increment
 )
 
 
-WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join, Supersede)
+WRITES = (Set, Add, Replace, Delete, Increment, AddPeer, RemovePeer, Transfer, Join, Supersede)
 """What leaves a trace: an ask of these that was not answered may or may not be done."""
 
 
@@ -246,7 +255,13 @@ class Piece(_Answer, frozen=True, tag=10):
     data: bytes
 
 
-Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece
+class Sum(_Answer, frozen=True, tag=11):
+    """The new value of a number."""
+
+    value: bytes
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Sum
 
 decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
