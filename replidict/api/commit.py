@@ -51,9 +51,7 @@ class Commit:
         Raises `TransactionConflict`, `TypeError` (a value that can't be incremented), `EncodingError` (too large), and
         what other writes raise. Nothing is written then, but for `OutcomeUnknown`.
         """
-        operation = cmd.Transact(self.checks, self.writes, self.whole)
-        size = len(cmd.encode(operation))
-        self._check_size(size)
+        operation, size = self.operation()
         found = write(self._node, operation, size, seconds)
         if isinstance(found, list):
             raise conflict([decode_key(key) for key in found])
@@ -63,6 +61,13 @@ class Commit:
             )
         assert isinstance(found, int)
         return found
+
+    def operation(self) -> tuple[cmd.Transact, int]:
+        """All of it as one operation, and its bytes. Raises `EncodingError` if it is too large."""
+        operation = cmd.Transact(self.checks, self.writes, self.whole)
+        size = len(cmd.encode(operation))
+        self._check_size(size)
+        return operation, size
 
     def _check_size(self, size: int) -> None:
         most = self._options.max_command_bytes

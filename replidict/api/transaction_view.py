@@ -344,11 +344,15 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         if not self._own:
             self._revision = self._node.machine.settled if self._at < 0 else self._at
             return
+        self._revision = self.prepared().send(seconds)
+
+    def prepared(self) -> Commit:
+        """All that was read and written, as one command."""
         commit = Commit(self._node, self._codec, self._options)
         commit.checks = [(data, None if item is None else item.revision) for data, item in self._seen.values()]
         commit.whole = self._at if self._counts else None
         commit.writes = [operation for own in self._own.values() for operation in own.operations]
-        self._revision = commit.send(seconds)
+        return commit
 
     def _give_up(self) -> NoReturn:
         self._over = True

@@ -415,7 +415,7 @@ class StateMachine:
         return revision
 
     def _show(self, pending: dict[Hashable, Item | None], *, in_place: bool) -> None:
-        """Have everybody see all of this from here on, and move it to `items`; nothing is removed if it is `in_place`."""
+        """Have everybody see all of this from here on, and move it to `items`. `in_place`: nothing is removed."""
         self.plain = self.plain and not any(type(key) is tuple for key in pending)
         self.pending = pending
         if in_place and self.key_index is None:
