@@ -1,6 +1,7 @@
 """A dict that survives the loss of the machine it runs on."""
 
 from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned
 from replidict.api.watch import Change, Event, Watch
 from replidict.errors import (
@@ -15,6 +16,7 @@ from replidict.errors import (
     ReplidictError,
     SecurityError,
     StorageError,
+    TransactionConflict,
 )
 from replidict.machine.codec import Codec
 from replidict.node.backup import Backup
@@ -44,6 +46,8 @@ __all__ = [
     "Status",
     "StorageError",
     "TLS",
+    "Transaction",
+    "TransactionConflict",
     "Versioned",
     "Watch",
     "__version__",

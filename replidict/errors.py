@@ -3,6 +3,7 @@
     ReplidictError
     +-- NotCommitted                      the write was surely not applied
     |   +-- RemovedError (ClosedError)    this node is no member any more, or its cluster goes on elsewhere
+    |   +-- TransactionConflict           what a transaction had read was changed by others before it was done
     +-- OutcomeUnknown (TimeoutError)     the write may or may not be applied, now or later
     +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
@@ -16,7 +17,7 @@ Definitely-not (`NotCommitted`) and maybe (`OutcomeUnknown`) are siblings on pur
 catches one must not catch the other by accident.
 """
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typing_extensions import override
 
@@ -27,6 +28,22 @@ class ReplidictError(Exception):
 
 class NotCommitted(ReplidictError):
     """The write was surely not applied and never will be: it is safe to try again."""
+
+
+class TransactionConflict(NotCommitted):
+    """What a transaction had read was changed by others before it was done: nothing was written.
+
+    Attributes:
+        keys: The keys that had changed; none, if the transaction depends on the whole dict, by its length for instance,
+            and other keys have.
+    """
+
+    def __init__(self, text: str, keys: tuple[Any, ...] = ()) -> None:
+        super().__init__(text, keys)
+        self.keys = keys
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutcomeUnknown(ReplidictError, TimeoutError):

@@ -17,10 +17,12 @@ from math import inf
 from typing import Any
 
 READS = frozenset({"get", "len", "snapshot"})
-SPANNING = frozenset({"update", "clear", "snapshot", "popitem", "len"})  # these have no key
+SPANNING = frozenset({"transact", "update", "clear", "snapshot", "popitem", "len"})  # these have no key
 UNCHECKED = frozenset({"set", "update", "clear"})  # what they return is ignored: None, or a revision
 POPS = frozenset({"pop", "popitem"})
-TESTS = frozenset({"delete", "add", "compare_and_set"}) | POPS  # a false result, or None, says that nothing changed
+TESTS = (
+    frozenset({"transact", "delete", "add", "compare_and_set"}) | POPS
+)  # a false result, or None, says that nothing changed
 
 State = tuple[tuple[Any, Any], ...]  # the items of the dict, in its order
 
@@ -30,6 +32,8 @@ class Operation:
     """One call by one client. The results are those of dict, except that None means "no such key" or "empty".
 
     Arguments: `set` and `add` take a value, `compare_and_set` takes (expected, value), `update` a mapping or items.
+    `transact` takes (what it read, what it wrote), both as items, of which None means "absent"; it does nothing, and
+    gives False, if what it read is not so.
     Results: `delete`, `add` and `compare_and_set` say whether they did it; `snapshot` is a mapping, or items, in order.
     """
 
@@ -46,6 +50,8 @@ class Operation:
             raise ValueError(f"of unknown kind, or returns before it is called: {self!r}")
         if self.kind == "update":
             object.__setattr__(self, "argument", tuple(dict(self.argument).items()))
+        if self.kind == "transact":
+            object.__setattr__(self, "argument", tuple(tuple(map(tuple, part)) for part in self.argument))
         if self.kind == "snapshot" and self.ret is not None:
             items = self.result.items() if isinstance(self.result, Mapping) else self.result
             object.__setattr__(self, "result", tuple(map(tuple, items)))
@@ -68,8 +74,10 @@ class Operation:
 
     def writes(self) -> State:
         """The items that it may bring into the dict."""
-        if self.only_reads() or self.kind not in {"set", "add", "compare_and_set", "update"}:
+        if self.only_reads() or self.kind not in {"set", "add", "compare_and_set", "update", "transact"}:
             return ()
+        if self.kind == "transact":
+            return tuple(item for item in self.argument[1] if item[1] is not None)
         value = self.argument[1] if self.kind == "compare_and_set" else self.argument
         return value if self.kind == "update" else ((self.key, value),)
 
@@ -77,6 +85,8 @@ class Operation:
         """The items that were in the dict when it came, by its result."""
         if self.ret is None or self.result is None:
             return ()
+        if self.kind == "transact":
+            return tuple(item for item in self.argument[0] if item[1] is not None) if self.result else ()
         if self.kind == "compare_and_set":
             return ((self.key, self.argument[0]),) if self.result else ()
         seen: dict[str, State] = {"get": ((self.key, self.result),), "snapshot": self.result, "popitem": (self.result,)}
@@ -101,6 +111,11 @@ def apply(state: State, op: Operation) -> tuple[State, Any]:
         case "compare_and_set":
             result = key in content and bool(content[key] == argument[0])
             content.update({key: argument[1]} if result else {})
+        case "transact":
+            reads, writes = argument
+            result = all(content.get(read) == seen for read, seen in reads)
+            for written, value in writes if result else ():
+                content.pop(written, None) if value is None else content.update({written: value})
         case "pop" | "delete":
             result = content.pop(key, None)
             result = result if op.kind == "pop" else result is not None

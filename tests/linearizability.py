@@ -10,6 +10,9 @@ before the first return may come next. What it leaves out never changes the verd
 - **Twins.** Of equal operations that may come next, the first to return goes first: swapping the two breaks nothing.
   Of equal unknown ones the first called goes first, since none of them ever has to.
 - **Lost values.** A step is refused if it removes a value that an operation yet to be placed saw and none can write.
+- **Transactions** are checked for strict serializability, since each is one operation on several keys. What it read is
+  told by value: a key that was changed and changed back, or deleted and stored again, between read and commit is not
+  noticed where values repeat, nor is a read whose value the history does not tell. A conflict is always allowed.
 - **Fewer unknowns win.** Nothing obliges an unknown operation to happen. So a configuration fails if another one, with
   the same state and the same returned operations, used a subset of its unknown operations and failed. (Of all failed
   ones that could be completed, the one nearest to completion would lead to another one that is nearer.)
@@ -111,6 +114,8 @@ def _shape(op: Operation, seen: set[Any]) -> Operation:
     argument = op.argument
     if op.kind == "update":
         argument = [(key, value if (key, value) in seen else _UNSEEN) for key, value in argument]
+    elif op.kind == "transact":
+        argument = (argument[0], [(k, v if v is None or (k, v) in seen else _UNSEEN) for k, v in argument[1]])
     elif op.kind == "compare_and_set":
         argument = (argument[0], argument[1] if (op.key, argument[1]) in seen else _UNSEEN)
     elif op.kind in {"set", "add"} and (op.key, argument) not in seen:
@@ -132,6 +137,7 @@ class _Search:
         self.count = count = sum(op.ret is not None for op in ops)
         seen = {item for op in ops for item in op.saw()}
         seen.update((op.key, op.argument[0]) for op in ops if op.kind == "compare_and_set")
+        seen.update(item for op in ops if op.kind == "transact" for item in op.argument[0])
         shapes: dict[Operation, int] = {}
         self.shape = [shapes.setdefault(_shape(op, seen), len(shapes)) for op in ops]
         self.shapes = list(shapes)

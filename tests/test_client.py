@@ -30,6 +30,7 @@ from replidict import (
 )
 from replidict.client import connection as client_module
 from replidict.client.connection import Client, UnreachableError
+from replidict.machine import key_index
 from replidict.machine.codec import decode, encode, encode_key
 from replidict.node.blocking_calls import rounded
 from replidict.options import MiB
@@ -87,7 +88,7 @@ def test_what_guests_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certi
 def test_keys_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys come in parts, texts by code point and then the others by their bytes, from where the last page ended."""
     monkeypatch.setattr(request_handler, "KEYS_BYTES", 50)
-    monkeypatch.setattr(request_handler, "SORT_AT_ONCE", 7)
+    monkeypatch.setattr(key_index, "SORT_AT_ONCE", 7)
     texts = ["", *(f"k{number}" for number in range(50)), "z", "\ue000", "\U0001f600", "\udc80"]
     others: list[Any] = [1, 2.5, -3, b"bytes", ("a", 1), None, frozenset({1})]
     ordered = [*map(encode_key, sorted(texts)), *sorted(map(encode_key, others))]

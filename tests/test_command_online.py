@@ -57,6 +57,20 @@ def out(node: Dict | str, *arguments: str | Path, **how: Any) -> str:
 # -- keys and values ------------------------------------------------------------------------------------------------
 
 
+def test_increment(nodes: list[Dict]) -> None:
+    """`increment` adds to a number, from any node, and prints the sum; what is none is told, and stays."""
+    assert out(nodes[0], "increment", "n") == "1\n"
+    assert out(nodes[1], "increment", "n", "-3") == "-2\n"
+    assert json.loads(out(nodes[1], "increment", "n", "0.5", "--json")) == {"value": -1.5}
+    nodes[0]["text"] = "5"
+    refused = run(nodes[0], "increment", "text")
+    assert refused.exit_code == 1 and "'text' is no number" in refused.stderr
+    assert run(nodes[0], "increment", "n", "many").exit_code == 2
+    assert run(nodes[0], "increment", "n", "True").exit_code == 2
+    nodes[0].barrier()
+    assert nodes[0] == {"n": -1.5, "text": "5"}
+
+
 def test_text_in_text_out(nodes: list[Dict]) -> None:
     """Without options keys and values are text, given and printed as they are; a write on one node is seen on all."""
     for value in ("distributed", "", "5", "ein Wört\nund noch eins", "'quoted'"):

@@ -206,6 +206,16 @@ def test_a_file_cut_short(killed: Path) -> None:
         (cmd.Put(encode_key("k"), encode(b"v")), "set 'k' = b'v'"),
         (cmd.Add(encode_key((1, 2)), encode(None)), "add (1, 2) = None"),
         (cmd.CompareAndSet(encode_key("k"), encode(1), encode(2)), "compare_and_set 'k' from 1 = 2"),
+        (cmd.Increment(encode_key("k"), encode(2), encode(0)), "increment 'k' by 2"),
+        (cmd.Transact([], []), "transaction: no writes"),
+        (
+            cmd.Transact(
+                [(encode_key("a"), 5), (encode_key("b"), None)],
+                [cmd.Put(encode_key("a"), encode(1)), cmd.Delete(encode_key("c"))],
+                7,
+            ),
+            "transaction: set 'a' = 1, delete 'c' if 'a' at revision 5, 'b' absent, all at revision 7",
+        ),
         (cmd.Replace(encode_key("k"), encode(1), 7), "replace 'k' = 1 if at revision 7"),
         (cmd.Delete(encode_key("k")), "delete 'k'"),
         (cmd.PopItem(), "popitem"),

@@ -83,6 +83,7 @@ _values = st.sampled_from([0, 1, True, "v", [1], None]).map(encode)
 _garbage = st.one_of(st.binary(max_size=6), st.sampled_from([b"", b"\xc1", encode([1]), encode(float("nan")), b"\xc4"]))
 _any_keys = st.one_of(_keys, _keys, _keys, _garbage)
 _numbers = st.integers(0, 6)
+_increments = st.builds(cmd.Increment, _any_keys, st.one_of(_values, _garbage), _values)
 _operations: st.SearchStrategy[cmd.Operation] = st.one_of(
     st.builds(cmd.Put, _any_keys, _values),
     st.builds(cmd.Put, _keys, _values),
@@ -95,6 +96,13 @@ _operations: st.SearchStrategy[cmd.Operation] = st.one_of(
     st.builds(cmd.Update, st.lists(st.tuples(_any_keys, _values), max_size=4)),
     st.builds(cmd.Clear),
     st.builds(cmd.CompareAndSet, _any_keys, st.one_of(_values, _garbage), _values),
+    _increments,
+    st.builds(
+        cmd.Transact,
+        st.lists(st.tuples(_any_keys, st.none() | st.integers(0, 12)), max_size=1),
+        st.lists(st.builds(cmd.Put, _any_keys, _values) | st.builds(cmd.Delete, _keys) | _increments, max_size=4),
+        st.none() | st.integers(0, 12),
+    ),
     st.builds(cmd.Replace, _any_keys, _values, st.integers(0, 12)),
     st.builds(cmd.Remove, _any_keys, st.integers(0, 12), st.booleans()),
     st.builds(cmd.Take, st.none() | _any_keys),

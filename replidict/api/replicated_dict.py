@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.administration import Administration
+from replidict.api.transaction import Transactions
 from replidict.api.views import Items, Keys, Values, Versioned, contents
 from replidict.api.watch import Watching
 from replidict.client.join import way_in
@@ -54,7 +55,7 @@ K2 = TypeVar("K2", bound=Hashable)
 _ABSENT: Any = object()
 
 
-class ReplicatedDict(Administration, Watching[K, V], MutableMapping[K, V], Reversible[K]):
+class ReplicatedDict(Administration, Transactions[K, V], Watching[K, V], MutableMapping[K, V], Reversible[K]):
     """A dict kept the same on every node of a cluster, on disk, by Raft.
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.

@@ -1,4 +1,4 @@
-"""Commands on keys and values: `get`, `set`, `delete`, `keys`."""
+"""Commands on keys and values: `get`, `set`, `increment`, `delete`, `keys`."""
 
 from __future__ import annotations
 
@@ -113,6 +113,31 @@ def set_value(
         hint_at_literal(value)
     if not held:
         raise Failure(f"not stored: {key!r} " + ("is there" if if_absent else f"is not of revision {if_revision}"))
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("key")
+@click.argument("by", default="1")
+@literal_key_option
+@as_json_option
+@asking
+def increment(client: Client, key: str, by: str, literal_key: bool, as_json: bool) -> None:
+    """Add BY, a number, to the value of KEY, and print the sum.
+
+    A key that is not there counts as 0. BY is 1 unless it is given, and may be
+    negative, or a Python literal. The exit status is 1 if the value is no number, 3
+    if nothing was added for want of a leader, 4 if that can't be told.
+    """
+    amount = read(by, True)
+    if type(amount) not in (int, float):
+        raise click.UsageError(f"{by} is no number")
+    name, data, nothing = encode_key(read(key, literal_key)), encode(amount), encode(0)
+    said = client.ask(lambda i, t: client_messages.Increment(i, t, name, data, nothing), client_messages.Sum)
+    value = decode(said.value)
+    if as_json:
+        print_json({"value": for_scripts(value)})
+    else:
+        click.echo(shown(value, True))
 
 
 @click.command()

@@ -53,6 +53,13 @@ def _operation(operation: cmd.Operation) -> str:
             return "popitem"
         case cmd.PopItem() | cmd.Clear():
             return type(operation).__name__.lower()
+        case cmd.Increment(key=key, by=by):
+            return f"increment {_key(key)} by {_value(by)}"
+        case cmd.Transact(checks=checks, writes=writes, whole=whole):
+            seen = [f"{_key(key)} {'absent' if at is None else f'at revision {at}'}" for key, at in checks]
+            seen += [] if whole is None else [f"all at revision {whole}"]
+            text = f"transaction: {_some([_operation(write) for write in writes]) or 'no writes'}"
+            return text + (f" if {_some(seen)}" if seen else "")
         case _:
             name = {
                 "Put": "set",
@@ -68,6 +75,11 @@ def _operation(operation: cmd.Operation) -> str:
             if "value" in told:
                 text += f" = {_value(told['value'])}"
             return text + (f" if at revision {told['revision']}" if "revision" in told else "")
+
+
+def _some(parts: list[str]) -> str:
+    more = len(parts) - SHOWN
+    return ", ".join(parts[:SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def _key(data: bytes) -> str:

@@ -11,11 +11,10 @@ Rules kept here:
 from __future__ import annotations
 
 import dataclasses
-import heapq
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -25,12 +24,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.transaction import commit_on, texts_in_order
 from replidict.api.views import Versioned
+from replidict.errors import EncodingError
 from replidict.http.arguments import (
     Page,
     Reading,
     condition_of,
     key_of,
+    number_of,
     page_of,
     parameters_of,
     reading_of,
@@ -41,6 +43,7 @@ from replidict.http.bulkheads import Lane
 from replidict.http.guard import Guard
 from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
+from replidict.http.transaction import transaction_of
 from replidict.http.values import body_of, value_of
 from replidict.http.watches import Watches
 from replidict.options import Options
@@ -50,6 +53,8 @@ READY_WITHIN = 1.0
 MEMBERS_WITHIN = 5.0
 MAX_PAGE_BYTES = 1024 * 1024
 """A page of keys ends when it holds so many."""
+
+Returned = TypeVar("Returned")
 
 _READING = {"consistency", "max_staleness", "timeout"}
 
@@ -98,6 +103,8 @@ class Store:
                 return await self._put(request, key)
             case "DELETE":
                 return await self._delete(request, key)
+            case "POST":
+                return await self._increment(request, key)
             case _:
                 return await self._get(request, key)
 
@@ -163,6 +170,28 @@ class Store:
             raise _absent(key)
         return Response(status_code=204)
 
+    async def _increment(self, request: Request, key: str) -> Response:
+        parameters = parameters_of(request, {"timeout", "increment", "default"})
+        if "increment" not in parameters:
+            raise Problem("bad-argument", "POST adds to a number: give increment=1, for instance")
+        by, default = (number_of(parameters.get(name, "0"), name) for name in ("increment", "default"))
+        d, timeout = self._dict, timeout_of(parameters)
+        value = await self._waiting.run(
+            lambda left: _added(lambda: d.increment(key, by, default=default, timeout=left)), timeout, writes=True
+        )
+        body, content_type = body_of(value)
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def transaction(self, request: Request) -> Response:
+        """POST /transaction."""
+        timeout = timeout_of(parameters_of(request, {"timeout"}))
+        async with self._bodies.read(request) as body:
+            asked = transaction_of(body)
+            commit = commit_on(self._dict)
+            _added(lambda: asked.add_to(commit))
+            revision = await self._waiting.run(lambda left: _added(lambda: commit.send(left)), timeout, writes=True)
+        return JSONResponse({"revision": revision})
+
     async def list(self, request: Request) -> Response:
         """GET /kv."""
         parameters = parameters_of(request, _READING | {"prefix", "limit", "after"})
@@ -174,15 +203,14 @@ class Store:
 
     def _page(self, page: Page) -> bytes:
         """The first keys that fit the page, in the order of their code points, and where the next one begins."""
-        found = (
-            key
-            for key in self._dict
-            if type(key) is str
-            and key.startswith(page.prefix)
-            and (page.after is None or key > page.after)
-            and _has_url(key)
-        )
-        keys = heapq.nsmallest(page.limit + 1, found)
+        keys: list[str] = []
+        after, left = page.after, page.limit + 1
+        while left:
+            found = texts_in_order(self._dict, page.prefix, after, left)
+            keys += (key for key in found if _has_url(key))
+            if len(found) < left:
+                break
+            after, left = found[-1], page.limit + 1 - len(keys)
         size, count = 0, 0
         while count < min(len(keys), page.limit) and size <= MAX_PAGE_BYTES:
             size += len(keys[count].encode())
@@ -237,7 +265,8 @@ def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, option
     app = Starlette(
         routes=[
             Route("/kv", store.list),
-            Route("/kv/{key:replidict_key}", store.item, methods=["GET", "PUT", "DELETE"]),
+            Route("/kv/{key:replidict_key}", store.item, methods=["GET", "PUT", "DELETE", "POST"]),
+            Route("/transaction", store.transaction, methods=["POST"]),
             Route("/watch", store.watches.watch),
             Route("/status", store.status),
             Route("/members", store.members),
@@ -251,6 +280,16 @@ def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, option
     )
     app.router.redirect_slashes = False  # a client that follows none would take the answer for a success
     return app
+
+
+def _added(call: Callable[[], Returned]) -> Returned:
+    """What the call returns. Raises `Problem` for a number that can't be added to."""
+    try:
+        return call()
+    except EncodingError:
+        raise
+    except (TypeError, OverflowError) as error:
+        raise Problem("not-a-number", str(error)) from None
 
 
 def _headers(revision: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ LIMIT = 100
 """Keys on a page of the listing, unless the request says otherwise."""
 MAX_LIMIT = 1000
 
+MAX_DIGITS = 300
+"""Characters of a number that is added."""
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _ETAGS = re.compile(r'\s*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"\s*(?:,\s*|$))+')
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 _NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -169,6 +174,17 @@ def _condition(name: str, negated: bool, text: str) -> Condition:
     if not _ETAGS.fullmatch(text):
         raise Problem("bad-argument", f'{name}: {text[:40]}: must be * or an ETag with its quotes, as in "17"')
     return Condition(negated, tuple((bool(weak), tag) for weak, tag in _ETAG.findall(text)))
+
+
+def number_of(text: str, name: str) -> int | float:
+    """A number, as JSON writes it: an int, or a float."""
+    if _JSON_NUMBER.fullmatch(text) and len(text) <= MAX_DIGITS:
+        number: int | float = json.loads(text)
+        if math.isfinite(number):
+            return number
+    raise Problem(
+        "bad-argument", f"{name}={text[:40]!r}: must be a number as JSON writes it, of {MAX_DIGITS} characters at most"
+    )
 
 
 def _number(parameters: dict[str, str], name: str, default: float, most: float) -> float:

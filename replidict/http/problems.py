@@ -28,6 +28,7 @@ from replidict.errors import (
     RemovedError,
     ReplidictError,
     StorageError,
+    TransactionConflict,
 )
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "key-absent": (404, "There is no such key"),
     "not-representable": (406, "This value can't be shown over HTTP"),
     "request-too-slow": (408, "The request did not come in time"),
+    "not-a-number": (409, "The value is no number that this can be added to"),
+    "transaction-conflict": (409, "A key is not as the transaction expects it"),
     "history-lost": (410, "What is asked for is not remembered any more"),
     "precondition-failed": (412, "The key is not as the request expects it"),
     "body-too-large": (413, "The value is too large"),
@@ -74,7 +77,9 @@ class Problem(Exception):
     def __init__(self, name: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status, self.title = PROBLEMS[name]
-        self.body = {"type": f"urn:replidict:{name}", "title": self.title, "status": self.status, "detail": detail}
+        self.body: dict[str, Any] = {
+            "type": f"urn:replidict:{name}", "title": self.title, "status": self.status, "detail": detail
+        }  # fmt: skip
         self.headers = (RETRY_AFTER if name in _RETRY else {}) | dict(headers or {})
 
     def response(self) -> Response:
@@ -86,6 +91,7 @@ def problem_of(error: ReplidictError) -> Problem:
     """What an error of the dict is over HTTP."""
     kinds: dict[type[ReplidictError], str] = {
         RemovedError: "removed",
+        TransactionConflict: "transaction-conflict",
         NotCommitted: "not-committed",
         OutcomeUnknown: "outcome-unknown",
         ReadTimeout: "read-timeout",
@@ -95,7 +101,10 @@ def problem_of(error: ReplidictError) -> Problem:
         EncodingError: "bad-argument",
     }
     name = next((name for kind, name in kinds.items() if isinstance(error, kind)), "internal")
-    return Problem(name, str(error))
+    problem = Problem(name, str(error))
+    if isinstance(error, TransactionConflict):
+        problem.body["keys"] = list(error.keys)
+    return problem
 
 
 async def _problem(_request: Request, error: Exception) -> Response:
@@ -112,7 +121,7 @@ async def _of_the_framework(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     details = {
-        404: "there are /kv/KEY, /kv, /watch, /status, /members, /healthz, /readyz and /metrics",
+        404: "there are /kv/KEY, /kv, /transaction, /watch, /status, /members, /healthz, /readyz and /metrics",
         405: "the Allow header says which methods there are",
     }
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}

@@ -104,8 +104,43 @@ class Take(_Operation, frozen=True, tag=41):
     key: bytes | None = None
 
 
+class Increment(_Operation, frozen=True, tag=31):
+    """Add to a number; gives the new value, None if the present one is no number that `by` can be added to, and False
+    if the sum can't be kept. An absent key counts as `default`; both are encoded without the codec of the user."""
+
+    key: bytes
+    by: bytes
+    default: bytes
+
+
+class Transact(_Operation, frozen=True, tag=30):
+    """Do all writes, in order and as one revision, if each key of `checks` was last written by the revision beside it
+    (None: if it is absent), and `whole`, unless it is None, is the revision of the whole map.
+
+    Gives the revision (the present one, if nothing changed); or the keys that did not hold, none of them if it was
+    `whole`; or the key of an increment that can't be done.
+    """
+
+    checks: list[tuple[bytes, int | None]]
+    writes: list[Put | Delete | Increment]
+    whole: int | None = None
+
+
 Operation: TypeAlias = (
-    Put | Add | SetDefault | Delete | Pop | PopItem | Update | Clear | CompareAndSet | Replace | Remove | Take
+    Put
+    | Add
+    | SetDefault
+    | Delete
+    | Pop
+    | PopItem
+    | Update
+    | Clear
+    | CompareAndSet
+    | Replace
+    | Remove
+    | Take
+    | Increment
+    | Transact
 )
 
 Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
@@ -163,7 +198,7 @@ class RaiseLevel(_Command, frozen=True, tag=5):
 
 Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel
 
-LEVEL_OF: dict[type, int] = {Remove: 2, Take: 2}
+LEVEL_OF: dict[type, int] = {Remove: 2, Take: 2, Increment: 2, Transact: 2}
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 
 encode = msgspec.msgpack.Encoder().encode

@@ -12,6 +12,7 @@ Rules kept here:
 5. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: this
    thread while it applies, too. So nothing is locked. A single key changes in one step. What a command stores under
    several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
+6. `revision` grows before an entry changes anything that is seen, and `settled` becomes the same when all of it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, is_portable
 from replidict.machine.equality import equal, key_at, place, place_of
+from replidict.machine.key_index import KeyIndex
+from replidict.machine.transactions import conflicts, incremented, planned
 from replidict.release import LEVEL
 
 _LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
@@ -160,9 +163,12 @@ class StateMachine:
         """Whether all keys stand under themselves in `items`: for the others see `equality`."""
         self.readable = self.items
         """What readers read: `items`, or an `Unreadable`."""
-        self.pending: dict[Hashable, Item] = {}
-        """The pairs that a command stores, while they go to `items` one by one. Another object after each of these."""
-        self.revision = 0
+        self.pending: dict[Hashable, Item | None] = {}
+        """What a command makes of several keys (None: removed), while it goes to `items` one by one. Another object
+        after each of these."""
+        self.key_index: KeyIndex | None = None
+        """All keys in order, since somebody asked for that."""
+        self.revision = self.settled = 0
         self.applied_index = 0
         self.sessions: dict[int, Session] = {}
         self.level = 1
@@ -180,8 +186,8 @@ class StateMachine:
     def find(self, key: Hashable) -> Item | None:
         """What is stored under a key now."""
         where = key if type(key) is str else place_of(key)
-        item = self.pending.get(where)
-        return self.readable.get(where) if item is None else item
+        pending = self.pending
+        return pending[where] if where in pending else self.readable.get(where)
 
     def moment(self) -> dict[Hashable, Item]:
         """All that is stored at one moment, in order; the caller owns it."""
@@ -194,7 +200,8 @@ class StateMachine:
             except RuntimeError:  # "dictionary changed size": by such a key
                 continue
             if before[2] is readable and all(map(is_, before, after)):
-                copied.update(before[1])
+                for where, item in before[1].items():
+                    _put_in(copied, where, item)
                 if self.plain:
                     return copied  # type: ignore[no-any-return]
                 return {key_at(where, item.key): item for where, item in copied.items()}
@@ -235,8 +242,10 @@ class StateMachine:
             except EncodingError as error:
                 raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
         self.plain = not any(type(where) is tuple for where in items)
+        self.settled = -1
         self.items = self.readable = items
-        self.revision = revision
+        self.key_index = None
+        self.revision = self.settled = revision
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
         self.kept = dict(kept)
         self.level = _LEVEL.decode(self.kept["level"]) if "level" in self.kept else 1
@@ -299,6 +308,7 @@ class StateMachine:
             case cmd.RaiseLevel(level):
                 outcome = self._raise_level(level)
         self.applied_index = index
+        self.settled = self.revision
         self._changes.bytes += len(command)
         return outcome
 
@@ -348,7 +358,15 @@ class StateMachine:
 
     def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
         self.plain = self.plain and type(key) is not tuple
-        self.items[key] = self._item(key, self.items.get(key), encoded, value, revision)
+        present = self.items.get(key)
+        self.items[key] = item = self._item(key, present, encoded, value, revision)
+        if present is None and self.key_index is not None:
+            self._note(key, item, True)
+
+    def _note(self, key: Hashable, item: Item, present: bool) -> None:
+        """A key came or went: tell who keeps them in order."""
+        if self.key_index is not None and not self.key_index.note(key, item.key, present):
+            self.key_index = None
 
     def _item(self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
         """What is to be stored in the place of `present`; noted among the changes."""
@@ -370,6 +388,7 @@ class StateMachine:
             if revision is None:
                 revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
             del self.items[key]
+            self._note(key, item, False)
             self._changes.rows.append((item.position, item.key, None, revision))
             self._told.append((revision, kind, key, item.key, None, item.value))
         return item
@@ -412,14 +431,28 @@ class StateMachine:
     def _update(self, op: cmd.Update) -> cmd.Result:
         pairs = [(_place(key), key, value) for key, value in op.items]
         revision = self._next_revision()
-        pending: dict[Hashable, Item] = {}
+        pending: dict[Hashable, Item | None] = {}
         for key, encoded, value in pairs:
             pending[key] = self._item(key, pending.get(key) or self.items.get(key), encoded, value, revision)
-        self.plain = self.plain and not any(type(key) is tuple for key in pending)
-        self.pending = pending  # from here on everybody sees all of it
-        self.items.update(pending)
-        self.pending = {}
+        self._show(pending, in_place=True)
         return revision
+
+    def _show(self, pending: dict[Hashable, Item | None], *, in_place: bool) -> None:
+        """Have everybody see all of this from here on, and move it to `items`. `in_place`: nothing is removed."""
+        self.plain = self.plain and not any(type(key) is tuple for key in pending)
+        self.pending = pending
+        if in_place and self.key_index is None:
+            self.items.update(pending)  # type: ignore[arg-type]  # no value is None
+            self.pending = {}
+            return
+        for key, item in pending.items():
+            present = self.items.get(key)
+            _put_in(self.items, key, item)
+            if self.key_index is not None and present is None and item is not None:
+                self._note(key, item, True)
+            elif self.key_index is not None and present is not None and item is None:
+                self._note(key, present, False)
+        self.pending = {}
 
     def _clear(self, op: cmd.Clear) -> cmd.Result:
         count = len(self.items)
@@ -432,6 +465,7 @@ class StateMachine:
                     (revision, "delete", key, item.key, None, item.value) for key, item in self.items.items()
                 )
             self.items.clear()
+            self.key_index = None
             self._changes.rows, self._changes.cleared = [], True
         return count
 
@@ -482,6 +516,47 @@ class StateMachine:
         self._remove(where)
         return [present.key, present.value]
 
+    def _increment(self, op: cmd.Increment) -> cmd.Result:
+        key = _place(op.key)
+        present = self.items.get(key)
+        value = incremented(op, None if present is None else present.value, self._codec)
+        if isinstance(value, bytes):
+            self._store(key, op.key, value, self._next_revision())
+        return value
+
+    def _transact(self, op: cmd.Transact) -> cmd.Result:
+        changed = conflicts(op, self.items, _place, self.revision)
+        if changed is not None:
+            return changed
+        steps = planned(op, self.items, _place, self._codec)
+        if isinstance(steps, bytes):
+            return steps
+        if not steps:
+            return self.revision
+        revision = self._next_revision()
+        pending: dict[Hashable, Item | None] = {}
+        for key, encoded, value in steps:
+            present = pending[key] if key in pending else self.items.get(key)
+            if present is None:
+                pending.pop(key, None)  # it comes again, behind all others
+            if value is not None:
+                pending[key] = self._item(key, present, encoded, value, revision)
+            elif present is not None:
+                pending[key] = None
+                self._changes.rows.append((present.position, present.key, None, revision))
+                self._told.append((revision, "delete", key, present.key, None, present.value))
+        self._show(pending, in_place=False)
+        return revision
+
+
+def _put_in(items: dict[Hashable, Item], key: Hashable, item: Item | None) -> None:
+    """Make this of a key in a map. One that was removed and stored again goes to the end."""
+    present = items.get(key)
+    if present is not None and (item is None or item.position != present.position):
+        del items[key]
+    if item is not None:
+        items[key] = item
+
 
 class _Refused(Exception):
     """An operation that no machine performs: with the words of its result."""
@@ -507,4 +582,6 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.Replace: StateMachine._replace,
     cmd.Remove: StateMachine._remove_if,
     cmd.Take: StateMachine._take,
+    cmd.Increment: StateMachine._increment,
+    cmd.Transact: StateMachine._transact,
 }

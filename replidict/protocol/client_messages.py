@@ -151,6 +151,14 @@ class Watch(_Ask, frozen=True, tag=15):
     after: Number | None
 
 
+class Increment(_Ask, frozen=True, tag=16):
+    """Add to the number under a key, or to `default`. Answer: `Sum`."""
+
+    key: bytes
+    by: bytes
+    default: bytes
+
+
 Ask = (
     Get
     | Set
@@ -167,10 +175,11 @@ Ask = (
     | Backup
     | Supersede
     | Watch
+    | Increment
 )
 
 
-WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join, Supersede)
+WRITES = (Set, Add, Replace, Delete, Increment, AddPeer, RemovePeer, Transfer, Join, Supersede)
 """What leaves a trace: an ask of these that was not answered may or may not be done."""
 
 
@@ -278,7 +287,13 @@ class Events(_Answer, frozen=True, tag=11):
     events: list[Event]
 
 
-Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events
+class Sum(_Answer, frozen=True, tag=12):
+    """The new value of a number."""
+
+    value: bytes
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events | Sum
 
 decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode

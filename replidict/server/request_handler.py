@@ -13,16 +13,14 @@ Rules kept here:
 from __future__ import annotations
 
 import datetime as dt
-import heapq
 import re
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec.structs import astuple, replace
 
@@ -37,6 +35,8 @@ from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current, write
 from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.increments import increment_of, sum_of
+from replidict.node.moments import keys_in_order
 from replidict.node.node import Node
 from replidict.options import Options
 from replidict.protocol import client_messages
@@ -59,13 +59,9 @@ NO_THREAD = "this node can't start another thread: try again"
 FULL_PAUSE = 0.05  # seconds before an answer is offered again to a guest that has not taken the last ones
 PIECE_BYTES = 256 * 1024
 KEYS_BYTES = 64 * 1024
-SORT_AT_ONCE = 2048
-"""Keys sorted without letting others have the interpreter."""
 
 ASKED = "asked-"
 """How the name of a backup begins that is on its way to a guest."""
-
-Ordered = TypeVar("Ordered", str, bytes)
 
 _ID = re.compile("[0-9a-f]{32}")
 
@@ -183,6 +179,8 @@ class Desk:
                 yield client_messages.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
             case client_messages.Delete():
                 yield client_messages.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
+            case client_messages.Increment():
+                yield self._increment(ask, left)
             case client_messages.ListKeys() if ask.linearizable:
                 make_current(self._node, left)
                 if not self._put(guest, replace(ask, linearizable=False), deadline):
@@ -212,10 +210,7 @@ class Desk:
         item = self._node.machine.find(key)
         if item is None:
             return client_messages.Value(ask.id, None, 0)
-        if isinstance(self._codec, FaithfulCodec):
-            return client_messages.Value(ask.id, item.value, item.revision)
-        data = value_of(lambda stored: encode(self._codec.decode(stored)), key, item.value)
-        return client_messages.Value(ask.id, data, item.revision)
+        return client_messages.Value(ask.id, self._plain(key, item.value), item.revision)
 
     def _key(self, data: bytes) -> bytes:
         return encoded_key(decode_key(data), self._options)
@@ -230,19 +225,30 @@ class Desk:
     def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:
         return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
 
+    def _increment(self, ask: client_messages.Increment, left: float) -> Answer:
+        key = decode_key(ask.key)
+        try:
+            operation = increment_of(key, decode(ask.by), decode(ask.default), self._options)
+            data = sum_of(key, operation, self._write(operation, left))
+        except (TypeError, OverflowError) as error:
+            if isinstance(error, ReplidictError):
+                raise
+            raise ReplidictError(str(error)) from error
+        return client_messages.Sum(ask.id, self._plain(key, data))
+
+    def _plain(self, key: object, data: bytes) -> bytes:
+        """A stored value, as clients read it."""
+        if isinstance(self._codec, FaithfulCodec):
+            return data
+        return value_of(lambda stored: encode(self._codec.decode(stored)), key, data)  # type: ignore[no-any-return]
+
     def _keys(self, ask: client_messages.ListKeys) -> Iterator[Answer]:
-        held = self._node.machine.moment()
         after = None if ask.after is None else decode_key(ask.after)
-        texts: Iterator[str] = (key for key in held if type(key) is str and key.startswith(ask.prefix))
-        if type(after) is str:
-            texts = (key for key in texts if key > after)
-        others = (item.key for key, item in held.items() if type(key) is not str)
-        if ask.after is not None and type(after) is not str:
-            texts, others = iter(()), (key for key in others if key > ask.after)
-        ordered = chain(map(encode_key, _in_order(texts)), () if ask.prefix else _in_order(others))
+        behind = after if type(after) is str else ask.after
+        texts, others = keys_in_order(self._node.machine, ask.prefix, behind, ask.limit)
         some: list[bytes] = []
         size = 0
-        for key in islice(ordered, ask.limit):
+        for key in chain(map(encode_key, texts), others):
             some.append(key)
             size += len(key)
             if size >= KEYS_BYTES:
@@ -330,9 +336,3 @@ def _lane_of(ask: Ask) -> str:
         case client_messages.ListKeys() if not ask.linearizable:
             return "lists"
     return "waits"
-
-
-def _in_order(keys: Iterable[Ordered]) -> Iterator[Ordered]:
-    """Sorted, as `sorted` does it, but in so many steps that others have the interpreter in between."""
-    keys = iter(keys)
-    return heapq.merge(*iter(lambda: sorted(islice(keys, SORT_AT_ONCE)), []))

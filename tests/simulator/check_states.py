@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -50,6 +51,8 @@ class StateChecks:
         self._digests: dict[int, bytes] = {0: state_digest(StateMachine(_NoCodec()))}
         self.effects: dict[str, Effect] = {}
         self.first_applied = 0
+        self.rules: list[Callable[[StateMachine], str | None]] = []
+        """What must hold of every state, on every node; each says what does not."""
 
     def applied(self, machine: Machine, index: int, command: bytes, outcome: Outcome) -> None:
         """A node applied an entry."""
@@ -67,6 +70,9 @@ class StateChecks:
         state = machine.node.machine
         index = state.applied_index
         digest = state_digest(state)
+        for rule in self.rules:
+            if (broken := rule(state)) is not None:
+                raise Violation("rule", f"{machine.address} at {index} ({how}): {broken}")
         known = self._digests.setdefault(index, digest)
         if known != digest:
             raise Violation(

@@ -1,0 +1,237 @@
+"""What a dict does with several keys at once: transactions, increments, and pages of keys in order."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import count
+from time import sleep
+from typing import Any, Generic, TypeVar
+
+from replidict.api.commit import Commit, conflict
+from replidict.api.transaction_view import Changed, Transaction, check_page
+from replidict.brief import brief
+from replidict.errors import TransactionConflict
+from replidict.machine import commands as cmd
+from replidict.machine.codec import Codec
+from replidict.machine.values import value_of
+from replidict.monotonic_clock import clock
+from replidict.node.blocking_calls import make_current, rounded
+from replidict.node.increments import increment_of, sum_of
+from replidict.node.moments import keys_in_order, pairs_in_order
+from replidict.options import Options
+from replidict.server.open_node import Host
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+Returned = TypeVar("Returned")
+
+FIRST_PAUSE = 0.001
+"""Seconds that a body waits at most before it is run for the second time; before each further time it is twice as
+long."""
+LONGEST_PAUSE = 0.1
+
+
+class Transactions(Generic[K, V]):
+    """The part of `ReplicatedDict` that is about several keys at once."""
+
+    _host: Host
+    _codec: Codec
+    _options: Options
+    _decode: Callable[[bytes], Any]
+
+    def _key(self, key: object) -> bytes:
+        raise NotImplementedError
+
+    def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
+        raise NotImplementedError
+
+    def _seconds(self, timeout: float | None) -> float:
+        raise NotImplementedError
+
+    @contextmanager
+    def transaction(self, *, linearizable: bool = False, timeout: float | None = None) -> Iterator[Transaction[K, V]]:
+        """Read and write several keys as one step: all that the body writes is written when it ends, or nothing.
+
+        The body reads this node's copy, as it is at one moment, with its own writes. When it ends, all that it read is
+        checked again in the log; a transaction that wrote nothing sends nothing. A body that raises writes nothing.
+        It runs once: see `transact` for one that runs again after a conflict.
+
+        Args:
+            linearizable: Read what includes every write that returned anywhere before the call.
+            timeout: Seconds that the writes may take, and before them the wait for what is `linearizable`; by default
+                that of this dict.
+
+        Returns:
+            A context manager, which gives the `Transaction`, a mapping.
+
+        Raises:
+            TransactionConflict: On leaving: what the body had read was changed by others, and nothing was written.
+            EncodingError: All that it read and wrote is too large for one command.
+            NotCommitted, OutcomeUnknown, ReadTimeout, ClosedError, StorageError: As other writes and reads do.
+
+        Example:
+            with d.transaction() as t:
+                t["alice"] -= 10
+                t["bob"] += 10
+        """
+        seconds = self._seconds(timeout)
+        if linearizable:
+            make_current(self._host.node, seconds)
+        t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
+        try:
+            yield t
+        except Changed:
+            pass  # to be told here
+        except Exception as error:
+            if not t.stale():
+                raise
+            raise conflict(t.changed) from error
+        t.commit(seconds)
+
+    def transact(
+        self,
+        function: Callable[..., Returned],
+        *args: Any,
+        attempts: int | None = None,
+        timeout: float | None = None,
+    ) -> Returned:
+        """Call `function(t, *args)` as one transaction, and again after a pause when others have changed what it read.
+
+        It must not have effects but on `t`, since it may run several times; its writes are applied once. An error that
+        it raises ends this call, unless what it had read is not current any more: then it runs again.
+
+        Args:
+            function: Gets a `Transaction`, as `transaction` gives it, and `args`.
+            args: What it gets behind that.
+            attempts: How often it is called at most; by default as often as there is time.
+            timeout: Seconds that all this may take; by default that of this dict.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            TransactionConflict: What it read was changed by others each time; nothing was written.
+            EncodingError, NotCommitted, OutcomeUnknown, ClosedError, StorageError: As for `transaction`.
+
+        Example:
+            def transfer(t, source, target, amount):
+                if t[source] < amount:
+                    raise ValueError("not enough")
+                t[source] -= amount
+                t[target] += amount
+
+            d.transact(transfer, "alice", "bob", 10)
+        """
+        seconds = self._seconds(timeout)
+        if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
+            raise ValueError(f"attempts={brief(attempts)}: must be a number of calls from 1 on, or None")
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("transact() calls a plain function, and nobody would await this one")
+        deadline = clock() + seconds
+        for runs in count(1):
+            t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
+            ended, result = _run(t, function, args)
+            if ended:
+                try:
+                    t.commit(max(deadline - clock(), 0.0) if runs > 1 else seconds)
+                    return result
+                except TransactionConflict as error:
+                    keys = error.keys
+            else:
+                keys = tuple(t.changed)
+            pause = random.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(runs - 1, 16)))
+            if runs == attempts or clock() + pause >= deadline:
+                within = f"in {runs} attempts" if runs == attempts else f"within {rounded(seconds)} s"
+                raise conflict(keys, f"so it did each time {within} ({runs} in all), and nothing was written")
+            sleep(pause)
+        raise AssertionError("a count has no end")
+
+    def increment(
+        self,
+        key: K,
+        by: int | float | Decimal = 1,
+        *,
+        default: int | float | Decimal = 0,
+        timeout: float | None = None,
+    ) -> int | float | Decimal:
+        """Add to the number under a key, as one command: exact from any number of threads and nodes.
+
+        An int and a float give a float, an int and a Decimal a Decimal, as in Python; a Decimal sum is exact, up to
+        600 digits, whatever the decimal context. A codec of your own encodes and decodes it on every node.
+
+        Args:
+            key: As in `set`.
+            by: What is added: an int, float or Decimal.
+            default: What an absent key counts as.
+            timeout: Seconds; by default that of this dict.
+
+        Returns:
+            The new value.
+
+        Raises:
+            TypeError: The value, `by` or `default` is no such number, or they are a float and a Decimal; nothing was
+                changed.
+            OverflowError: The sum can't be kept: it has too many digits, or no float is so large; nothing was changed.
+            NotCommitted, OutcomeUnknown, EncodingError, ClosedError, StorageError: As for `set`.
+
+        Example:
+            ticket = d.increment("tickets")
+        """
+        operation = increment_of(key, by, default, self._options)
+        size = len(operation.key) + len(operation.by) + len(operation.default)
+        data = sum_of(key, operation, self._write(operation, size, timeout))
+        return value_of(self._decode, key, data)  # type: ignore[no-any-return]
+
+    def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[tuple[str, V]]:
+        """The pairs whose keys are texts that begin with `prefix`, in order of their code points, at one moment.
+
+        Of this node's copy. The first call sorts all keys; they are kept in order from then on.
+
+        Args:
+            prefix: How the keys begin; all that are texts, if it is empty.
+            after: Only keys behind this one: the last of the page before.
+            limit: At most so many.
+
+        Returns:
+            Keys and values.
+
+        Raises:
+            TypeError: `prefix` or `after` is no text.
+            ValueError: `limit` is no number of keys.
+            ClosedError, StorageError: As for reading.
+
+        Example:
+            page = d.scan("user/", limit=100)
+            while page:
+                ...
+                page = d.scan("user/", after=page[-1][0], limit=100)
+        """
+        check_page(prefix, after, limit)
+        _, pairs = pairs_in_order(self._host.node.machine, prefix, after, limit)
+        return [(key, value_of(self._decode, key, item.value)) for key, item in pairs]
+
+
+def texts_in_order(d: Transactions[Any, Any], prefix: str, after: str | None, limit: int) -> list[str]:
+    """The first keys of a dict that are texts and begin so, behind `after`, without their values."""
+    return keys_in_order(d._host.node.machine, prefix, after, limit)[0]
+
+
+def commit_on(d: Transactions[Any, Any]) -> Commit:
+    """Checks and writes for a dict, to be decided in the log without reading this node's copy."""
+    return Commit(d._host.node, d._codec, d._options)
+
+
+def _run(t: Transaction[K, V], function: Callable[..., Returned], args: tuple[Any, ...]) -> tuple[bool, Returned | Any]:
+    """Whether the body ran to its end, and what it returned. Raises what it raises out of what is still current."""
+    try:
+        return True, function(t, *args)
+    except Changed:
+        return False, None
+    except Exception:
+        if not t.stale():
+            raise
+        return False, None

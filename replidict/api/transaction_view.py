@@ -1,0 +1,367 @@
+"""Transactions: several keys, one moment, once.
+
+Rules kept here:
+
+1. A body never sees two moments. Each read is of one moment with all reads before it, or ends the body at once.
+2. What was read is checked again in the log, in the same step in which all writes are made.
+3. A key that was only written is not checked, and one that was read as absent must be absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, ItemsView, Iterator, KeysView, Mapping, MutableMapping, Reversible
+from typing import Any, NoReturn, TypeVar, overload
+
+from typing_extensions import override
+
+from replidict.api.commit import Commit, conflict
+from replidict.api.views import Items, Keys, Values
+from replidict.brief import brief
+from replidict.errors import ReplidictError
+from replidict.machine import commands as cmd
+from replidict.machine.arithmetic import add
+from replidict.machine.codec import Codec
+from replidict.machine.state_machine import Item
+from replidict.machine.values import value_of
+from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.increments import increment_of
+from replidict.node.moments import pairs_in_order, within_a_step
+from replidict.node.node import Node
+from replidict.options import Options
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+D = TypeVar("D")
+Read = TypeVar("Read")
+
+_ABSENT: Any = object()
+
+
+class Changed(BaseException):
+    """Ends a body that would see two moments. A `BaseException`, so that no `except Exception` of the body takes it."""
+
+
+class _Own:
+    """What the transaction makes of one key: operations in order, and the value then, or None if it is gone.
+
+    One that was removed and stored again has `moved` to the end of the dict.
+    """
+
+    __slots__ = ("moved", "operations", "value")
+
+    def __init__(self, value: bytes | None, *operations: cmd.Put | cmd.Delete | cmd.Increment) -> None:
+        self.value = value
+        self.operations = list(operations)
+        self.moved = False
+
+
+class Transaction(MutableMapping[K, V], Reversible[K]):
+    """The dict as one transaction sees it: this node's copy at one moment, with the transaction's own writes.
+
+    Made by `ReplicatedDict.transaction` and `ReplicatedDict.transact`. Nothing is written before the body has ended,
+    and then all of it is, or nothing. For one thread. Keys that were read, or found absent, are checked when it is
+    written; who counts or goes through the dict (`len`, iteration, `scan`) depends on every key of it.
+    """
+
+    def __init__(self, node: Node, codec: Codec, options: Options) -> None:
+        self._node, self._codec, self._options = node, codec, options
+        self._decode = codec.decode
+        self._at = -1  # the revision of which all reads are
+        self._seen: dict[Hashable, tuple[bytes, Item | None]] = {}
+        self._counts = False  # does it depend on the dict as a whole?
+        self._copy: Mapping[Hashable, Item] | None = None
+        self._own: dict[Hashable, _Own] = {}
+        self._conflict: list[Hashable] | None = None
+        self._over = False
+        self._revision: int | None = None
+
+    @property
+    def revision(self) -> int:
+        """That of all writes of this transaction; if there were none, the one at which it read.
+
+        Raises:
+            ReplidictError: It is not written yet, or never was.
+        """
+        if self._revision is None:
+            raise ReplidictError("this transaction has no revision: it is not written yet, or was not at all")
+        return self._revision
+
+    @property
+    def changed(self) -> list[Hashable]:
+        """The keys that others were seen to have changed."""
+        return self._conflict or []
+
+    # -- one moment ---------------------------------------------------------------------------------------------------
+
+    def _read(self, read: Callable[[], Read]) -> Read:
+        """What `read` gives of the dict, at one moment with all that was read before."""
+        settled, (found, changed) = within_a_step(self._node.machine, lambda: (read(), self._changed()))
+        if changed is not None:
+            self._conflict = changed
+            raise Changed
+        self._at = settled
+        return found
+
+    def _must_be_open(self) -> None:
+        if self._over:
+            raise ReplidictError("this transaction has ended: use the dict itself, or begin another one")
+
+    def _changed(self) -> list[Hashable] | None:
+        """The keys that are not as they were read; None if nothing is."""
+        machine = self._node.machine
+        if machine.revision == machine.settled == self._at:
+            return None
+        keys = []
+        for key, (_, seen) in self._seen.items():
+            present = machine.find(key)
+            if (None if present is None else present.revision) != (None if seen is None else seen.revision):
+                keys.append(key)
+        return keys if keys or self._counts else None
+
+    def stale(self) -> bool:
+        """Whether what was read is not current any more, on this node."""
+        if self._conflict is None:
+            self._conflict = within_a_step(self._node.machine, self._changed)[1]
+        return self._conflict is not None
+
+    def _value_of(self, key: Hashable) -> bytes | None:
+        """The value of a key, encoded, or None, in the transaction's eyes."""
+        self._must_be_open()
+        own = self._own.get(key)
+        if own is not None:
+            return own.value
+        if self._copy is not None:
+            item = self._copy.get(key)
+        else:
+            machine = self._node.machine
+            encoded = encoded_key(key, self._options)
+            item = self._read(lambda: machine.find(key))
+            self._seen.setdefault(key, (encoded, item))
+        return None if item is None else item.value
+
+    def _whole(self) -> Mapping[Hashable, Item]:
+        """A copy of the dict, from which everything is read from now on."""
+        self._must_be_open()
+        if self._copy is None:
+            self._copy = self._read(self._node.machine.moment)
+            self._counts = True
+        return self._copy
+
+    def _moment(self) -> dict[Any, Any]:
+        """All keys, in order, each with what has its value."""
+        base = self._whole()
+        own = self._own
+        found: dict[Any, Any] = {}
+        for key, item in base.items():
+            mine = own.get(key)
+            if mine is None:
+                found[key] = item
+            elif mine.value is not None and not mine.moved:
+                found[key] = mine
+        found |= {key: mine for key, mine in own.items() if mine.value is not None and key not in found}
+        return found
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @override
+    def __getitem__(self, key: K) -> V:
+        data = self._value_of(key)
+        if data is None:
+            raise KeyError(key)
+        return value_of(self._decode, key, data)  # type: ignore[no-any-return]
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return self._value_of(key) is not None
+
+    @override
+    def __len__(self) -> int:
+        self._must_be_open()
+        own, machine = self._own, self._node.machine
+        if self._copy is not None:
+            return len(self._moment())
+
+        def read() -> int:
+            here = sum((mine.value is not None) - (machine.find(key) is not None) for key, mine in own.items())
+            return machine.count() + here
+
+        count = self._read(read)
+        self._counts = True
+        return count
+
+    @override
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._moment())
+
+    @override
+    def __reversed__(self) -> Iterator[K]:
+        return iter([*reversed(self._moment())])
+
+    @override
+    def keys(self) -> KeysView[K]:
+        """A view of the keys."""
+        return Keys(self)
+
+    @override
+    def items(self) -> ItemsView[K, V]:
+        """A view of the pairs."""
+        return Items(self, self._moment, self._decode)
+
+    @override
+    def values(self) -> Values[V]:
+        """A view of the values."""
+        return Values(self, self._moment, self._decode)
+
+    def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[tuple[str, V]]:
+        """The first pairs whose keys are texts that begin with `prefix`, in order: see `ReplicatedDict.scan`.
+
+        The transaction then depends on every key of the dict. To claim one of many keys, scan before the transaction,
+        and look in it whether that one is still there.
+        """
+        self._must_be_open()
+        check_page(prefix, after, limit)
+        own = {
+            key: mine for key, mine in self._own.items()
+            if type(key) is str and key.startswith(prefix) and (after is None or key > after)
+        }  # fmt: skip
+        if self._copy is not None:
+            base: list[tuple[str, Any]] = [
+                (key, item) for key, item in self._copy.items()
+                if type(key) is str and key.startswith(prefix) and (after is None or key > after)
+            ]  # fmt: skip
+        else:
+            wanted = None if limit is None else limit + len(own)
+            base = self._read_page(prefix, after, wanted)
+        found = {key: item for key, item in base if key not in own}
+        found |= {key: mine for key, mine in own.items() if mine.value is not None}
+        return [(key, value_of(self._decode, key, found[key].value)) for key in sorted(found)[:limit]]
+
+    def _read_page(self, prefix: str, after: str | None, limit: int | None) -> list[tuple[str, Any]]:
+        """A page may take so long that it is read first, and then must be of the moment of what was read before."""
+        revision, base = pairs_in_order(self._node.machine, prefix, after, limit)
+        if revision != self._at and (self._seen or self._counts):
+            self._conflict = self._changed() or []
+            raise Changed
+        self._at, self._counts = revision, True
+        return base
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def set(self, key: K, value: V) -> None:
+        """Store a value, when the transaction is written.
+
+        Args:
+            key: As in `ReplicatedDict.set`.
+            value: As there.
+
+        Raises:
+            EncodingError: The key or the value can't be kept.
+        """
+        encoded, data = encoded_key(key, self._options), encoded_value(value, self._codec, self._options)
+        self._write(key, cmd.Put(encoded, data), data)
+
+    def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment, data: bytes) -> None:
+        self._must_be_open()
+        own = self._own.get(key)
+        if own is None:
+            self._own[key] = _Own(data, operation)
+            return
+        if own.value is None:  # it comes again, behind all others
+            del self._own[key]
+            self._own[key] = own
+            own.moved = True
+        elif isinstance(operation, cmd.Put):  # what it had before does not matter, but the key stays, as in `dict`
+            operation = cmd.Put(own.operations[own.moved].key, operation.value)
+            del own.operations[own.moved :]
+        own.operations.append(operation)
+        own.value = data
+
+    @override
+    def __setitem__(self, key: K, value: V) -> None:
+        self.set(key, value)
+
+    @override
+    def __delitem__(self, key: K) -> None:
+        if self._value_of(key) is None:
+            raise KeyError(key)
+        self._own[key] = _Own(None, cmd.Delete(encoded_key(key, self._options)))
+
+    @overload
+    def pop(self, key: K, /) -> V: ...
+    @overload
+    def pop(self, key: K, /, default: V | D) -> V | D: ...
+    @override
+    def pop(self, key: K, /, default: Any = _ABSENT) -> Any:
+        """Remove a key and return its value, or `default`; `KeyError` if there is neither."""
+        data = self._value_of(key)
+        if data is not None:
+            value = value_of(self._decode, key, data)
+            del self[key]
+            return value
+        if default is _ABSENT:
+            raise KeyError(key)
+        return default
+
+    @override
+    def popitem(self) -> tuple[K, V]:
+        """Remove the pair inserted last and return it; `KeyError` if the dict is empty."""
+        for key in reversed(self):
+            return key, self.pop(key)
+        raise KeyError("popitem(): dictionary is empty")
+
+    @override
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        """Store `default` if the key is absent. Returns the value that is there afterwards."""
+        if key not in self:
+            self.set(key, default)
+        return self[key]
+
+    @override
+    def clear(self) -> None:
+        """Remove everything, which the transaction then depends on."""
+        for key in list(self):
+            del self[key]
+
+    def increment(self, key: K, by: Any = 1, *, default: Any = 0) -> Any:
+        """Add to a number, and return the sum: see `ReplicatedDict.increment`."""
+        operation = increment_of(key, by, default, self._options)
+        data = self._value_of(key)
+        present = default if data is None else value_of(self._decode, key, data)
+        try:
+            total = add(present, by)
+        except (TypeError, OverflowError) as error:
+            raise type(error)(f"the value of {brief(key)} can't be incremented: {error}") from error
+        self._write(key, operation, encoded_value(total, self._codec, self._options))
+        return total
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def commit(self, seconds: float) -> None:
+        """The body has ended: have everything written, within so many seconds. Raises as `Commit.send`."""
+        if self._conflict is not None or (self._own and self.stale()):
+            self._give_up()
+        self._over = True
+        if not self._own:
+            self._revision = self._node.machine.settled if self._at < 0 else self._at
+            return
+        self._revision = self.prepared().send(seconds)
+
+    def prepared(self) -> Commit:
+        """All that was read and written, as one command."""
+        commit = Commit(self._node, self._codec, self._options)
+        commit.checks = [(data, None if item is None else item.revision) for data, item in self._seen.values()]
+        commit.whole = self._at if self._counts else None
+        commit.writes = [operation for own in self._own.values() for operation in own.operations]
+        return commit
+
+    def _give_up(self) -> NoReturn:
+        self._over = True
+        raise conflict(self._conflict or [])
+
+
+def check_page(prefix: object, after: object, limit: object) -> None:
+    """Raises `TypeError` or `ValueError` unless these can say which keys are wanted."""
+    if not isinstance(prefix, str) or not (after is None or isinstance(after, str)):
+        raise TypeError(f"prefix={brief(prefix)}, after={brief(after)}: must be texts, for only such keys are scanned")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise ValueError(f"limit={brief(limit)}: must be a number of keys, or None for all")

@@ -1,0 +1,105 @@
+"""All keys in order, for pages of them: made when first asked for, and kept from then on.
+
+Rules kept here:
+
+1. It costs nothing as long as nobody has asked for a page, and whoever changes the map never waits for it: what came
+   and went is noted in a queue, and sorted in by who reads next.
+2. It is made while the map goes on changing. Whoever changes the map does so first and tells the index afterwards, and
+   the index is known to them before a copy of the map is made: so that, and what it was told, leave nothing out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from sortedcontainers import SortedList
+
+Ordered = TypeVar("Ordered", str, bytes)
+Read = TypeVar("Read")
+
+SORT_AT_ONCE = 2048
+"""Keys sorted without letting other threads have the interpreter."""
+MOST_TOLD = 100_000
+"""Notes that may wait for a reader; a map that changes so much unread is sorted anew."""
+PATIENCE = 0.05
+"""Seconds to wait for another reader. One that does not end is interrupted, by the very one that waits for it."""
+LAST = "\U0010ffff"
+
+
+class Keyed(Protocol):
+    """What is stored under a key."""
+
+    @property
+    def key(self) -> bytes:
+        """Encoded."""
+
+
+class KeyIndex:
+    """The texts by code point, and the other keys, encoded, by their bytes. For any thread."""
+
+    def __init__(self) -> None:
+        self._reading = threading.Lock()
+        self._told: deque[tuple[Hashable, bytes, bool]] = deque()
+        self._texts: SortedList[str] = SortedList()
+        self._others: SortedList[bytes] = SortedList()
+        self.filled = False
+
+    def note(self, key: Hashable, encoded: bytes, present: bool) -> bool:
+        """A key came or went. False if it is better to begin anew than to take that in as well."""
+        self._told.append((key, encoded, present))
+        return len(self._told) <= MOST_TOLD
+
+    def fill(self, held: Mapping[Hashable, Keyed]) -> None:
+        """Begin with what was in the map at a moment after this index was made known to those who change it."""
+        self._texts = SortedList(_in_order(key for key in held if type(key) is str))
+        self._others = SortedList(_in_order(item.key for key, item in held.items() if type(key) is not str))
+        self.filled = True
+
+    def texts(self, prefix: str, after: str | None, limit: int | None) -> list[str] | None:
+        """The first keys that begin with a text, behind `after`; None if another reader does not end."""
+        ahead = after is not None and after >= prefix
+        bounds = (after if ahead else prefix, _behind(prefix), (not ahead, False))
+        return self._read(lambda: list(islice(self._texts.irange(*bounds), limit)))
+
+    def others(self, after: bytes | None, limit: int | None) -> list[bytes] | None:
+        """The first keys that are no texts, behind `after`; None if another reader does not end."""
+        return self._read(lambda: list(islice(self._others.irange(after, inclusive=(False, False)), limit)))
+
+    def _read(self, read: Callable[[], Read]) -> Read | None:
+        if not self._reading.acquire(timeout=PATIENCE):
+            return None
+        try:
+            while self._told:
+                key, encoded, present = self._told[0]
+                if type(key) is str:
+                    _change(self._texts, key, present)
+                else:
+                    _change(self._others, encoded, present)
+                self._told.popleft()
+            return read()
+        finally:
+            self._reading.release()
+
+
+def _change(keys: SortedList[Ordered], key: Ordered, present: bool) -> None:
+    if not present:
+        keys.discard(key)
+    elif key not in keys:
+        keys.add(key)
+
+
+def _behind(prefix: str) -> str | None:
+    """The first text behind all that begin with this one; None if there is none."""
+    kept = prefix.rstrip(LAST)
+    return kept[:-1] + chr(ord(kept[-1]) + 1) if kept else None
+
+
+def _in_order(keys: Iterable[Ordered]) -> Iterator[Ordered]:
+    """Sorted, as `sorted` does it, but in so many steps that others have the interpreter in between."""
+    keys = iter(keys)
+    return heapq.merge(*iter(lambda: sorted(islice(keys, SORT_AT_ONCE)), []))

@@ -1,0 +1,116 @@
+"""Reads of several keys as they were at one moment. They never wait for who applies entries, nor hold that up.
+
+Rules kept here:
+
+1. What entries change becomes visible in one step each, behind a change of `revision`. So as long as that is the same,
+   there was one step at most; and while the machine is at rest (`settled` is the same, too), none.
+2. A page is read key by key only at rest; one that can't be is taken from a copy of everything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from replidict.machine.key_index import KeyIndex
+from replidict.machine.state_machine import Item, StateMachine
+
+Read = TypeVar("Read")
+
+TRIES = 3
+"""Times that a page is read key by key."""
+
+_filling = threading.Lock()
+
+
+def within_a_step(machine: StateMachine, read: Callable[[], Read]) -> tuple[int, Read]:
+    """What `read` gives while at most one step is made, and the last revision that it surely includes.
+
+    `read` may be called several times, and must be quick.
+    """
+    while True:
+        settled, revision = machine.settled, machine.revision
+        found = read()
+        if machine.revision == revision:
+            return settled, found
+
+
+def keys_in_order(
+    machine: StateMachine, prefix: str, after: str | bytes | None, limit: int | None
+) -> tuple[list[str], list[bytes]]:
+    """The first keys that begin with a text, behind `after`: texts by code point; behind them, without a prefix, all
+    other keys, encoded, by their bytes. An `after` of bytes is one of these."""
+
+    def read(index: KeyIndex) -> tuple[list[str], list[bytes]] | None:
+        texts = [] if isinstance(after, bytes) else index.texts(prefix, after, limit)
+        left = None if limit is None or texts is None else limit - len(texts)
+        others = [] if prefix or left == 0 else index.others(after if isinstance(after, bytes) else None, left)
+        return None if texts is None or others is None else (texts, others)
+
+    found = _at_rest(machine, read)
+    if found is None:
+        found = _at_rest_or_never(read, machine.moment())
+    return found
+
+
+def pairs_in_order(
+    machine: StateMachine, prefix: str, after: str | None, limit: int | None
+) -> tuple[int, list[tuple[str, Item]]]:
+    """The first pairs whose keys begin with a text, behind `after`, by code point, and the last revision that they
+    surely include."""
+
+    def read(index: KeyIndex) -> tuple[int, list[tuple[str, Item]]] | None:
+        settled = machine.settled
+        keys = index.texts(prefix, after, limit)
+        if keys is None:
+            return None
+        return settled, [(key, item) for key in keys if (item := machine.find(key)) is not None]
+
+    found = _at_rest(machine, read)
+    if found is not None:
+        return found
+    settled, held = machine.settled, machine.moment()
+    keys, _ = _at_rest_or_never(
+        lambda index: (index.texts(prefix, after, limit) or [], []),
+        {key: item for key, item in held.items() if type(key) is str and key.startswith(prefix)},
+    )
+    return settled, [(key, held[key]) for key in keys]
+
+
+def _at_rest(machine: StateMachine, read: Callable[[KeyIndex], Read | None]) -> Read | None:
+    """What `read` gives of the index of keys while nothing changes; None if something always does."""
+    for _ in range(TRIES):
+        index = _index(machine)
+        settled, readable = machine.settled, machine.readable
+        len(readable)  # raises when there is nothing to read any more
+        found = read(index) if index is not None else None
+        if machine.revision == settled == machine.settled and machine.key_index is index and found is not None:
+            return found
+    return None
+
+
+def _at_rest_or_never(read: Callable[[KeyIndex], Read | None], held: Mapping[object, Item]) -> Read:
+    """What `read` gives of an index of its own."""
+    index = KeyIndex()
+    index.fill(held)
+    found = read(index)
+    assert found is not None
+    return found
+
+
+def _index(machine: StateMachine) -> KeyIndex | None:
+    """The index of keys. It is made when there is none: nobody asked before, or the dict was emptied or replaced. None
+    if somebody else is just making it, and was interrupted to read this."""
+    index = machine.key_index
+    if index is None or not index.filled:
+        if not _filling.acquire(timeout=10.0):
+            return None
+        try:
+            index = machine.key_index
+            if index is None or not index.filled:
+                index = machine.key_index = KeyIndex()
+                index.fill(machine.moment())
+        finally:
+            _filling.release()
+    return index
