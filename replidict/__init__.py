@@ -1,5 +1,8 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict.api.leadership import Leadership
+from replidict.api.lease import Lease
+from replidict.api.lock import Held, Lock, Semaphore
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.views import Versioned
 from replidict.api.watch import Change, Event, Watch
@@ -8,6 +11,9 @@ from replidict.errors import (
     DecodingError,
     EncodingError,
     HistoryLost,
+    LeaseLost,
+    LockLost,
+    LockTimeout,
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
@@ -21,7 +27,7 @@ from replidict.node.backup import Backup
 from replidict.options import Options
 from replidict.release import __version__
 from replidict.security import TLS
-from replidict.status import Member, Status
+from replidict.status import LockInfo, Member, Status
 
 __all__ = [
     "Backup",
@@ -32,6 +38,14 @@ __all__ = [
     "EncodingError",
     "Event",
     "HistoryLost",
+    "Held",
+    "Leadership",
+    "Lease",
+    "LeaseLost",
+    "Lock",
+    "LockInfo",
+    "LockLost",
+    "LockTimeout",
     "Member",
     "NotCommitted",
     "Options",
@@ -41,6 +55,7 @@ __all__ = [
     "ReplicatedDict",
     "ReplidictError",
     "SecurityError",
+    "Semaphore",
     "Status",
     "StorageError",
     "TLS",

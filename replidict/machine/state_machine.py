@@ -25,10 +25,13 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 import msgspec
 
 from replidict.brief import brief
-from replidict.errors import EncodingError, StorageError
+from replidict.errors import EncodingError, LeaseLost, StorageError
 from replidict.machine import commands as cmd
+from replidict.machine import coordination
 from replidict.machine.codec import Codec, FaithfulCodec, is_portable
+from replidict.machine.coordination import Coordination
 from replidict.machine.equality import equal, key_at, place, place_of
+from replidict.machine.locks import OtherKind
 from replidict.release import LEVEL
 
 _LEVEL_BYTES, _LEVEL = msgspec.msgpack.encode, msgspec.msgpack.Decoder(int)
@@ -168,6 +171,7 @@ class StateMachine:
         self.level = 1
         self.kept: dict[str, bytes] = {}
         """The state beside keys and sessions as named rows, as of the last `take_changes`."""
+        self.coordination = Coordination(self._remove_all)
         self._codec = codec
         self._next_position = 1
         self._changes = self._no_changes()
@@ -240,6 +244,7 @@ class StateMachine:
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
         self.kept = dict(kept)
         self.level = _LEVEL.decode(self.kept["level"]) if "level" in self.kept else 1
+        self.coordination.load(self.kept, lambda: {item.position: key for key, item in self.items.items()})
         self._next_position = next_position
         self.applied_index = index
         self._changes = self._no_changes()
@@ -255,6 +260,7 @@ class StateMachine:
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
+        taken.kept.update(self.coordination.take_rows())
         for name, data in taken.kept.items():
             if data is None:
                 self.kept.pop(name, None)
@@ -298,6 +304,8 @@ class StateMachine:
                 outcome = SessionOpened(nonce, index)
             case cmd.RaiseLevel(level):
                 outcome = self._raise_level(level)
+            case cmd.Tick() as tick:
+                self.coordination.tick(tick)
         self.applied_index = index
         self._changes.bytes += len(command)
         return outcome
@@ -339,6 +347,8 @@ class StateMachine:
             return _PERFORM[type(operation)](self, operation)
         except _Refused as refused:
             return f"EncodingError: {refused}"
+        except (LeaseLost, OtherKind) as refused:
+            return f"{type(refused).__name__}: {refused}"
 
     # -- operations -------------------------------------------------------------------------------------------
 
@@ -357,6 +367,8 @@ class StateMachine:
             self._next_position += 1
         else:
             encoded, position = present.key, present.position
+            if self.coordination.leases.mortal:
+                self.coordination.leases.detach(position)
         self._changes.rows.append((position, encoded, value, revision))
         self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
         return Item(encoded, value, revision, position)
@@ -370,9 +382,19 @@ class StateMachine:
             if revision is None:
                 revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
             del self.items[key]
+            self.coordination.leases.detach(item.position)
             self._changes.rows.append((item.position, item.key, None, revision))
             self._told.append((revision, kind, key, item.key, None, item.value))
         return item
+
+    def _remove_all(self, keys: list[Hashable], expired: bool) -> None:
+        """Remove keys that are there, as one change: readers see all of them or none."""
+        revision = self._next_revision()
+        if len(keys) > 1:
+            self.items = self.items.copy()
+        for key in keys:
+            self._remove(key, revision, "expire" if expired else "delete")
+        self.readable = self.items
 
     def _put(self, op: cmd.Put) -> cmd.Result:
         key = _place(op.key)
@@ -432,6 +454,7 @@ class StateMachine:
                     (revision, "delete", key, item.key, None, item.value) for key, item in self.items.items()
                 )
             self.items.clear()
+            self.coordination.leases.detach_all()
             self._changes.rows, self._changes.cleared = [], True
         return count
 
@@ -482,6 +505,37 @@ class StateMachine:
         self._remove(where)
         return [present.key, present.value]
 
+    # -- operations within others, and those of time and turns ----------------------------------------------------
+
+    def _expiring(self, op: cmd.Expiring) -> cmd.Result:
+        leases = self.coordination.leases
+        if op.lease is not None:
+            leases.see_to(op.lease)
+        before = self.revision
+        result = _PERFORM[type(op.operation)](self, op.operation)
+        if self.revision != before:
+            key = _place(op.operation.key)
+            leases.attach(self.items[key].position, key, op.ttl_ms, op.lease)
+        return result
+
+    def _fenced(self, op: cmd.Fenced) -> cmd.Result:
+        self.coordination.locks.see_to(op.name, op.token)
+        return _PERFORM[type(op.operation)](self, op.operation)
+
+    def _expire(self, op: cmd.Expire) -> cmd.Result:
+        key = _place(op.key)
+        item = self.items.get(key)
+        if item is None:
+            return False
+        if op.ttl_ms is None:
+            self.coordination.leases.detach(item.position)
+        else:
+            self.coordination.leases.expire(item.position, key, op.ttl_ms)
+        return True
+
+    def _coordinate(self, op: cmd.Operation) -> cmd.Result:
+        return coordination.PERFORM[type(op)](self.coordination, op)
+
 
 class _Refused(Exception):
     """An operation that no machine performs: with the words of its result."""
@@ -507,4 +561,8 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.Replace: StateMachine._replace,
     cmd.Remove: StateMachine._remove_if,
     cmd.Take: StateMachine._take,
+    cmd.Expiring: StateMachine._expiring,
+    cmd.Fenced: StateMachine._fenced,
+    cmd.Expire: StateMachine._expire,
+    **dict.fromkeys(coordination.PERFORM, StateMachine._coordinate),
 }

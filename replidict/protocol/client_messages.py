@@ -20,7 +20,7 @@ import msgspec
 
 from replidict.protocol.log_entry import Number
 from replidict.release import FIRST
-from replidict.status import Member, Status
+from replidict.status import LockInfo, Member, Status
 
 TIMEOUT_MAX = 3600.0  # seconds
 PAGE_MAX = 1_000_000  # keys in the answers to one ask
@@ -151,6 +151,28 @@ class Watch(_Ask, frozen=True, tag=15):
     after: Number | None
 
 
+class GetLocks(_Ask, frozen=True, tag=20):
+    """Who holds which lock, as this node's copy says. Answer: `LocksAre`."""
+
+
+class BreakLock(_Ask, frozen=True, tag=21):
+    """Take a lock from the holder with this token. Answer: `Held`, whether there was one."""
+
+    name: Annotated[str, msgspec.Meta(max_length=1000)]
+    token: Number
+
+
+class SetForAWhile(_Ask, frozen=True, tag=22):
+    """Store a value that goes after `ttl` seconds; if the key is absent, or this revision wrote the present one, if so
+    asked. Not a field of `Set`: a release that does not know it would store for ever. Answer: `Stored` or `Held`."""
+
+    key: bytes
+    value: bytes
+    ttl: Annotated[float, msgspec.Meta(gt=0)]
+    if_absent: bool = False
+    if_revision: Number | None = None
+
+
 Ask = (
     Get
     | Set
@@ -167,10 +189,13 @@ Ask = (
     | Backup
     | Supersede
     | Watch
+    | GetLocks
+    | BreakLock
+    | SetForAWhile
 )
 
 
-WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join, Supersede)
+WRITES = (Set, Add, Replace, Delete, AddPeer, RemovePeer, Transfer, Join, Supersede, BreakLock, SetForAWhile)
 """What leaves a trace: an ask of these that was not answered may or may not be done."""
 
 
@@ -278,7 +303,13 @@ class Events(_Answer, frozen=True, tag=11):
     events: list[Event]
 
 
-Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events
+class LocksAre(_Answer, frozen=True, tag=20):
+    """Who holds which lock."""
+
+    locks: list[LockInfo]
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events | LocksAre
 
 decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
