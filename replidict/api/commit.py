@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from replidict.api.coordination import fenced
+from replidict.api.lock import Held
 from replidict.brief import brief
 from replidict.errors import EncodingError, TransactionConflict
 from replidict.machine import commands as cmd
@@ -25,7 +27,7 @@ class Commit:
     def __init__(self, node: Node, codec: Codec, options: Options) -> None:
         self._node, self._codec, self._options = node, codec, options
         self.checks: list[tuple[bytes, int | None]] = []
-        self.writes: list[cmd.Put | cmd.Delete | cmd.Increment] = []
+        self.writes: list[cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring] = []
         self.whole: int | None = None
         """The revision that the whole dict must have."""
 
@@ -45,14 +47,15 @@ class Commit:
         """Add to a number. Raises `TypeError` if it is none that can be added."""
         self.writes.append(increment_of(key, by, default, self._options))
 
-    def send(self, seconds: float) -> int:
-        """Have it done, within so many seconds. Returns the revision of all writes.
+    def send(self, seconds: float, fence: Held | None = None) -> int:
+        """Have it done, within so many seconds, if the lock of `fence` is still held.
 
-        Raises `TransactionConflict`, `TypeError` (a value that can't be incremented), `EncodingError` (too large), and
-        what other writes raise. Nothing is written then, but for `OutcomeUnknown`.
+        Returns the revision of all writes. Raises `TransactionConflict`, `LockLost`, `TypeError` (a value that can't be
+        incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then, but for
+        `OutcomeUnknown`.
         """
         operation, size = self.operation()
-        found = write(self._node, operation, size, seconds)
+        found = write(self._node, fenced(operation, fence), size, seconds)
         if isinstance(found, list):
             raise conflict([decode_key(key) for key in found])
         if isinstance(found, bytes):

@@ -12,6 +12,7 @@ from time import sleep
 from typing import Any, Generic, TypeVar
 
 from replidict.api.commit import Commit, conflict
+from replidict.api.lock import Held
 from replidict.api.transaction_view import Changed, Transaction, check_page
 from replidict.brief import brief
 from replidict.errors import TransactionConflict
@@ -53,7 +54,9 @@ class Transactions(Generic[K, V]):
         raise NotImplementedError
 
     @contextmanager
-    def transaction(self, *, linearizable: bool = False, timeout: float | None = None) -> Iterator[Transaction[K, V]]:
+    def transaction(
+        self, *, linearizable: bool = False, fence: Held | None = None, timeout: float | None = None
+    ) -> Iterator[Transaction[K, V]]:
         """Read and write several keys as one step: all that the body writes is written when it ends, or nothing.
 
         The body reads this node's copy, as it is at one moment, with its own writes. When it ends, all that it read is
@@ -62,6 +65,7 @@ class Transactions(Generic[K, V]):
 
         Args:
             linearizable: Read what includes every write that returned anywhere before the call.
+            fence: Write only if this lock is still held, as the log says.
             timeout: Seconds that the writes may take, and before them the wait for what is `linearizable`; by default
                 that of this dict.
 
@@ -70,6 +74,7 @@ class Transactions(Generic[K, V]):
 
         Raises:
             TransactionConflict: On leaving: what the body had read was changed by others, and nothing was written.
+            LockLost: The lock of `fence` is not held any more; nothing was written.
             EncodingError: All that it read and wrote is too large for one command.
             NotCommitted, OutcomeUnknown, ReadTimeout, ClosedError, StorageError: As other writes and reads do.
 
@@ -90,13 +95,14 @@ class Transactions(Generic[K, V]):
             if not t.stale():
                 raise
             raise conflict(t.changed) from error
-        t.commit(seconds)
+        t.commit(seconds, fence)
 
     def transact(
         self,
         function: Callable[..., Returned],
         *args: Any,
         attempts: int | None = None,
+        fence: Held | None = None,
         timeout: float | None = None,
     ) -> Returned:
         """Call `function(t, *args)` as one transaction, and again after a pause when others have changed what it read.
@@ -108,6 +114,7 @@ class Transactions(Generic[K, V]):
             function: Gets a `Transaction`, as `transaction` gives it, and `args`.
             args: What it gets behind that.
             attempts: How often it is called at most; by default as often as there is time.
+            fence: Write only if this lock is still held, as the log says.
             timeout: Seconds that all this may take; by default that of this dict.
 
         Returns:
@@ -115,6 +122,7 @@ class Transactions(Generic[K, V]):
 
         Raises:
             TransactionConflict: What it read was changed by others each time; nothing was written.
+            LockLost: The lock of `fence` is not held any more; nothing was written.
             EncodingError, NotCommitted, OutcomeUnknown, ClosedError, StorageError: As for `transaction`.
 
         Example:
@@ -137,7 +145,7 @@ class Transactions(Generic[K, V]):
             ended, result = _run(t, function, args)
             if ended:
                 try:
-                    t.commit(max(deadline - clock(), 0.0) if runs > 1 else seconds)
+                    t.commit(max(deadline - clock(), 0.0) if runs > 1 else seconds, fence)
                     return result
                 except TransactionConflict as error:
                     keys = error.keys

@@ -15,6 +15,9 @@ from typing import Any, NoReturn, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.commit import Commit, conflict
+from replidict.api.coordination import expiring
+from replidict.api.lease import Lease
+from replidict.api.lock import Held
 from replidict.api.views import Items, Keys, Values
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -49,7 +52,7 @@ class _Own:
 
     __slots__ = ("moved", "operations", "value")
 
-    def __init__(self, value: bytes | None, *operations: cmd.Put | cmd.Delete | cmd.Increment) -> None:
+    def __init__(self, value: bytes | None, *operations: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> None:
         self.value = value
         self.operations = list(operations)
         self.moved = False
@@ -247,20 +250,23 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def set(self, key: K, value: V) -> None:
+    def set(self, key: K, value: V, *, ttl: float | None = None, lease: Lease | None = None) -> None:
         """Store a value, when the transaction is written.
 
         Args:
             key: As in `ReplicatedDict.set`.
             value: As there.
+            ttl: Seconds after which the key goes, counted from when the transaction is written; None: it is permanent.
+            lease: The lease that it ends with.
 
         Raises:
             EncodingError: The key or the value can't be kept.
+            ValueError: `ttl` is no positive number, or `lease` is no lease.
         """
         encoded, data = encoded_key(key, self._options), encoded_value(value, self._codec, self._options)
-        self._write(key, cmd.Put(encoded, data), data)
+        self._write(key, expiring(cmd.Put(encoded, data), ttl, lease), data)
 
-    def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment, data: bytes) -> None:
+    def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment | cmd.Expiring, data: bytes) -> None:
         self._must_be_open()
         own = self._own.get(key)
         if own is None:
@@ -270,8 +276,9 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
             del self._own[key]
             self._own[key] = own
             own.moved = True
-        elif isinstance(operation, cmd.Put):  # what it had before does not matter, but the key stays, as in `dict`
-            operation = cmd.Put(own.operations[own.moved].key, operation.value)
+        elif not isinstance(operation, cmd.Increment):
+            # What it had before does not matter, but the key stays, as in `dict`.
+            operation = _under(_key_of(own.operations[own.moved]), operation)
             del own.operations[own.moved :]
         own.operations.append(operation)
         own.value = data
@@ -336,7 +343,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def commit(self, seconds: float) -> None:
+    def commit(self, seconds: float, fence: Held | None) -> None:
         """The body has ended: have everything written, within so many seconds. Raises as `Commit.send`."""
         if self._conflict is not None or (self._own and self.stale()):
             self._give_up()
@@ -344,7 +351,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         if not self._own:
             self._revision = self._node.machine.settled if self._at < 0 else self._at
             return
-        self._revision = self.prepared().send(seconds)
+        self._revision = self.prepared().send(seconds, fence)
 
     def prepared(self) -> Commit:
         """All that was read and written, as one command."""
@@ -357,6 +364,17 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     def _give_up(self) -> NoReturn:
         self._over = True
         raise conflict(self._conflict or [])
+
+
+def _key_of(operation: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> bytes:
+    return operation.operation.key if isinstance(operation, cmd.Expiring) else operation.key
+
+
+def _under(key: bytes, operation: cmd.Put | cmd.Expiring) -> cmd.Put | cmd.Expiring:
+    """The same under another key."""
+    if isinstance(operation, cmd.Expiring):
+        return cmd.Expiring(cmd.Put(key, operation.operation.value), operation.ttl_ms, operation.lease)
+    return cmd.Put(key, operation.value)
 
 
 def check_page(prefix: object, after: object, limit: object) -> None:

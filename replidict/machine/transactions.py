@@ -33,11 +33,16 @@ class Stored(Protocol):
 
 
 class Step(NamedTuple):
-    """One change of a plan: a key's place, the key itself, and its new value, or None if it goes."""
+    """One change of a plan: a key's place, the key itself, and its new value, or None if it goes.
+
+    The key ends with `expiring`, or is permanent, unless it `keeps` what it had.
+    """
 
     where: Hashable
     key: bytes
     value: bytes | None
+    expiring: cmd.Expiring | None
+    keeps: bool
 
 
 def conflicts(op: cmd.Transact, items: Mapping[Hashable, Stored], place: Place, revision: int) -> list[bytes] | None:
@@ -54,7 +59,9 @@ def planned(op: cmd.Transact, items: Mapping[Hashable, Stored], place: Place, co
     """The changes that the writes come to, in order; or the key of an increment that can't be done."""
     steps: list[Step] = []
     so_far: dict[Hashable, bytes | None] = {}
-    for write in op.writes:
+    for each in op.writes:
+        expiring = each if isinstance(each, cmd.Expiring) else None
+        write = each.operation if isinstance(each, cmd.Expiring) else each
         where = place(write.key)
         stored = items.get(where)
         present = so_far.get(where) if where in so_far or stored is None else stored.value
@@ -70,7 +77,7 @@ def planned(op: cmd.Transact, items: Mapping[Hashable, Stored], place: Place, co
                     return write.key
                 value = total
         so_far[where] = value
-        steps.append(Step(where, write.key, value))
+        steps.append(Step(where, write.key, value, expiring, isinstance(write, cmd.Increment)))
     return steps
 
 

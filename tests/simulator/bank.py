@@ -193,6 +193,7 @@ def _operation(
     writes = [
         (decode(write.key), decode(write.value)[1] if isinstance(write, cmd.Put) else None)
         for write in operation.writes
+        if not isinstance(write, cmd.Expiring)  # this workload has none
     ]
     return Operation(client, call, ret, "transact", None, (reads, writes), result)
 
