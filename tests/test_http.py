@@ -532,7 +532,7 @@ def test_every_error_has_its_answer() -> None:
         "NotCommitted": "not-committed", "RemovedError": "removed", "OutcomeUnknown": "outcome-unknown",
         "ReadTimeout": "read-timeout", "ClosedError": "closed", "StorageError": "storage",
         "EncodingError": "bad-argument", "DecodingError": "undecodable", "SecurityError": "internal",
-        "ReplidictError": "internal",
+        "ReplidictError": "internal", "TransactionConflict": "transaction-conflict",
     }  # fmt: skip
     public = vars(replidict).values()
     errors = [each for each in public if isinstance(each, type) and issubclass(each, replidict.ReplidictError)]
@@ -551,9 +551,14 @@ def test_every_error_has_its_answer() -> None:
 
 @pytest.mark.parametrize(
     ("path", "methods"),
-    [("/kv/k", "DELETE, GET, HEAD, PUT"), ("/kv", "GET, HEAD"), ("/status", "GET, HEAD"), ("/metrics", "GET, HEAD")],
+    [
+        ("/kv/k", "DELETE, GET, HEAD, POST, PUT"),
+        ("/kv", "GET, HEAD"),
+        ("/status", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+    ],
 )
-@pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS", "TRACE", "BREW", "get"])
+@pytest.mark.parametrize("method", ["COPY", "PATCH", "OPTIONS", "TRACE", "BREW", "get"])
 def test_bad_methods(opened: Opened, path: str, methods: str, method: str) -> None:
     """A method that a path has not is 405, with those it has."""
     d, client = opened

@@ -21,7 +21,9 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE"}
-ROUTES = {"/kv", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics"}
+ROUTES = {
+    "/kv", "/transaction", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics",
+}  # fmt: skip
 """What is served, and `/kv/{key}`."""
 STREAM = "/watch"
 """Goes on as long as the client likes: how long that is tells nothing."""

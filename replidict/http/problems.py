@@ -102,7 +102,7 @@ def problem_of(error: ReplidictError) -> Problem:
     }
     name = next((name for kind, name in kinds.items() if isinstance(error, kind)), "internal")
     problem = Problem(name, str(error))
-    if isinstance(error, TransactionConflict):
+    if isinstance(error, TransactionConflict) and error.keys:
         problem.body["keys"] = list(error.keys)
     return problem
 
