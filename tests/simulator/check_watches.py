@@ -8,9 +8,10 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
-from replidict.machine.codec import decode, encode
+from replidict.machine.codec import DEFAULT_CODEC, decode, encode
 from replidict.machine.equality import place
 from replidict.machine.state_machine import BatchApplied, KeyChange, Outcome
+from replidict.machine.transactions import incremented
 from replidict.node.waiters import Interest
 from tests.simulator.violation import Violation
 
@@ -79,9 +80,28 @@ class WatchChecks:
                 return [self._removed(next(reversed(self._items)))]
             case cmd.Clear():
                 return [self._removed(key) for key in list(self._items)] or None
+            case cmd.Increment(key) if isinstance(result, bytes):
+                return [self._set(key, result)]
+            case cmd.Transact(_, writes):
+                return self._transacted(writes) if result == len(self.truth) else None
             case cmd.OpenLease() | cmd.RenewLeases() | cmd.Acquire() | cmd.Release() | cmd.BreakLock() | cmd.Expire():
                 return None
         raise AssertionError(operation)
+
+    def _transacted(self, writes: Sequence[cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring]) -> list[Told]:
+        told = []
+        for each in writes:
+            write = each.operation if isinstance(each, cmd.Expiring) else each
+            key = place(write.key)
+            if isinstance(write, cmd.Put):
+                told.append(self._set(write.key, write.value))
+            elif isinstance(write, cmd.Increment):
+                value = incremented(write, self._items[key][1] if key in self._items else None, DEFAULT_CODEC)
+                assert isinstance(value, bytes)
+                told.append(self._set(write.key, value))
+            elif key in self._items:
+                told.append(self._removed(key))
+        return told
 
     def _set(self, encoded: bytes, value: bytes) -> Told:
         key = place(encoded)
