@@ -1,5 +1,8 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict.api.leadership import Leadership
+from replidict.api.lease import Lease
+from replidict.api.lock import Held, Lock, Semaphore
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned
@@ -9,6 +12,9 @@ from replidict.errors import (
     DecodingError,
     EncodingError,
     HistoryLost,
+    LeaseLost,
+    LockLost,
+    LockTimeout,
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
@@ -23,7 +29,7 @@ from replidict.node.backup import Backup
 from replidict.options import Options
 from replidict.release import __version__
 from replidict.security import TLS
-from replidict.status import Member, Status
+from replidict.status import LockInfo, Member, Status
 
 __all__ = [
     "Backup",
@@ -34,6 +40,14 @@ __all__ = [
     "EncodingError",
     "Event",
     "HistoryLost",
+    "Held",
+    "Leadership",
+    "Lease",
+    "LeaseLost",
+    "Lock",
+    "LockInfo",
+    "LockLost",
+    "LockTimeout",
     "Member",
     "NotCommitted",
     "Options",
@@ -43,6 +57,7 @@ __all__ = [
     "ReplicatedDict",
     "ReplidictError",
     "SecurityError",
+    "Semaphore",
     "Status",
     "StorageError",
     "TLS",

@@ -4,6 +4,9 @@
     +-- NotCommitted                      the write was surely not applied
     |   +-- RemovedError (ClosedError)    this node is no member any more, or its cluster goes on elsewhere
     |   +-- TransactionConflict           what a transaction had read was changed by others before it was done
+    |   +-- LeaseLost                     the lease has ended: what hung on it is gone, or goes to others
+    |       +-- LockLost                  the lock is held no more, and may be another's
+    +-- LockTimeout    (TimeoutError)     a lock was not obtained in time
     +-- OutcomeUnknown (TimeoutError)     the write may or may not be applied, now or later
     +-- ReadTimeout    (TimeoutError)     a linearizable or bounded read could not be served in time
     +-- ClosedError    (ValueError)       the dict is closed, or belongs to the process this one was forked from
@@ -61,6 +64,18 @@ class ClosedError(ReplidictError, ValueError):
 class RemovedError(NotCommitted, ClosedError):
     """This node was removed from its cluster, or that was recovered without it: it has stopped, and its copy is served
     no more."""
+
+
+class LeaseLost(NotCommitted):
+    """The lease has ended: it was given back, was not renewed in time, or may not have been."""
+
+
+class LockLost(LeaseLost):
+    """The lock is not held any more, or may not be, and may be another's: what was fenced with it was not applied."""
+
+
+class LockTimeout(ReplidictError, TimeoutError):
+    """The lock was not obtained in time: others have it, or no majority could be reached. It is not held."""
 
 
 class StorageError(ReplidictError):

@@ -55,6 +55,33 @@ class Status:
     watchers: int = 0
     """Open watches of this node."""
 
+    leases: int = 0
+    """Leases in the cluster that have not ended."""
+
+    locks: int = 0
+    """Who holds a lock or a permit of a semaphore, in the cluster."""
+
+
+@dataclass(frozen=True)
+class LockInfo:
+    """Who holds a lock, or a permit of a semaphore, as one node's copy says."""
+
+    name: str
+    holder: str
+    """The node and the process, in words."""
+
+    info: str
+    """What the holder said when it asked for the lock."""
+
+    token: int
+    """The fencing token: larger than that of every grant before, in the whole cluster."""
+
+    since: float
+    """When it was granted: seconds since the epoch, on this machine's clock."""
+
+    waiters: int
+    """How many requests are in line for this lock."""
+
 
 @dataclass(frozen=True)
 class Member:

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.administration import Administration
+from replidict.api.coordination import Coordination, bound_to
+from replidict.api.lease import Lease
+from replidict.api.lock import Held
 from replidict.api.transaction import Transactions
 from replidict.api.views import Items, Keys, Values, Versioned, contents
 from replidict.api.watch import Watching
@@ -55,7 +58,9 @@ K2 = TypeVar("K2", bound=Hashable)
 _ABSENT: Any = object()
 
 
-class ReplicatedDict(Administration, Transactions[K, V], Watching[K, V], MutableMapping[K, V], Reversible[K]):
+class ReplicatedDict(
+    Administration, Transactions[K, V], Watching[K, V], Coordination, MutableMapping[K, V], Reversible[K]
+):
     """A dict kept the same on every node of a cluster, on disk, by Raft.
 
     `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
@@ -229,20 +234,42 @@ class ReplicatedDict(Administration, Transactions[K, V], Watching[K, V], Mutable
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def set(self, key: K, value: V, *, timeout: float | None = None) -> int:
+    def set(
+        self,
+        key: K,
+        value: V,
+        *,
+        ttl: float | None = None,
+        lease: Lease | None = None,
+        fence: Held | None = None,
+        timeout: float | None = None,
+    ) -> int:
         """Store a value. Returns the revision of this write.
 
-        Raises `NotCommitted`, `OutcomeUnknown`, `EncodingError`, `ClosedError` or `StorageError`.
+        With `ttl` the key goes so many seconds after the call began, no sooner; with `lease` it goes with that; without
+        either it is permanent. With `fence` it is stored only while that lock is held, which the log decides.
+
+        Raises `NotCommitted`, `OutcomeUnknown`, `EncodingError`, `ClosedError` or `StorageError`, and of `NotCommitted`
+        `LeaseLost` (the lease has ended) and `LockLost` (the lock is not held any more).
         """
         encoded, data = self._key(key), self._value(value)
-        return self._write(cmd.Put(encoded, data), len(encoded) + len(data), timeout)  # type: ignore[return-value]
+        operation = bound_to(cmd.Put(encoded, data), ttl, lease, fence)
+        return self._write(operation, len(encoded) + len(data), timeout)  # type: ignore[return-value]
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
         """Store a value, as `set` does. `d[key] += 1` is a read and a write, between which others may write."""
         self.set(key, value)
 
-    def submit(self, key: K, value: V) -> Future[int]:
+    def submit(
+        self,
+        key: K,
+        value: V,
+        *,
+        ttl: float | None = None,
+        lease: Lease | None = None,
+        fence: Held | None = None,
+    ) -> Future[int]:
         """As `set`, but returns a future of the revision at once: one thread can have many writes under way.
 
         They are applied in the order of the calls, and resolved in a thread of their own, each within the timeout of
@@ -251,31 +278,65 @@ class ReplicatedDict(Administration, Transactions[K, V], Watching[K, V], Mutable
         or `StorageError`.
         """
         encoded, data = self._key(key), self._value(value)
-        operation, size = cmd.Put(encoded, data), len(encoded) + len(data)
+        operation, size = bound_to(cmd.Put(encoded, data), ttl, lease, fence), len(encoded) + len(data)
         return self._host.futures.submit(operation, size, self._timeout)
 
-    def add(self, key: K, value: V, *, timeout: float | None = None) -> bool:
-        """Store a value only if the key is absent. Returns whether it was."""
+    def add(
+        self,
+        key: K,
+        value: V,
+        *,
+        ttl: float | None = None,
+        lease: Lease | None = None,
+        fence: Held | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Store a value only if the key is absent. Returns whether it was. `ttl`, `lease` and `fence` as for `set`."""
         encoded, data = self._key(key), self._value(value)
-        return self._write(cmd.Add(encoded, data), len(encoded) + len(data), timeout) is True
+        operation = bound_to(cmd.Add(encoded, data), ttl, lease, fence)
+        return self._write(operation, len(encoded) + len(data), timeout) is True
 
-    def compare_and_set(self, key: K, expected: V, value: V, *, timeout: float | None = None) -> bool:
+    def compare_and_set(
+        self,
+        key: K,
+        expected: V,
+        value: V,
+        *,
+        ttl: float | None = None,
+        lease: Lease | None = None,
+        fence: Held | None = None,
+        timeout: float | None = None,
+    ) -> bool:
         """Store a value only if the present one equals `expected`, by `==`. Returns whether it did.
 
         This is how to count, or to change what others may change too: read, compute, and try again if it is false.
         A value is also equal to itself when it holds NaN; one that holds a `ZoneInfo` equals nothing but itself. An
-        absent key equals nothing: `add` is for that.
+        absent key equals nothing: `add` is for that. `ttl`, `lease` and `fence` as for `set`.
         """
         encoded, old, data = self._key(key), self._value(expected), self._value(value)
         present = self._machine.find(key)
         check_comparable(self._codec, [old, data] if present is None else [old, data, present.value])
-        operation = cmd.CompareAndSet(encoded, old, data)
+        operation = bound_to(cmd.CompareAndSet(encoded, old, data), ttl, lease, fence)
         return self._write(operation, len(encoded) + len(old) + len(data), timeout) is True
 
-    def replace(self, key: K, value: V, *, revision: int, timeout: float | None = None) -> bool:
-        """Store a value only if the present one was written by `revision` (see `versioned`). Returns whether it was."""
+    def replace(
+        self,
+        key: K,
+        value: V,
+        *,
+        revision: int,
+        ttl: float | None = None,
+        lease: Lease | None = None,
+        fence: Held | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Store a value only if the present one was written by `revision` (see `versioned`). Returns whether it was.
+
+        `ttl`, `lease` and `fence` as for `set`.
+        """
         operation = cmd.Replace(self._key(key), self._value(value), revision_of(revision))
-        return self._write(operation, len(operation.key) + len(operation.value), timeout) is True
+        size = len(operation.key) + len(operation.value)
+        return self._write(bound_to(operation, ttl, lease, fence), size, timeout) is True
 
     def delete(self, key: K, *, timeout: float | None = None) -> bool:
         """Remove a key, without a look at its value. Returns whether it was there."""

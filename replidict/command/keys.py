@@ -72,6 +72,7 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
 @click.option(
     "--if-revision", type=click.IntRange(0, NUMBER_MAX), metavar="N", help="Only if it was last written by revision N."
 )
+@click.option("--ttl", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="The key goes after so long.")
 @as_json_option
 @asking
 def set_value(
@@ -82,6 +83,7 @@ def set_value(
     literal: bool,
     if_absent: bool,
     if_revision: int | None,
+    ttl: float | None,
     as_json: bool,
 ) -> None:
     """Store VALUE, or what comes from standard input.
@@ -96,16 +98,21 @@ def set_value(
         raise click.UsageError("standard input is closed: give VALUE")
     given = read(value, literal) if value is not None else from_input(sys.stdin.buffer.read())
     data = encode(given)
-    if if_absent:
-        held = client.ask(lambda i, t: client_messages.Add(i, t, name, data), client_messages.Held).held
-        said: dict[str, object] = {"done": held}
-    elif if_revision is not None:
+    said: dict[str, object]
+    if if_absent or if_revision is not None:
         held = client.ask(
-            lambda i, t: client_messages.Replace(i, t, name, data, if_revision), client_messages.Held
+            lambda i, t: _conditional(i, t, name, data, ttl, if_absent, if_revision), client_messages.Held
         ).held
         said = {"done": held}
     else:
-        revision = client.ask(lambda i, t: client_messages.Set(i, t, name, data), client_messages.Stored).revision
+        revision = client.ask(
+            lambda i, t: (
+                client_messages.Set(i, t, name, data)
+                if ttl is None
+                else client_messages.SetForAWhile(i, t, name, data, ttl)
+            ),
+            client_messages.Stored,
+        ).revision
         held, said = True, {"done": True, "revision": revision}
     if as_json:
         print_json(said)
@@ -113,6 +120,16 @@ def set_value(
         hint_at_literal(value)
     if not held:
         raise Failure(f"not stored: {key!r} " + ("is there" if if_absent else f"is not of revision {if_revision}"))
+
+
+def _conditional(
+    number: int, timeout: float, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_revision: int | None
+) -> client_messages.Add | client_messages.Replace | client_messages.SetForAWhile:
+    if ttl is not None:
+        return client_messages.SetForAWhile(number, timeout, key, value, ttl, if_absent, if_revision)
+    if if_revision is not None:
+        return client_messages.Replace(number, timeout, key, value, if_revision)
+    return client_messages.Add(number, timeout, key, value)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

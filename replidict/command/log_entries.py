@@ -35,6 +35,8 @@ def described(command: bytes) -> str:
             return f"voters {' '.join(voters)}" + (f", learners {' '.join(learners)}" if learners else "")
         case cmd.RaiseLevel(level=level):
             return f"the feature level is {level}"
+        case cmd.Tick(milliseconds=milliseconds):
+            return f"the cluster's clock shows {milliseconds / 1000:.3f} s"
 
 
 _NAMES = {
@@ -51,6 +53,24 @@ def _operation(operation: cmd.Operation) -> str:
             return f"popitem {_key(operation.key)} if at revision {operation.revision}"
         case cmd.Take(key=None):
             return "popitem"
+        case cmd.Expiring(operation=inner, ttl_ms=ttl_ms, lease=lease):
+            for_how_long = "" if ttl_ms is None else f" for {ttl_ms / 1000:g} s"
+            return _operation(inner) + for_how_long + ("" if lease is None else f" with lease {lease}")
+        case cmd.Fenced(name=name, token=token, operation=inner):
+            return f"{_operation(inner)} if {literal(name)} is held with token {token}"
+        case cmd.Expire(key=key, ttl_ms=ttl_ms):
+            return f"expire {_key(key)} " + ("never" if ttl_ms is None else f"in {ttl_ms / 1000:g} s")
+        case cmd.OpenLease(lease=lease, ttl_ms=ttl_ms):
+            return f"lease {lease} for {ttl_ms / 1000:g} s"
+        case cmd.RenewLeases(leases=leases) | cmd.EndLeases(leases=leases):
+            verb = "renew" if isinstance(operation, cmd.RenewLeases) else "end"
+            return f"{verb} leases {' '.join(map(str, leases[:SHOWN]))}" + (" ..." if len(leases) > SHOWN else "")
+        case cmd.Acquire(name=name, holder=holder):
+            return f"acquire {literal(name)} for {shortened(holder)}"
+        case cmd.Release(name=name, request=request):
+            return f"release {literal(name)} of request {request}"
+        case cmd.BreakLock(name=name, token=token):
+            return f"break_lock {literal(name)} of token {token}"
         case cmd.PopItem() | cmd.Clear():
             return type(operation).__name__.lower()
         case cmd.Increment(key=key, by=by):
@@ -61,7 +81,7 @@ def _operation(operation: cmd.Operation) -> str:
             text = f"transaction: {_some([_operation(write) for write in writes]) or 'no writes'}"
             return text + (f" if {_some(seen)}" if seen else "")
         case _:
-            name = {
+            names = {
                 "Put": "set",
                 "SetDefault": "setdefault",
                 "Remove": "pop",
@@ -69,7 +89,7 @@ def _operation(operation: cmd.Operation) -> str:
                 "CompareAndSet": "compare_and_set",
             }
             told = msgspec.structs.asdict(operation)
-            text = f"{name.get(type(operation).__name__, type(operation).__name__.lower())} {_key(told['key'])}"
+            text = f"{names.get(type(operation).__name__, type(operation).__name__.lower())} {_key(told['key'])}"
             if "expected" in told:
                 text += f" from {_value(told['expected'])}"
             if "value" in told:

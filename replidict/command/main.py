@@ -15,6 +15,7 @@ from replidict.command.cluster import add, members, remove, status, transfer
 from replidict.command.disks import inspect_node, recover, restore
 from replidict.command.failures import Failure
 from replidict.command.keys import delete, get, increment, keys, set_value
+from replidict.command.locks import break_lock, locks
 from replidict.command.output import require_stdout
 from replidict.command.serve import serve
 from replidict.command.watch import watch
@@ -51,8 +52,8 @@ def main(ctx: click.Context) -> None:
 
 
 _COMMANDS: Sequence[click.Command] = [
-    serve, status, get, set_value, increment, delete, keys, watch, members, add, remove, transfer, backup, restore,
-    recover, inspect_node, bench,
+    serve, status, get, set_value, increment, delete, keys, watch, locks, break_lock, members, add, remove, transfer,
+    backup, restore, recover, inspect_node, bench,
 ]  # fmt: skip
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -37,6 +37,7 @@ from replidict.http.arguments import (
     parameters_of,
     reading_of,
     timeout_of,
+    ttl_of,
 )
 from replidict.http.bodies import Bodies
 from replidict.http.bulkheads import Lane
@@ -122,7 +123,15 @@ class Store:
         if seen is None:
             raise _absent(key)
         body, content_type = body_of(seen.value)
-        return Response(body, headers=_headers(seen.revision) | {"Content-Type": content_type})
+        return Response(body, headers=_headers(seen.revision) | self._lifetime(key) | {"Content-Type": content_type})
+
+    def _lifetime(self, key: str) -> dict[str, str]:
+        """The header that says for how many seconds a key is there yet, if it goes by itself."""
+        try:
+            left = self._dict.ttl(key)
+        except KeyError:
+            left = 0.0
+        return {} if left is None else {"Expires-In": f"{left:.3f}"}
 
     def _seen(self, key: str, reading: Reading, left: float) -> Versioned[Any] | None:
         self._catch_up(reading, left)
@@ -136,7 +145,8 @@ class Store:
             self._dict.get("", max_staleness=reading.max_staleness, timeout=left)
 
     async def _put(self, request: Request, key: str) -> Response:
-        timeout = timeout_of(parameters_of(request, {"timeout"}))
+        parameters = parameters_of(request, {"timeout", "ttl"})
+        timeout, ttl = timeout_of(parameters), ttl_of(parameters)
         condition = condition_of(request)
         if {coding.lower() for coding in request.headers.getlist("Content-Encoding")} - {"identity"}:
             raise Problem("content-encoding", "a body that is compressed would be kept, and given back, as it came")
@@ -146,16 +156,20 @@ class Store:
         async with self._bodies.read(request) as body:
             value = value_of(body, request.headers.get("Content-Type", ""))
             if condition is None:
-                revision = await self._waiting.run(lambda left: d.set(key, value, timeout=left), timeout, writes=True)
+                revision = await self._waiting.run(
+                    lambda left: d.set(key, value, ttl=ttl, timeout=left), timeout, writes=True
+                )
                 return Response(status_code=204, headers={"ETag": f'"{revision}"'})
             if condition.negated:
                 if not condition.any:
                     raise Problem("any-revision", "a PUT takes If-None-Match: * (only if absent), or If-Match")
-                done = await self._waiting.run(lambda left: d.add(key, value, timeout=left), timeout, writes=True)
+                done = await self._waiting.run(
+                    lambda left: d.add(key, value, ttl=ttl, timeout=left), timeout, writes=True
+                )
             else:
                 known = condition.revision
                 done = known is not None and await self._waiting.run(
-                    lambda left: d.replace(key, value, revision=known, timeout=left), timeout, writes=True
+                    lambda left: d.replace(key, value, revision=known, ttl=ttl, timeout=left), timeout, writes=True
                 )
         if not done:
             raise _unmet(key)
@@ -231,6 +245,12 @@ class Store:
         members = await self._waiting.run(lambda _: self._dict.members(), MEMBERS_WITHIN)
         return JSONResponse({"members": [dataclasses.asdict(member) for member in members]})
 
+    async def locks(self, request: Request) -> Response:
+        """GET /locks."""
+        parameters_of(request, set())
+        locks = await self._waiting.run(lambda _: self._dict.locks(), MEMBERS_WITHIN)
+        return JSONResponse({"locks": [dataclasses.asdict(lock) for lock in locks]})
+
     async def healthz(self, request: Request) -> Response:
         """GET /healthz: this process is alive, and the node in it has not stopped."""
         if self._dict.status().role in ("stopped", "removed"):
@@ -270,6 +290,7 @@ def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, option
             Route("/watch", store.watches.watch),
             Route("/status", store.status),
             Route("/members", store.members),
+            Route("/locks", store.locks),
             Route("/healthz", store.healthz),
             Route("/readyz", store.readyz),
             Route("/metrics", store.figures),

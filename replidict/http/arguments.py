@@ -135,6 +135,16 @@ def timeout_of(parameters: dict[str, str]) -> float:
     return _number(parameters, "timeout", TIMEOUT, MAX_TIMEOUT)
 
 
+def ttl_of(parameters: dict[str, str]) -> float | None:
+    """Seconds after which the key is to go; None: it is to stay."""
+    if "ttl" not in parameters:
+        return None
+    ttl = _number(parameters, "ttl", 0.0, 2.0**31)
+    if not ttl:
+        raise Problem("bad-argument", "ttl=0: must be a number of seconds above 0")
+    return ttl
+
+
 def reading_of(parameters: dict[str, str]) -> Reading:
     """How up to date the read must be."""
     consistency = parameters.get("consistency", "local")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, get_args, get_type_hints
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,7 +21,7 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE"}
-ROUTES = {"/kv", "/watch", "/status", "/members", "/healthz", "/readyz", "/metrics"}
+ROUTES = {"/kv", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics"}
 """What is served, and `/kv/{key}`."""
 STREAM = "/watch"
 """Goes on as long as the client likes: how long that is tells nothing."""
@@ -35,6 +35,8 @@ GAUGES = {
     "applied_index": "Last log entry that this node's copy includes",
     "revision": "Changes that this node's copy includes",
     "keys": "Keys in the dict",
+    "leases": "Leases that have not ended",
+    "locks": "Who holds a lock or a permit of a semaphore",
     "log_entries": "Log entries kept on disk",
     "log_bytes": "Bytes of the log entries kept on disk",
     "feature_level": "Feature level of the cluster, as far as this node knows",
@@ -112,6 +114,9 @@ class _Engine(Collector):
         status = self._dict.status()
         for name, meaning in GAUGES.items():
             yield GaugeMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
+        waiters, expired = self._dict.waiting_and_expired()
+        yield GaugeMetricFamily("replidict_lock_waiters", "Who waits for a lock or a permit", waiters)
+        yield CounterMetricFamily("replidict_expired", "Keys and leases that this node saw expire", expired)
         yield GaugeMetricFamily("replidict_has_leader", "Whether this node knows a leader", status.leader is not None)
         yield GaugeMetricFamily("replidict_peers", "Other members", len(status.peers))
         yield GaugeMetricFamily("replidict_peers_connected", "Other members it is connected to", len(status.connected))

@@ -126,6 +126,82 @@ class Transact(_Operation, frozen=True, tag=30):
     whole: int | None = None
 
 
+class Expiring(_Operation, frozen=True, tag=11):
+    """A write whose key ends by itself: so many milliseconds from now, with a lease, or with whichever is first.
+
+    Gives what the write does. Refused with `LeaseLost` if there is no such lease.
+    """
+
+    operation: Put | Add | CompareAndSet | Replace
+    ttl_ms: int | None
+    lease: int | None
+
+
+class Fenced(_Operation, frozen=True, tag=12):
+    """A write, if this lock is held with this token; else it is refused with `LockLost`."""
+
+    name: str
+    token: int
+    operation: Put | Add | CompareAndSet | Replace | Expiring | Increment | Transact
+
+
+class Expire(_Operation, frozen=True, tag=13):
+    """Have a key end so many milliseconds from now, or never (None); gives whether it is there."""
+
+    key: bytes
+    ttl_ms: int | None
+
+
+class OpenLease(_Operation, frozen=True, tag=14):
+    """Grant a lease that lives so many milliseconds without being renewed. Who asks for it has drawn its id."""
+
+    lease: int
+    ttl_ms: int
+
+
+class RenewLeases(_Operation, frozen=True, tag=15):
+    """Have leases live for their whole ttl again; gives how many of them there are still."""
+
+    leases: list[int]
+
+
+class EndLeases(_Operation, frozen=True, tag=16):
+    """Give leases back: their keys and locks go. Gives how many there were."""
+
+    leases: list[int]
+
+
+class Acquire(_Operation, frozen=True, tag=17):
+    """Ask for a lock, or for one of so many permits of a semaphore (0: a lock). The lease is renewed as well.
+
+    Gives the token if it is granted. If not: None, and it waits in line, or with `wait=False` False, and it does not.
+    Who asks has drawn the request's number; `holder` says who that is, `info` what it says of it.
+    """
+
+    name: str
+    request: int
+    lease: int
+    shared: bool
+    permits: int
+    wait: bool
+    holder: str
+    info: str
+
+
+class Release(_Operation, frozen=True, tag=18):
+    """Give a lock back, or leave the line; gives whether it was held, None if there is no such request."""
+
+    name: str
+    request: int
+
+
+class BreakLock(_Operation, frozen=True, tag=19):
+    """Take a lock from the holder with this token; gives whether there was one."""
+
+    name: str
+    token: int
+
+
 Operation: TypeAlias = (
     Put
     | Add
@@ -137,6 +213,15 @@ Operation: TypeAlias = (
     | Clear
     | CompareAndSet
     | Replace
+    | Expiring
+    | Fenced
+    | Expire
+    | OpenLease
+    | RenewLeases
+    | EndLeases
+    | Acquire
+    | Release
+    | BreakLock
     | Remove
     | Take
     | Increment
@@ -144,7 +229,18 @@ Operation: TypeAlias = (
 )
 
 Result: TypeAlias = bool | int | bytes | list[bytes] | str | None
-"""What one operation gives: see each operation. A text says why it was not performed."""
+"""What one operation gives: see each operation. A text says why it was not performed: an error's name, and its text."""
+
+_OF_TIME = frozenset({Expiring, Fenced, Expire, OpenLease, RenewLeases, Acquire})
+
+
+def needs_time(operation: Operation) -> bool:
+    """Whether what an operation does depends on the clock."""
+    if type(operation) not in _OF_TIME:
+        return False
+    if isinstance(operation, Fenced):
+        return needs_time(operation.operation)
+    return not isinstance(operation, Expiring | Expire) or operation.ttl_ms is not None
 
 
 class _Command(msgspec.Struct, frozen=True, array_like=True):
@@ -196,9 +292,29 @@ class RaiseLevel(_Command, frozen=True, tag=5):
     level: int
 
 
-Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel
+class Tick(_Command, frozen=True, tag=6):
+    """So much time has passed in the cluster, says its leader; nobody else may. It never goes back.
 
-LEVEL_OF: dict[type, int] = {Remove: 2, Take: 2, Increment: 2, Transact: 2}
+    `token`: tokens of locks go on above this one. That is for a cluster that may not know of all that were granted.
+    """
+
+    milliseconds: int
+    token: int = 0
+
+
+class TimedBatch(Batch, frozen=True, tag=7):
+    """A `Batch` with operations for which time counts: the leader puts a `Tick` before it."""
+
+
+Command: TypeAlias = NoOp | OpenSession | Batch | Configuration | RaiseLevel | Tick | TimedBatch
+
+LEVEL_OF: dict[type, int] = dict.fromkeys(
+    (
+        *(Remove, Take, Increment, Transact, Tick, TimedBatch, Expiring, Fenced, Expire),
+        *(OpenLease, RenewLeases, EndLeases, Acquire, Release, BreakLock),
+    ),
+    2,
+)
 """The level that the cluster must have for a command or operation to be proposed; 1 if it is not listed."""
 
 encode = msgspec.msgpack.Encoder().encode
@@ -240,6 +356,16 @@ def is_configuration(data: bytes) -> bool:
 def raises_level(data: bytes) -> bool:
     """Whether a log entry holds a `RaiseLevel`, by a glance at its first two bytes."""
     return data[1:2] == b"\x05"
+
+
+def is_tick(data: bytes) -> bool:
+    """Whether a log entry holds a `Tick`, by a glance at its first two bytes."""
+    return data[1:2] == b"\x06"
+
+
+def is_timed(data: bytes) -> bool:
+    """Whether a log entry holds a `TimedBatch`, by a glance at its first two bytes."""
+    return data[1:2] == b"\x07"
 
 
 def may_be_proposed(data: bytes) -> bool:

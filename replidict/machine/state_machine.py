@@ -26,11 +26,14 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 import msgspec
 
 from replidict.brief import brief
-from replidict.errors import EncodingError, StorageError
+from replidict.errors import EncodingError, LeaseLost, StorageError
 from replidict.machine import commands as cmd
+from replidict.machine import coordination
 from replidict.machine.codec import Codec, FaithfulCodec, is_portable
+from replidict.machine.coordination import Coordination
 from replidict.machine.equality import equal, key_at, place, place_of
 from replidict.machine.key_index import KeyIndex
+from replidict.machine.locks import OtherKind
 from replidict.machine.transactions import conflicts, incremented, planned
 from replidict.release import LEVEL
 
@@ -174,6 +177,7 @@ class StateMachine:
         self.level = 1
         self.kept: dict[str, bytes] = {}
         """The state beside keys and sessions as named rows, as of the last `take_changes`."""
+        self.coordination = Coordination(self._remove_all)
         self._codec = codec
         self._next_position = 1
         self._changes = self._no_changes()
@@ -249,6 +253,7 @@ class StateMachine:
         self.sessions = dict(sorted(sessions, key=lambda pair: pair[1].used))
         self.kept = dict(kept)
         self.level = _LEVEL.decode(self.kept["level"]) if "level" in self.kept else 1
+        self.coordination.load(self.kept, lambda: {item.position: key for key, item in self.items.items()})
         self._next_position = next_position
         self.applied_index = index
         self._changes = self._no_changes()
@@ -264,6 +269,7 @@ class StateMachine:
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
+        taken.kept.update(self.coordination.take_rows())
         for name, data in taken.kept.items():
             if data is None:
                 self.kept.pop(name, None)
@@ -307,6 +313,8 @@ class StateMachine:
                 outcome = SessionOpened(nonce, index)
             case cmd.RaiseLevel(level):
                 outcome = self._raise_level(level)
+            case cmd.Tick() as tick:
+                self.coordination.tick(tick)
         self.applied_index = index
         self.settled = self.revision
         self._changes.bytes += len(command)
@@ -349,6 +357,8 @@ class StateMachine:
             return _PERFORM[type(operation)](self, operation)
         except _Refused as refused:
             return f"EncodingError: {refused}"
+        except (LeaseLost, OtherKind) as refused:
+            return f"{type(refused).__name__}: {refused}"
 
     # -- operations -------------------------------------------------------------------------------------------
 
@@ -356,10 +366,10 @@ class StateMachine:
         self.revision += 1
         return self.revision
 
-    def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int) -> None:
+    def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int, *, permanent: bool = True) -> None:
         self.plain = self.plain and type(key) is not tuple
         present = self.items.get(key)
-        self.items[key] = item = self._item(key, present, encoded, value, revision)
+        self.items[key] = item = self._item(key, present, encoded, value, revision, permanent=permanent)
         if present is None and self.key_index is not None:
             self._note(key, item, True)
 
@@ -368,13 +378,25 @@ class StateMachine:
         if self.key_index is not None and not self.key_index.note(key, item.key, present):
             self.key_index = None
 
-    def _item(self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int) -> Item:
-        """What is to be stored in the place of `present`; noted among the changes."""
+    def _item(
+        self,
+        key: Hashable,
+        present: Item | None,
+        encoded: bytes,
+        value: bytes,
+        revision: int,
+        *,
+        permanent: bool = True,
+    ) -> Item:
+        """What is to be stored in the place of `present`; noted among the changes. `permanent`: the key does not end by
+        itself any more, if it was to."""
         if present is None:
             position = self._next_position
             self._next_position += 1
         else:
             encoded, position = present.key, present.position
+            if permanent and self.coordination.leases.mortal:
+                self.coordination.leases.detach(position)
         self._changes.rows.append((position, encoded, value, revision))
         self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
         return Item(encoded, value, revision, position)
@@ -389,9 +411,21 @@ class StateMachine:
                 revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
             del self.items[key]
             self._note(key, item, False)
-            self._changes.rows.append((item.position, item.key, None, revision))
-            self._told.append((revision, kind, key, item.key, None, item.value))
+            self._gone(item, key, revision, kind)
         return item
+
+    def _remove_all(self, keys: list[Hashable], expired: bool) -> None:
+        """Remove keys that are there, as one change: readers see all of them or none."""
+        revision = self._next_revision()
+        for key in keys:
+            self._gone(self.items[key], key, revision, "expire" if expired else "delete")
+        self._show(dict.fromkeys(keys), in_place=False)
+
+    def _gone(self, item: Item, key: Hashable, revision: int, kind: Literal["delete", "expire"]) -> None:
+        """Note that a key is removed."""
+        self.coordination.leases.detach(item.position)
+        self._changes.rows.append((item.position, item.key, None, revision))
+        self._told.append((revision, kind, key, item.key, None, item.value))
 
     def _put(self, op: cmd.Put) -> cmd.Result:
         key = _place(op.key)
@@ -466,6 +500,7 @@ class StateMachine:
                 )
             self.items.clear()
             self.key_index = None
+            self.coordination.leases.detach_all()
             self._changes.rows, self._changes.cleared = [], True
         return count
 
@@ -521,7 +556,7 @@ class StateMachine:
         present = self.items.get(key)
         value = incremented(op, None if present is None else present.value, self._codec)
         if isinstance(value, bytes):
-            self._store(key, op.key, value, self._next_revision())
+            self._store(key, op.key, value, self._next_revision(), permanent=False)
         return value
 
     def _transact(self, op: cmd.Transact) -> cmd.Result:
@@ -543,10 +578,40 @@ class StateMachine:
                 pending[key] = self._item(key, present, encoded, value, revision)
             elif present is not None:
                 pending[key] = None
-                self._changes.rows.append((present.position, present.key, None, revision))
-                self._told.append((revision, "delete", key, present.key, None, present.value))
+                self._gone(present, key, revision, "delete")
         self._show(pending, in_place=False)
         return revision
+
+    # -- operations within others, and those of time and turns ----------------------------------------------------
+
+    def _expiring(self, op: cmd.Expiring) -> cmd.Result:
+        leases = self.coordination.leases
+        if op.lease is not None:
+            leases.see_to(op.lease)
+        before = self.revision
+        result = _PERFORM[type(op.operation)](self, op.operation)
+        if self.revision != before:
+            key = _place(op.operation.key)
+            leases.attach(self.items[key].position, key, op.ttl_ms, op.lease)
+        return result
+
+    def _fenced(self, op: cmd.Fenced) -> cmd.Result:
+        self.coordination.locks.see_to(op.name, op.token)
+        return _PERFORM[type(op.operation)](self, op.operation)
+
+    def _expire(self, op: cmd.Expire) -> cmd.Result:
+        key = _place(op.key)
+        item = self.items.get(key)
+        if item is None:
+            return False
+        if op.ttl_ms is None:
+            self.coordination.leases.detach(item.position)
+        else:
+            self.coordination.leases.expire(item.position, key, op.ttl_ms)
+        return True
+
+    def _coordinate(self, op: cmd.Operation) -> cmd.Result:
+        return coordination.PERFORM[type(op)](self.coordination, op)
 
 
 def _put_in(items: dict[Hashable, Item], key: Hashable, item: Item | None) -> None:
@@ -584,4 +649,8 @@ _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] =
     cmd.Take: StateMachine._take,
     cmd.Increment: StateMachine._increment,
     cmd.Transact: StateMachine._transact,
+    cmd.Expiring: StateMachine._expiring,
+    cmd.Fenced: StateMachine._fenced,
+    cmd.Expire: StateMachine._expire,
+    **dict.fromkeys(coordination.PERFORM, StateMachine._coordinate),
 }

@@ -10,7 +10,7 @@ from replidict.machine import commands as cmd
 from replidict.monotonic_clock import clock
 from replidict.node.linearizable_reads import Read
 from replidict.node.node import Node
-from replidict.node.proposals import Write
+from replidict.node.proposals import Write, result_of
 from replidict.own_threads import in_node_thread
 
 Pairs = list[tuple[bytes, bytes]]
@@ -105,12 +105,3 @@ def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:
         f"this write was sent, but no majority confirmed it within {rounded(seconds)} s: it may or may not be "
         "applied. Read with linearizable=True, once a majority is there, to find out"
     )
-
-
-def result_of(answered: Write) -> cmd.Result:
-    """What a write gave that is done. Raises why there is no result."""
-    if answered.error is not None:
-        raise_anew(answered.error)
-    if isinstance(answered.result, str):
-        raise ReplidictError(f"this write could not be performed, and changed nothing: {answered.result}")
-    return answered.result

@@ -13,6 +13,9 @@ from replidict.machine.codec import Codec, FaithfulCodec, encode_key
 from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Security, Strings, checked_address, is_same, security_for
 
+TTL_MAX = 100 * 365 * 86_400.0
+"""Seconds; longer is for ever."""
+
 
 def check_kinds(options: object, codec: object, tls: object) -> None:
     """Are these what they are to be?"""
@@ -155,3 +158,10 @@ def _pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
     if hasattr(other, "keys"):
         return [(key, other[key]) for key in other.keys()]  # noqa: SIM118 -- what dict.update does
     return [(key, value) for key, value in other]
+
+
+def ttl_of(value: Any, name: str = "ttl") -> float:
+    """The value, if it is a time to live in seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r}: must be a positive number of seconds")
+    return min(float(value), TTL_MAX)

@@ -22,9 +22,9 @@ from replidict.latch import Latch
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.monotonic_clock import clock
-from replidict.node.blocking_calls import given_up, result_of
+from replidict.node.blocking_calls import given_up
 from replidict.node.node import Node
-from replidict.node.proposals import Write
+from replidict.node.proposals import Write, result_of
 from replidict.own_threads import OwnThread, in_node_thread
 
 logger = Logger(__name__)

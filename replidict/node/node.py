@@ -15,10 +15,13 @@ from replidict.call import Call
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew, waits_for_itself
 from replidict.log_writer import Logger
 from replidict.machine.codec import Codec
-from replidict.machine.state_machine import Outcome, StateMachine
+from replidict.machine.state_machine import Changes, Outcome, StateMachine
+from replidict.node.expiry import Expiry
 from replidict.node.feature_level import FeatureLevel
 from replidict.node.history import History
+from replidict.node.leases import Leases
 from replidict.node.linearizable_reads import Reads
+from replidict.node.locks import Locks
 from replidict.node.proposals import Proposals
 from replidict.options import NO_NETWORK, Options
 from replidict.own_threads import in_node_thread
@@ -26,6 +29,8 @@ from replidict.raft.engine import Engine, MakeTransport
 from replidict.raft.role import Role
 from replidict.status import Status
 from replidict.storage.store import Store
+
+_OF_PARENT = "it belongs to the process that this one was forked from"
 
 logger = Logger(__name__)
 
@@ -67,12 +72,16 @@ class Node:
         self.engine.meet = self.feature_level.meet
         self.proposals = Proposals(self.engine, options, wake, self.feature_level)
         self.reads = Reads(self.engine, wake)
+        self.expiry = Expiry(self.engine, self.machine)
+        self.leases = Leases(self.engine, self.machine, self.proposals)
+        self.locks = Locks(self.engine, self.machine, self.proposals, self.leases)
         self.failure: ReplidictError | None = None
         self._background = background
         self._wake = wake
         self._calls: deque[Call[Any]] = deque()
         self.engine.on_outcome = self._on_outcome
         self.engine.on_snapshot_installed = self._on_snapshot_installed
+        self.engine.on_changes = self._on_changes
         self.engine.on_step = self._before_sending
 
     def _on_outcome(self, outcome: Outcome) -> None:
@@ -82,9 +91,19 @@ class Node:
     def _on_snapshot_installed(self) -> None:
         self.history.begin_anew()
         self.proposals.on_snapshot_installed()
+        self.leases.look_at_all()
+        self.locks.look_at_all()
+
+    def _on_changes(self, changes: Changes) -> None:
+        if changes.kept:
+            self.leases.hear(changes.kept)
+            self.locks.hear(changes.kept)
 
     def _before_sending(self) -> None:
         self.feature_level.step()
+        self.expiry.step()
+        self.locks.step()
+        self.leases.step()
         self.proposals.step()
         self.reads.step()
 
@@ -135,7 +154,12 @@ class Node:
         """The clock time at which the next step is due, if nothing happens before."""
         if self.proposals.waiting or self.reads.waiting or self._calls:
             return float("-inf")
-        return min(self.engine.idle_until(), self.reads.next_deadline())
+        return min(
+            self.engine.idle_until(),
+            self.reads.next_deadline(),
+            self.expiry.next_deadline(),
+            self.leases.next_deadline(),
+        )
 
     def refuse(self, failure: ReplidictError) -> None:
         """Have every call, and every reader, get this from now on."""
@@ -144,6 +168,8 @@ class Node:
 
     def abandon(self) -> None:
         """Let go of everything in a forked child, where the node's thread does not exist."""
+        self.leases.abandon(_OF_PARENT)
+        self.locks.abandon(_OF_PARENT)
         self.engine.transport.abandon()
         self.store.abandon()
 
@@ -162,6 +188,7 @@ class Node:
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
+            ends.callback(self.leases.stop, str(failure))
             ends.callback(self.history.waiters.wake_all)
             ends.callback(self.reads.stop, failure)
             ends.callback(self.proposals.stop, failure, unknown)
@@ -199,4 +226,6 @@ class Node:
             log_bytes=store.log.bytes,
             feature_level=self.feature_level.current,
             watchers=self.history.watchers,
+            leases=len(self.machine.coordination.leases.open),
+            locks=self.machine.coordination.locks.holders,
         )

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
+from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.feature_level import FeatureLevel
@@ -32,6 +32,9 @@ WINDOW = 4
 
 RETRY_AFTER = 10
 """Election timeouts after which a batch is sent again although nothing seems to have changed."""
+
+REFUSALS: dict[str, type[ReplidictError]] = {error.__name__: error for error in (LeaseLost, LockLost)}
+"""The errors by which the state machine refuses an operation that makes sense."""
 
 
 class Write:
@@ -48,6 +51,18 @@ class Write:
         self.error: ReplidictError | None = None
         self.sent = False
         self.abandoned = False
+
+
+def result_of(answered: Write) -> cmd.Result:
+    """What a write gave that is done. Raises why there is no result."""
+    if answered.error is not None:
+        raise_anew(answered.error)
+    if isinstance(answered.result, str):
+        name, _, why = answered.result.partition(": ")
+        if name in REFUSALS:
+            raise REFUSALS[name](f"{why}: this write changed nothing")
+        raise ReplidictError(f"this write could not be performed, and changed nothing: {answered.result}")
+    return answered.result
 
 
 @dataclass
@@ -178,9 +193,9 @@ class Proposals:
     def _encode(self, batch: _Batch) -> bytes:
         assert self._session is not None
         acknowledged = next(iter(self._in_flight), batch.sequence) - 1
-        return cmd.encode(
-            cmd.Batch(self._session, batch.sequence, acknowledged, [write.operation for write in batch.writes])
-        )
+        operations = [write.operation for write in batch.writes]
+        kind = cmd.TimedBatch if any(map(cmd.needs_time, operations)) else cmd.Batch
+        return cmd.encode(kind(self._session, batch.sequence, acknowledged, operations))
 
     def _send(self, batch: _Batch, route: object, now: float) -> bool:
         engine = self._engine

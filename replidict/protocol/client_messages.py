@@ -20,7 +20,7 @@ import msgspec
 
 from replidict.protocol.log_entry import Number
 from replidict.release import FIRST
-from replidict.status import Member, Status
+from replidict.status import LockInfo, Member, Status
 
 TIMEOUT_MAX = 3600.0  # seconds
 PAGE_MAX = 1_000_000  # keys in the answers to one ask
@@ -159,6 +159,28 @@ class Increment(_Ask, frozen=True, tag=16):
     default: bytes
 
 
+class GetLocks(_Ask, frozen=True, tag=20):
+    """Who holds which lock, as this node's copy says. Answer: `LocksAre`."""
+
+
+class BreakLock(_Ask, frozen=True, tag=21):
+    """Take a lock from the holder with this token. Answer: `Held`, whether there was one."""
+
+    name: Annotated[str, msgspec.Meta(max_length=1000)]
+    token: Number
+
+
+class SetForAWhile(_Ask, frozen=True, tag=22):
+    """Store a value that goes after `ttl` seconds; if the key is absent, or this revision wrote the present one, if so
+    asked. Not a field of `Set`: a release that does not know it would store for ever. Answer: `Stored` or `Held`."""
+
+    key: bytes
+    value: bytes
+    ttl: Annotated[float, msgspec.Meta(gt=0)]
+    if_absent: bool = False
+    if_revision: Number | None = None
+
+
 Ask = (
     Get
     | Set
@@ -176,10 +198,16 @@ Ask = (
     | Supersede
     | Watch
     | Increment
+    | GetLocks
+    | BreakLock
+    | SetForAWhile
 )
 
 
-WRITES = (Set, Add, Replace, Delete, Increment, AddPeer, RemovePeer, Transfer, Join, Supersede)
+WRITES = (
+    *(Set, Add, Replace, Delete, Increment, BreakLock, SetForAWhile),
+    *(AddPeer, RemovePeer, Transfer, Join, Supersede),
+)
 """What leaves a trace: an ask of these that was not answered may or may not be done."""
 
 
@@ -293,7 +321,13 @@ class Sum(_Answer, frozen=True, tag=12):
     value: bytes
 
 
-Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events | Sum
+class LocksAre(_Answer, frozen=True, tag=20):
+    """Who holds which lock."""
+
+    locks: list[LockInfo]
+
+
+Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events | Sum | LocksAre
 
 decode_ask = msgspec.msgpack.Decoder(Ask).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode

@@ -54,7 +54,8 @@ class AppendEntries(_Message, frozen=True, tag=3, gc=True):
     """Figure 2, AppendEntries; without entries, a heartbeat.
 
     `echo` returns the receiver's own `stamp` from its last reply, and `age` says how long ago (seconds, on the
-    leader's clock) the leader knew itself to be the leader: together they bound the receiver's staleness.
+    leader's clock) the leader knew itself to be the leader: together they bound the receiver's staleness. `clock` is
+    what the cluster's clock shows, in milliseconds; 0 if the sender's release has none.
     """
 
     prev_index: Number
@@ -64,6 +65,7 @@ class AppendEntries(_Message, frozen=True, tag=3, gc=True):
     round: Number = 0
     echo: Seconds = 0.0
     age: Seconds = float("inf")
+    clock: Number = 0
 
     def __post_init__(self) -> None:
         """Refuse, where it is read, what no leader's log can hold: gaps, and terms that fall or are yet to come."""

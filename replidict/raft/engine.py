@@ -43,7 +43,7 @@ from typing_extensions import override
 from replidict.background import Background
 from replidict.errors import StorageError, removed
 from replidict.log_throttle import LogThrottle
-from replidict.machine.state_machine import Outcome, StateMachine
+from replidict.machine.state_machine import Changes, Outcome, StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
 from replidict.raft.configuration import Configurations, MemberSet
@@ -95,6 +95,7 @@ class Engine(SyncObj):
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_snapshot_installed: Callable[[], None] = lambda: None
         self.on_step: Callable[[], None] = lambda: None
+        self.on_changes: Callable[[Changes], None] = lambda changes: None
         self.meet: Callable[[str, Release], str | None] = lambda address, release: None  # see `node.feature_level`
         self.log_throttle = LogThrottle(state.address)
         super().__init__(Node(state.address), [], SyncObjConf(autoTick=False), transportClass=transport)
@@ -251,7 +252,9 @@ class Engine(SyncObj):
                 if outcome is not None:
                     self.on_outcome(outcome)
         members = state.configurations.applied(index)
-        self.store.record(entries[-1].term, machine.take_changes(), None if members is None else members.stored())
+        changes = machine.take_changes()
+        self.store.record(entries[-1].term, changes, None if members is None else members.stored())
+        self.on_changes(changes)
         if members is not None:
             self._settle_membership(members)
 

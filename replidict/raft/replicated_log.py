@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 from replidict.errors import StorageError
+from replidict.machine import commands as cmd
 from replidict.protocol.log_entry import Entry
 from replidict.raft.outbox import Network
 from replidict.raft.progress import Peer
@@ -26,6 +27,8 @@ class ReplicatedLog:
         """Leader: add an entry of the current term."""
         state = self._state
         assert state.is_leader
+        if cmd.is_timed(command):
+            state.before_timed()
         self.extend([Entry(state.log.last_index + 1, state.term, command)])
 
     def extend(self, entries: list[Entry]) -> None:

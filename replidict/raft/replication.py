@@ -162,7 +162,15 @@ class Replication:
             rounds.begin(now)
         age = now - rounds.confirmed_at if state.committed_in_term else float("inf")
         message = AppendEntries(
-            state.term, prev_index, prev_term, state.commit_index, entries, rounds.number, peer.stamp, age
+            state.term,
+            prev_index,
+            prev_term,
+            state.commit_index,
+            entries,
+            rounds.number,
+            peer.stamp,
+            age,
+            state.tell_time(),
         )
         if not self._outbox.send(peer, message):
             return False
@@ -220,6 +228,7 @@ class Replication:
             return
         self._elections.follow(peer, message.term)
         self._freshness.heard_leader(message)
+        state.hear_time(message.clock)
         match_index = self._match(message)
         if match_index is None:
             reply = AppendReply(state.term, False, self._hint(message), message.round, state.clock())

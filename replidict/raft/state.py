@@ -20,9 +20,11 @@ class RaftState:
 
     __slots__ = (
         "address",
+        "before_timed",
         "clock",
         "commit_index",
         "configurations",
+        "hear_time",
         "last_applied",
         "leader",
         "log",
@@ -31,6 +33,7 @@ class RaftState:
         "rng",
         "role",
         "store",
+        "tell_time",
         "term",
         "voted_for",
     )
@@ -54,6 +57,11 @@ class RaftState:
             store.log.entries_from(store.applied.index + 1, 1 << 62),
         )
         self.peers: dict[str, Peer] = {}
+        # The cluster's clock (see `node.expiry`): called before an entry that needs the time is appended; what a leader
+        # says with its entries; what it has said.
+        self.before_timed: Callable[[], None] = lambda: None
+        self.tell_time: Callable[[], int] = lambda: 0
+        self.hear_time: Callable[[int], None] = lambda milliseconds: None
 
     @property
     def is_leader(self) -> bool:

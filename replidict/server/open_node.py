@@ -52,6 +52,9 @@ from replidict.transport.tcp import listen
 
 logger = Logger(__name__)
 
+FAREWELL = 1.0
+"""Seconds for which `close` waits at most until the leases of this process are given back."""
+
 
 class Host:
     """One open node of this process."""
@@ -209,6 +212,8 @@ class Host:
         self._closing = True
         can_wait = not in_own_thread() and not self.backups.reads_here()
         self._handed_over = self._handed_over or not can_wait
+        if can_wait:
+            self.node.leases.end_all(FAREWELL if self.node.engine.state.leader is not None else 0.0)
         self._ticker.stop()
         if not can_wait:
             return

@@ -34,8 +34,9 @@ from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current, write
-from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.call_arguments import encoded_key, encoded_value, ttl_of
 from replidict.node.increments import increment_of, sum_of
+from replidict.node.leases import milliseconds
 from replidict.node.moments import keys_in_order
 from replidict.node.node import Node
 from replidict.options import Options
@@ -177,6 +178,14 @@ class Desk:
             case client_messages.Replace():
                 operation = partial(cmd.Replace, revision=ask.revision)
                 yield client_messages.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
+            case client_messages.SetForAWhile():
+                yield self._set_for_a_while(ask, left)
+            case client_messages.BreakLock():
+                broken = self._write(cmd.BreakLock(ask.name, ask.token), left)
+                yield client_messages.Held(ask.id, broken is True)
+            case client_messages.GetLocks():
+                found = self._node.call(lambda: self._node.locks.infos(self._node.expiry.now())).result()
+                yield client_messages.LocksAre(ask.id, list(found))
             case client_messages.Delete():
                 yield client_messages.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
             case client_messages.Increment():
@@ -214,6 +223,19 @@ class Desk:
 
     def _key(self, data: bytes) -> bytes:
         return encoded_key(decode_key(data), self._options)
+
+    def _set_for_a_while(self, ask: client_messages.SetForAWhile, left: float) -> Answer:
+        key, value = self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options)
+        operation: cmd.Put | cmd.Add | cmd.Replace = cmd.Put(key, value)
+        if ask.if_absent:
+            operation = cmd.Add(key, value)
+        elif ask.if_revision is not None:
+            operation = cmd.Replace(key, value, ask.if_revision)
+        expiring = cmd.Expiring(operation, milliseconds(ttl_of(ask.ttl)), None)
+        said = write(self._node, expiring, len(key) + len(value), left)
+        if isinstance(operation, cmd.Put):
+            return client_messages.Stored(ask.id, int(said))  # type: ignore[arg-type]
+        return client_messages.Held(ask.id, said is True)
 
     def _pair(
         self,
@@ -329,7 +351,7 @@ def _lane_of(ask: Ask) -> str:
             return "changes"
         case client_messages.Backup():
             return "copies"
-        case client_messages.GetMembers() | client_messages.Supersede():
+        case client_messages.GetMembers() | client_messages.Supersede() | client_messages.GetLocks():
             return "looks"
         case client_messages.Get() if not ask.linearizable:
             return "looks"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import time
 import zlib
 
 import msgspec
@@ -172,3 +173,11 @@ DELETE_SESSION = ("DELETE FROM session WHERE number IN (VALUES", ")")
 PUT_KEPT = ("INSERT OR REPLACE INTO kept(name, data, crc) VALUES", "")
 DELETE_KEPT = ("DELETE FROM kept WHERE name IN (VALUES", ")")
 PUT_FACT = "INSERT OR REPLACE INTO fact(name, data, crc) VALUES (?, ?, ?)"
+
+
+def later_token(known: int) -> int:
+    """Where tokens of locks go on in a cluster that may not know of all that were granted after this one.
+
+    Seconds since the epoch, times a million: no cluster grants so many a second.
+    """
+    return max(known + (1 << 20), int(time.time()) << 20)

@@ -10,7 +10,8 @@ Rules kept here:
    is another than the furthest: the one with the highest last term, and of these the longest log (Raft 5.4.1).
 2. The new cluster has a new id, and the founder a new identity: old members refuse it, and it refuses them.
 3. What is in the log stays, and counts as committed: an entry that is not known to be may still have been acknowledged.
-   One more is added, with this node as the only member, in a term of its own.
+   One more is added, with this node as the only member, in a term of its own; and one that has tokens of locks go on
+   far above those that are known here.
 4. First the other disks are noted as superseded, which a node refuses to open, then the chosen one is rewritten in one
    transaction. A crash leaves it the old node or the new one; in between, the same can be done again.
 5. The mark stays as it is: a later term and a longer log than it knows of do not contradict it.
@@ -39,6 +40,8 @@ from replidict.storage import records
 from replidict.storage.directory import Directory, connect, put_facts, supersede
 from replidict.storage.inspection import Inspected, inspect, see_to_a_node
 from replidict.storage.store import RECOVERED
+
+_PUT = "INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,10 @@ class Survivors:
             try:
                 db.execute("BEGIN IMMEDIATE")
                 row = (index, term, command, index, records.log_crc(index, term, command, index))
-                db.execute("INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, ?)", row)
+                db.execute(_PUT, row)
+                if chosen.feature_level > 1:
+                    tick = cmd.encode(cmd.Tick(0, records.later_token(0)))
+                    db.execute(_PUT, (index + 1, term, tick, index, records.log_crc(index + 1, term, tick, index)))
                 put_facts(db, facts)
                 db.execute("COMMIT")
             except sqlite3.Error as error:

@@ -8,6 +8,7 @@ Rules kept here:
 3. Keys, values, their order, their revisions and the log index go on from the backup, so that a revision seen before is
    still that of the same change. The log is empty and begins there.
 4. Sessions end: they are for the retries of processes of the old cluster, which can't reach this one.
+5. Tokens of locks go on far above those of the backup: it does not know which were granted after it was made.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def restore(backup: Path, path: Path, address: str) -> None:
         if has_kept(held.format):
             db.execute("INSERT INTO kept SELECT * FROM backup.kept")
             db.execute("INSERT OR REPLACE INTO fact SELECT * FROM backup.fact WHERE name = 'kept'")
+            _skip_tokens(db)
         (data,) = db.execute("SELECT data FROM backup.fact WHERE name = 'applied'").fetchone()
         applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), sessions=0)
         put_facts(db, {
@@ -63,6 +65,16 @@ def restore(backup: Path, path: Path, address: str) -> None:
         directory.close()
     if not made:
         _refuse_a_node(path)
+
+
+def _skip_tokens(db: sqlite3.Connection) -> None:
+    """Rule 5."""
+    row = db.execute("SELECT data FROM kept WHERE name = 'token'").fetchone()
+    data = msgspec.msgpack.encode(records.later_token(0 if row is None else msgspec.msgpack.decode(row[0], type=int)))
+    crc = records.fact_crc("token", data)
+    db.execute("INSERT OR REPLACE INTO kept(name, data, crc) VALUES ('token', ?, ?)", (data, crc))
+    (count,) = db.execute("SELECT count(*) FROM kept").fetchone()
+    put_facts(db, {"kept": records.Kept(count)})
 
 
 def _refuse_a_node(path: Path) -> None:

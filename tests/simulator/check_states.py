@@ -24,9 +24,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def state_digest(machine: StateMachine) -> bytes:
     """Stands for all of a state machine."""
+    kept = {**machine.kept, **machine._changes.kept, **machine.coordination.changed_rows}
     state = (
         machine.revision, machine._next_position, list(machine.items), list(machine.items.values()),
-        list(machine.sessions.items()), machine.level, sorted({**machine.kept, **machine._changes.kept}.items()),
+        list(machine.sessions.items()), machine.level,
+        sorted((name, data) for name, data in kept.items() if data is not None),
     )  # fmt: skip
     return hashlib.blake2b(_encode(state), digest_size=8).digest()
 
@@ -62,6 +64,7 @@ class StateChecks:
             self.first_applied = index
             self._take_effects(index, command, outcome)
             self._watches.applied(machine, command, outcome)
+            self._cluster.checker.coordination.applied(machine, command, outcome)
         self.state(machine, "applied")
 
     def state(self, machine: Machine, how: str) -> None:

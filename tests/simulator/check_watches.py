@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
-from replidict.machine.codec import decode
+from replidict.machine.codec import decode, encode
 from replidict.machine.equality import place
 from replidict.machine.state_machine import BatchApplied, KeyChange, Outcome
 from replidict.node.waiters import Interest
@@ -16,6 +16,9 @@ from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulator.machine import Machine
+
+LEASED = encode("leased")
+"""The value of a key that ends with a lease."""
 
 Told = tuple[str, bytes, bytes | None, bytes | None]
 """(kind, key as it is stored, value, previous value)"""
@@ -32,12 +35,24 @@ class WatchChecks:
         """An entry was applied for the first time anywhere."""
         assert machine.node is not None
         revision = machine.node.machine.revision
-        if revision == len(self.truth) - 1 or not isinstance(outcome, BatchApplied):
+        if revision == len(self.truth) - 1:
+            return
+        ended = machine.node.machine._told  # what has ended by itself, or with a lease: `check_coordination` says when
+        if not isinstance(outcome, BatchApplied):
+            self.truth.append([self._removed(place(each[3]), "expire") for each in ended if each[0] == len(self.truth)])
             return
         batch = cmd.decode(command)
         assert isinstance(batch, cmd.Batch) and isinstance(outcome.results, list)
         for operation, result in zip(batch.operations, outcome.results, strict=True):
-            told = self._done(operation, result)
+            if isinstance(operation, cmd.Fenced):
+                operation = operation.operation
+            if isinstance(operation, cmd.Expiring):
+                operation = operation.operation
+            if isinstance(operation, cmd.EndLeases):
+                leased = [each for each in ended if each[0] == len(self.truth) and each[5] == LEASED]
+                told = [self._removed(place(each[3])) for each in leased] or None
+            else:
+                told = self._done(operation, result)
             if told is not None:
                 self.truth.append(told)
         if revision != len(self.truth) - 1:
@@ -64,6 +79,8 @@ class WatchChecks:
                 return [self._removed(next(reversed(self._items)))]
             case cmd.Clear():
                 return [self._removed(key) for key in list(self._items)] or None
+            case cmd.OpenLease() | cmd.RenewLeases() | cmd.Acquire() | cmd.Release() | cmd.BreakLock() | cmd.Expire():
+                return None
         raise AssertionError(operation)
 
     def _set(self, encoded: bytes, value: bytes) -> Told:
@@ -72,9 +89,9 @@ class WatchChecks:
         self._items[key] = (stored, value)
         return "set", stored, value, previous
 
-    def _removed(self, key: Hashable) -> Told:
+    def _removed(self, key: Hashable, kind: str = "delete") -> Told:
         stored, previous = self._items.pop(key)
-        return "delete", stored, None, previous
+        return kind, stored, None, previous
 
     # -- what watchers are told ---------------------------------------------------------------------------------------
 

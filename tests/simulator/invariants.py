@@ -16,6 +16,7 @@ Each check costs in proportion to what changed:
 - feature levels: nobody has an entry on disk that its release can't read, no entry is applied before its level was
   raised, and none is raised before every member knew it
 - watchers are told every change once, in order, whole, or that something is lost
+- keys go in time, locks have one holder, fences hold (see `check_coordination`)
 - freshness and leases: what a node believes to know of the whole is true
 """
 
@@ -36,6 +37,7 @@ from replidict.protocol.peer_messages import (
     VoteReply,
 )
 from replidict.storage import records
+from tests.simulator.check_coordination import CoordinationChecks
 from tests.simulator.check_elections import ElectionChecks
 from tests.simulator.check_levels import LevelChecks
 from tests.simulator.check_logs import LogChecks
@@ -72,6 +74,7 @@ class Checker:
         self.levels = LevelChecks(cluster)
         self.watches = WatchChecks()
         self.states = StateChecks(cluster, self.logs, self.watches)
+        self.coordination = CoordinationChecks(cluster)
         self._views: dict[str, _View] = {}
         self.snapshots_installed = 0
 

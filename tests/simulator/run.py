@@ -20,6 +20,7 @@ from tests.linearizability import check
 from tests.simulator import guards, limits
 from tests.simulator.clients import Client, History, Workload, complete_history
 from tests.simulator.cluster import Cluster
+from tests.simulator.coordinators import Coordinator, nothing_is_left
 from tests.simulator.disk import lay_out
 from tests.simulator.faults import Nemesis
 from tests.simulator.healing import compare, heal
@@ -168,6 +169,8 @@ def simulate(
             changes=cluster.checker.members.changes, farewells=cluster.network.farewells,
             refused=cluster.network.refused, stranded=operator.stranded, mixed=upgrades.mixed, upgrades=upgrades.count,
             levels_raised=cluster.checker.levels.raised,
+            expired=cluster.checker.coordination.expired, granted=cluster.checker.coordination.granted,
+            fenced=cluster.checker.coordination.fenced, unfenced=cluster.checker.coordination.refused,
         )  # fmt: skip
     result.cpu = time.process_time() - began
     return result
@@ -192,6 +195,15 @@ def _run(
         rngs = [random.Random(f"{cluster.seed} {name}") for name in names]
         clients.extend(Client(name, machine, workload, history, rng) for name, rng in zip(names, rngs, strict=True))
 
+    coordinators: list[Coordinator] = []
+    if not workload.spanning:  # whose operations would meet the keys of these
+
+        def coordinate(machine: Machine) -> None:
+            coordinators.append(Coordinator(machine, cluster.checker.coordination))
+
+        for machine in cluster.machines.values():
+            coordinate(machine)
+        cluster.on_machine.append(coordinate)
     for machine in cluster.machines.values():
         populate(machine)
     cluster.on_machine.append(populate)
@@ -202,11 +214,15 @@ def _run(
     cluster.loop.run_until(seconds)
     for client in clients:
         client.stop()
+    for coordinator in coordinators:
+        coordinator.stop()
     cluster.on_machine.clear()
     cluster.trace.note("nemesis", "stop")
     nemesis.stop()
     upgrades.finish()
     heal(cluster, history, operator)
+    if coordinators:
+        nothing_is_left(cluster)
     watchers.settle()
     cluster.counters["told"], cluster.counters["lost"] = watchers.told, watchers.losses
     compare(cluster)

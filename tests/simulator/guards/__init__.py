@@ -7,7 +7,19 @@ PySyncObj (design.md, section 6) or the rule that the guard stands for, and `wit
 
 from __future__ import annotations
 
-from tests.simulator.guards import elections, levels, log, members, state, watches
+from tests.simulator.guards import coordination, elections, levels, log, members, state, watches
 from tests.simulator.guards.guard import GUARDS, STORY_OPTIONS, Guard, without
 
-__all__ = ["GUARDS", "STORY_OPTIONS", "Guard", "elections", "levels", "log", "members", "state", "watches", "without"]
+__all__ = [
+    "GUARDS",
+    "STORY_OPTIONS",
+    "Guard",
+    "coordination",
+    "elections",
+    "levels",
+    "log",
+    "members",
+    "state",
+    "watches",
+    "without",
+]

@@ -1,0 +1,110 @@
+"""Work that runs in one process of the cluster at a time."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from replidict.api.lock import Held, Patience, give_back, obtain
+from replidict.errors import ReplidictError
+from replidict.node.locks import Request, Wanted
+from replidict.node.node import Node
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+"""Seconds for which who failed does not stand again: the shorter one first, then twice as long each time."""
+
+
+class Leadership:
+    """One candidate: it waits for the lock of this name, and runs `work(held)` in a thread while it has it.
+
+    When the lock is lost, `held.lost` is set: the work is to stop, and this candidate stands again once it has. When
+    the work returns although the lock is held, it is done: the lock is given back, and this candidate does not stand
+    again. When the work raises, that is logged and kept in `error`, the lock is given back, and this candidate stands
+    again after a pause that grows.
+    """
+
+    def __init__(self, node: Node, wanted: Wanted, work: Callable[[Held], object], timeout: float) -> None:
+        self._node, self._wanted, self._work, self._timeout = node, wanted, work, timeout
+        self._patience = Patience()
+        self._stopping = threading.Event()
+        self._held: Held | None = None
+        self.error: Exception | None = None
+        """What the work raised the last time that it raised."""
+        self._thread = threading.Thread(target=self._run, name=f"candidate {wanted.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this candidate has the lock, and has not lost it."""
+        held = self._held
+        if held is None:
+            return False
+        try:
+            held.check()
+        except ReplidictError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stand no more. The work, if it runs, is told by `held.lost`, and waited for.
+
+        After the dict's timeout the lock is given back all the same: what still runs then has lost it. Idempotent.
+        """
+        self._stopping.set()
+        self._patience.end()
+        held = self._held
+        if held is not None:
+            held.lost.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(self._timeout)
+            if self._thread.is_alive() and held is not None:
+                self._node.locks.withdraw(held._request)
+
+    def _run(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                request = obtain(self._node, self._wanted, None, patience=self._patience)
+            except ReplidictError as error:
+                if self._node.failure is None:
+                    self.error = error
+                    logger.exception("nobody stands for %r here any more", self._wanted.name)
+                return
+            if request is None:
+                return
+            failed = self._lead(request)
+            if failed is None:
+                return
+            if failed:
+                self._stopping.wait(pause * (1 + random.random()))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                pause = SHORTEST_PAUSE
+
+    def _lead(self, request: Request) -> bool | None:
+        """Do the work. Returns whether it failed; None: it is done."""
+        held = self._held = Held(self._node, request)
+        failed: bool | None = None
+        try:
+            if not self._stopping.is_set():
+                self._work(held)
+        except Exception as error:
+            self.error, failed = error, True
+            logger.exception("the work of the leader of %r failed", self._wanted.name)
+        finally:
+            self._held = None
+            if failed is None and held.lost.is_set():
+                failed = False
+            try:
+                give_back(self._node, request, self._timeout)
+            except ReplidictError:
+                failed = failed or False  # lost: it was not for the work to end
+        return failed
+
+    def __repr__(self) -> str:
+        state = "leads" if self.is_leader else "stands" if self._thread.is_alive() else "over"
+        return f"<{type(self).__name__} {self._wanted.name!r}, {state}>"

@@ -1,0 +1,70 @@
+"""The cluster's clock and what ends when, as part of the state.
+
+Rules kept here:
+
+1. The clock moves by `Tick` commands alone, and never back. Nothing here knows what time it is anywhere else.
+2. What ends at the same time ends in the same order on every node, also on one that has loaded a snapshot: the order
+   is made of what is in the state, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+
+LATEST = 2**62
+"""The clock's last millisecond: nothing ends later."""
+
+
+class Kind(IntEnum):
+    """What can have a deadline."""
+
+    KEY = 0
+    LEASE = 1
+
+
+class Clock:
+    """Milliseconds that have passed in the cluster, and the deadlines on that scale."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._due: dict[tuple[Kind, int], int] = {}
+        self._heap: list[tuple[int, Kind, int]] = []  # what is no longer in `_due` is left over
+
+    def __len__(self) -> int:
+        """How many deadlines there are."""
+        return len(self._due)
+
+    @property
+    def next_deadline(self) -> int | None:
+        """The earliest deadline."""
+        heap = self._heap
+        while heap and self._due.get(heap[0][1:]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def deadline(self, kind: Kind, number: int) -> int | None:
+        """When this one ends; None: never."""
+        return self._due.get((kind, number))
+
+    def set(self, kind: Kind, number: int, deadline: int | None) -> None:
+        """Have something end at this time, or not any more."""
+        if deadline is None:
+            self._due.pop((kind, number), None)
+            return
+        deadline = min(deadline, LATEST)
+        self._due[kind, number] = deadline
+        heapq.heappush(self._heap, (deadline, kind, number))
+        if len(self._heap) > 2 * len(self._due) + 64:
+            self._heap = [(due, *what) for what, due in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def advance(self, milliseconds: int) -> list[tuple[Kind, int]]:
+        """Move on to this time; what is due by then, in order of deadline. It has no deadline any more."""
+        self.now = max(self.now, min(milliseconds, LATEST))
+        due: list[tuple[Kind, int]] = []
+        while (deadline := self.next_deadline) is not None and deadline <= self.now:
+            _, kind, number = heapq.heappop(self._heap)
+            del self._due[kind, number]
+            due.append((kind, number))
+        return due

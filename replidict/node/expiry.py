@@ -1,0 +1,99 @@
+"""The cluster's clock on one node: what it shows, and on the leader the `Tick` entries that make it count.
+
+Rules kept here:
+
+1. Only a leader appends `Tick`: just before an entry that needs the time, when the next deadline is due, and every ten
+   seconds while there are deadlines, so that not much of a ttl is forgotten when all nodes stop. Without a deadline
+   anywhere, nothing is appended.
+2. A leader goes on from the larger of the last `Tick` in its log and what the last leader said, which each message with
+   entries and each heartbeat does, and its own time since. So an election neither shortens a ttl nor restarts it.
+3. What the last leader said is taken as it is, also if this node would have counted further: else a fast clock would
+   gain on the others without an end. Wall time is never asked.
+"""
+
+from __future__ import annotations
+
+from replidict.machine import commands as cmd
+from replidict.machine.clock import Clock
+from replidict.machine.state_machine import StateMachine
+from replidict.raft.engine import Engine
+
+EVERY_MS = 10_000
+"""While there are deadlines, the clock is noted in the log so often."""
+
+
+class Expiry:
+    """One node's. For the tick thread; `now` is for any."""
+
+    def __init__(self, engine: Engine, machine: StateMachine) -> None:
+        self._engine, self._machine = engine, machine
+        self._known = (machine.coordination.clock.now, engine.clock())  # (what was said, this node's clock then)
+        self._term = 0  # the last one led
+        self._ticked = 0  # what the last `Tick` in this leader's log says
+        engine.state.before_timed = self._note_time
+        engine.state.tell_time = self.tell
+        engine.state.hear_time = self.hear
+
+    @property
+    def _clock(self) -> Clock:
+        return self._machine.coordination.clock
+
+    def now(self) -> int:
+        """What the cluster's clock shows, as far as this node knows, in milliseconds."""
+        said, at = self._known
+        return max(said + int((self._engine.clock() - at) * 1000), self._clock.now)
+
+    def hear(self, milliseconds: int) -> None:
+        """The leader says what its clock shows."""
+        if milliseconds:
+            self._known = (milliseconds, self._engine.clock())
+
+    def tell(self) -> int:
+        """Leader: what this clock shows."""
+        self._begin()
+        return self.now()
+
+    def _begin(self) -> None:
+        """Rule 2, once in a term."""
+        engine = self._engine
+        if engine.state.term == self._term:
+            return
+        self._term = engine.state.term
+        self._ticked = self._clock.now
+        for entry in engine.log.entries_from(engine.state.last_applied + 1, 1 << 62):
+            if cmd.is_tick(entry.command) and isinstance(tick := cmd.decode(entry.command), cmd.Tick):
+                self._ticked = max(self._ticked, tick.milliseconds)
+        self._known = (max(self.now(), self._ticked), engine.clock())
+
+    def _note_time(self) -> None:
+        """Leader: an entry comes next that needs the time."""
+        self._begin()
+        now = self.now()
+        if now > self._ticked:
+            self._ticked = now
+            self._engine.replicated_log.append(cmd.encode(cmd.Tick(now)))
+
+    def step(self) -> None:
+        """Append what is due."""
+        engine = self._engine
+        if engine.state.is_leader and len(self._clock) and not engine.transfer.active:
+            self._begin()
+            due = self._due()
+            if due is not None and due <= self.now():
+                self._note_time()
+
+    def _due(self) -> int | None:
+        """When the next `Tick` is, on the cluster's clock."""
+        deadline = self._clock.next_deadline
+        if deadline is None:
+            return None
+        regular = self._ticked + EVERY_MS
+        return regular if deadline <= self._ticked else min(deadline, regular)
+
+    def next_deadline(self) -> float:
+        """When `step` wants to run next, on this node's clock."""
+        engine = self._engine
+        if not engine.state.is_leader or engine.transfer.active or (due := self._due()) is None:
+            return float("inf")
+        said, at = self._known
+        return at + (due - said + 0.5) / 1000

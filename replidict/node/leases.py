@@ -1,0 +1,276 @@
+"""The leases of one process: asked for, renewed by the node's own thread, and known to be lost when they are.
+
+Rules kept here:
+
+1. All leases that are in use are renewed by one command, when a third of the shortest ttl has passed.
+2. A lease counts from when the last renewal was *sent* that was acknowledged, and for nine tenths of its ttl only: the
+   cluster's clock may run a tenth faster than this one, and has counted from when the leader took the renewal.
+3. A lease is lost when that time is over here, whether or not anybody can be reached; when the log says that it ended;
+   and when the node stops. What is lost stays lost. It is given back then, if it can be.
+4. What is to be given back is asked for until it is: nobody waits for that, and the lease's own end does the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from math import ceil
+
+from replidict.errors import LeaseLost, OutcomeUnknown, ReplidictError
+from replidict.machine import commands as cmd
+from replidict.machine.state_machine import StateMachine
+from replidict.node.proposals import Proposals, Write
+from replidict.raft.engine import Engine
+from replidict.raft.freshness import CLOCK_DRIFT
+
+RENEW_AFTER = 1 / 3
+"""Of a ttl: then a lease is renewed."""
+
+REUSE_BEFORE = 0.5
+"""Of a ttl: a lease that nobody uses is used again only before so much has passed since its last renewal."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class HeldLease:
+    """A lease of this process. It is `granted` from the first answer on."""
+
+    def __init__(self, lease: int, ttl: float) -> None:
+        self.id = lease
+        self.ttl = ttl
+        self.counts_from = float("-inf")  # on this machine's clock: when the last renewal was sent, of those answered
+        self.granted = False
+        self.users = 1
+        self.lost = threading.Event()
+        self.why = ""
+        self.on_lost: dict[int, Callable[[str], None]] = {}
+        """By the number of the user: called once, by the thread that finds out, with the reason."""
+
+    @property
+    def until(self) -> float:
+        """When it must be taken for lost, on this machine's clock (rule 2)."""
+        return self.counts_from + self.ttl * (1 - CLOCK_DRIFT)
+
+
+class Leases:
+    """All of one process. Only what says so is for any thread, the rest for the tick thread."""
+
+    def __init__(self, engine: Engine, machine: StateMachine, proposals: Proposals) -> None:
+        self._engine, self._machine, self._proposals = engine, machine, proposals
+        self._mutex = threading.Lock()
+        self._held: dict[int, HeldLease] = {}
+        self._shared: dict[float, HeldLease] = {}  # for locks, by ttl
+        self._renewing = False
+        self._due = float("inf")
+
+    # -- any thread ---------------------------------------------------------------------------------------------------
+
+    def ask(self, ttl: float, done: Callable[[], object]) -> tuple[HeldLease, Write]:
+        """Ask for a lease of `ttl` seconds. `done` is called when the write is answered. Raises what ended the node."""
+        lease = HeldLease(self._engine.rng.getrandbits(62), ttl)
+        sent = self._engine.clock()
+
+        def answered() -> None:
+            if write.error is None and write.result is True:
+                self.acknowledged(lease, sent)
+            else:
+                self.give_back(lease, "it could not be granted")
+            done()
+
+        write = Write(cmd.OpenLease(lease.id, milliseconds(ttl)), 32, answered)
+        with self._mutex:
+            self._held[lease.id] = lease
+        try:
+            self._proposals.submit(write)
+        except ReplidictError:
+            with self._mutex:
+                del self._held[lease.id]
+            raise
+        return lease, write
+
+    def for_lock(self, ttl: float) -> HeldLease:
+        """A lease for a lock, shared with all locks of this ttl; `leave` it when the lock is not held any more.
+
+        A new one is asked for, and what is submitted after this is applied after that.
+        """
+        with self._mutex:
+            lease = self._shared.get(ttl)
+            now = self._engine.clock()
+            if lease is not None and not lease.lost.is_set():
+                if lease.users or now < lease.counts_from + REUSE_BEFORE * ttl:
+                    lease.users += 1
+                    self._due = float("-inf")
+                    return lease
+                self._held.pop(lease.id, None)
+        lease, _ = self.ask(ttl, _nothing)
+        with self._mutex:
+            self._shared[ttl] = lease
+        return lease
+
+    def leave(self, lease: HeldLease, number: int) -> None:
+        """A lock does not need it any more. Without any, it is not renewed, and ends by itself."""
+        with self._mutex:
+            lease.users -= 1
+            lease.on_lost.pop(number, None)
+
+    def give_back(self, lease: HeldLease, why: str, done: Callable[[], object] = _nothing) -> None:
+        """End a lease that this process holds, or has asked for; `done` is called when it has ended."""
+        if self._forget(lease, why):
+            self.submit_for_sure(cmd.EndLeases([lease.id]), done)
+        else:
+            done()
+
+    def _forget(self, lease: HeldLease, why: str) -> bool:
+        with self._mutex:
+            if lease.lost.is_set():
+                return False
+            self._held.pop(lease.id, None)
+            lease.why = why
+            lease.lost.set()
+            told, lease.on_lost = list(lease.on_lost.values()), {}
+        for tell in told:
+            tell(why)
+        return True
+
+    def tell_when_lost(self, lease: HeldLease, number: int, tell: Callable[[str], None]) -> None:
+        """Have `tell` called when it is lost, unless that user leaves before; at once, if it is."""
+        with self._mutex:
+            if not lease.lost.is_set():
+                lease.on_lost[number] = tell
+                return
+        tell(lease.why)
+
+    def see_to(self, lease: HeldLease) -> None:
+        """Raise `LeaseLost` unless nobody can have seen this lease end yet."""
+        if lease.lost.is_set():
+            raise LeaseLost(f"this lease of {lease.ttl:g} s is lost: {lease.why}")
+        if self._engine.clock() >= lease.until:
+            raise LeaseLost(f"this lease of {lease.ttl:g} s is lost: {_NOT_RENEWED}")
+
+    def remaining(self, lease: HeldLease) -> float:
+        """For how many seconds `see_to` surely passes, if nothing is renewed."""
+        return 0.0 if lease.lost.is_set() else max(lease.until - self._engine.clock(), 0.0)
+
+    def submit_for_sure(self, operation: cmd.Operation, done: Callable[[], object] = _nothing) -> None:
+        """Rule 4. `done` is called when it is applied, or the node has stopped."""
+
+        def answered() -> None:
+            if isinstance(write.error, OutcomeUnknown):
+                self.submit_for_sure(operation, done)
+            else:
+                done()
+
+        write = Write(operation, 64, answered)
+        try:
+            self._proposals.submit(write)
+        except ReplidictError:
+            done()  # the node has stopped
+
+    def end_all(self, seconds: float) -> None:
+        """The dict is closed: give everything back, and wait up to so long until that is done."""
+        with self._mutex:
+            leases = list(self._held.values())
+        if not leases:
+            return
+        for lease in leases:
+            self._forget(lease, "the dict was closed")
+        done = threading.Event()
+        try:
+            self._proposals.submit(Write(cmd.EndLeases([lease.id for lease in leases]), 64, done.set))
+        except ReplidictError:
+            return
+        done.wait(seconds)
+
+    # -- tick thread --------------------------------------------------------------------------------------------------
+
+    def acknowledged(self, lease: HeldLease, sent: float) -> None:
+        """A renewal is applied that was sent then."""
+        lease.granted = True
+        lease.counts_from = max(lease.counts_from, sent)
+        self._due = float("-inf")
+
+    def step(self) -> None:
+        """Find what is lost by now, and renew what is in use."""
+        now = self._engine.clock()
+        if now < self._due:
+            return
+        self._due = float("inf")
+        with self._mutex:
+            granted = [lease for lease in self._held.values() if lease.granted]
+        for lease in granted:
+            if now < lease.until:
+                continue
+            if lease.users:
+                self.give_back(lease, _NOT_RENEWED)
+            else:
+                with self._mutex:
+                    self._held.pop(lease.id, None)
+        living = [lease for lease in granted if lease.users and now < lease.until]
+        renewal = min((lease.counts_from + RENEW_AFTER * lease.ttl for lease in living), default=float("inf"))
+        if renewal <= now and not self._renewing:
+            self._renew(living, now)
+        if self._renewing:
+            renewal = float("inf")
+        self._due = min([renewal, *(lease.until for lease in granted if now < lease.until)])
+
+    def _renew(self, leases: list[HeldLease], sent: float) -> None:
+        def answered() -> None:
+            self._renewing = False
+            self._due = float("-inf")
+            if write.error is None:
+                for lease in leases:
+                    if lease.id in self._machine.coordination.leases.open:
+                        self.acknowledged(lease, sent)
+
+        self._renewing = True
+        write = Write(cmd.RenewLeases([lease.id for lease in leases]), 16 * len(leases), answered)
+        self._proposals.submit(write)
+
+    def next_deadline(self) -> float:
+        """When `step` wants to run next."""
+        return self._due
+
+    def hear(self, names: Iterable[str]) -> None:
+        """These rows of the state have changed."""
+        for name in names:
+            if name.startswith("lease:"):
+                self._look(int(name.removeprefix("lease:")))
+
+    def _look(self, number: int) -> None:
+        lease = self._held.get(number)
+        if lease is not None and lease.granted and number not in self._machine.coordination.leases.open:
+            if lease.users:
+                self._forget(lease, "it has ended, says the log: its time was over, or it was given back")
+            else:
+                with self._mutex:
+                    self._held.pop(number, None)
+
+    def look_at_all(self) -> None:
+        """A snapshot was installed."""
+        for number in list(self._held):
+            self._look(number)
+
+    def stop(self, why: str) -> None:
+        """The node goes no further."""
+        for lease in list(self._held.values()):
+            self._forget(lease, why)
+
+    def abandon(self, why: str) -> None:
+        """This is a forked child: all of it is the parent's. Nobody is told who is not here."""
+        self._mutex = threading.Lock()
+        for lease in self._held.values():
+            lease.on_lost = {}
+            lease.why = why
+            lease.lost = threading.Event()  # its lock may be held by a thread that is not here
+            lease.lost.set()
+        self._held = {}
+
+
+_NOT_RENEWED = "no renewal was acknowledged in time"
+
+
+def milliseconds(seconds: float) -> int:
+    """So many that nothing which lasts them is over sooner, although the clock shows whole ones."""
+    return ceil(seconds * 1000) + 1
