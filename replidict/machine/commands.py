@@ -142,7 +142,7 @@ class Fenced(_Operation, frozen=True, tag=12):
 
     name: str
     token: int
-    operation: Put | Add | CompareAndSet | Replace | Expiring | Transact
+    operation: Put | Add | CompareAndSet | Replace | Expiring | Increment | Transact
 
 
 class Expire(_Operation, frozen=True, tag=13):
