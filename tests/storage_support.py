@@ -13,7 +13,8 @@ from typing import Any
 from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, encode_key
-from replidict.machine.state_machine import BatchApplied, StateMachine
+from replidict.machine.outcomes import BatchApplied
+from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage.directory import FILE_NAME, Directory, connect, founded_by
 from replidict.storage.high_water_mark import Mark

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replidict.machine import commands as cmd
+from replidict.machine.changes import Changes
 from replidict.machine.codec import DEFAULT_CODEC, decode, encode, encode_key
-from replidict.machine.state_machine import BatchApplied, Changes, StateMachine
+from replidict.machine.outcomes import BatchApplied
+from replidict.machine.state_machine import StateMachine
 
 KEYS = ["a", "b", "c"]
 LEASES = [1, 2, 3]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from replidict.errors import HistoryLost
 from replidict.machine import commands as cmd
+from replidict.machine.changes import KeyChange, Session
 from replidict.machine.codec import DEFAULT_CODEC, decode, decode_key, encode, encode_key
 from replidict.machine.equality import place_of
-from replidict.machine.state_machine import KeyChange, Session, StateMachine
+from replidict.machine.state_machine import StateMachine
 from replidict.node.history import CHANGE_BYTES, Cursor, History
 from replidict.node.waiters import Interest
 

@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from replidict.errors import EncodingError, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine import state_machine
+from replidict.machine.changes import Session
 from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
-from replidict.machine.state_machine import BatchApplied, Item, Outcome, Refusal, Session, SessionOpened, StateMachine
+from replidict.machine.key_map import Item
+from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
+from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import state_table
 from replidict.storage import store as store_module

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from replidict.machine import commands as cmd
 from replidict.machine.arithmetic import DIGITS, add
 from replidict.machine.codec import DEFAULT_CODEC, decode, encode, encode_key
-from replidict.machine.state_machine import BatchApplied, StateMachine
+from replidict.machine.outcomes import BatchApplied
+from replidict.machine.state_machine import StateMachine
 
 KEYS = ["a", "b", "c", 1, True]
 """The last two are one key."""

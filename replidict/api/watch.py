@@ -17,9 +17,10 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeAlias, Ty
 
 from replidict.brief import brief
 from replidict.errors import ClosedError, HistoryLost, raise_anew
+from replidict.machine.changes import KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
-from replidict.machine.state_machine import Item, KeyChange
+from replidict.machine.key_map import Item
 from replidict.machine.values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of

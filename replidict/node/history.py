@@ -23,7 +23,8 @@ from typing import NamedTuple
 import msgspec
 
 from replidict.errors import HistoryLost
-from replidict.machine.state_machine import KeyChange, StateMachine
+from replidict.machine.changes import KeyChange
+from replidict.machine.state_machine import StateMachine
 from replidict.node.waiters import Interest, Waiter, Waiters
 
 PIECE_BYTES = 240

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from replidict.machine.key_index import KeyIndex
-from replidict.machine.state_machine import Item, StateMachine
+from replidict.machine.key_map import Item
+from replidict.machine.state_machine import StateMachine
 
 Read = TypeVar("Read")
 

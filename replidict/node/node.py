@@ -14,8 +14,10 @@ from replidict.background import Background
 from replidict.call import Call
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError, raise_anew, waits_for_itself
 from replidict.log_writer import Logger
+from replidict.machine.changes import Changes
 from replidict.machine.codec import Codec
-from replidict.machine.state_machine import Changes, Outcome, StateMachine
+from replidict.machine.outcomes import Outcome
+from replidict.machine.state_machine import StateMachine
 from replidict.node.expiry import Expiry
 from replidict.node.feature_level import FeatureLevel
 from replidict.node.history import History

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
-from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, SessionOpened
+from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.feature_level import FeatureLevel
 from replidict.options import Options
 from replidict.protocol.peer_messages import Propose, ProposeRefused

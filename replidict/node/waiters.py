@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from replidict.machine.state_machine import KeyChange
+from replidict.machine.changes import KeyChange
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ from typing_extensions import override
 from replidict.background import Background
 from replidict.errors import StorageError, removed
 from replidict.log_throttle import LogThrottle
-from replidict.machine.state_machine import Changes, Outcome, StateMachine
+from replidict.machine.changes import Changes
+from replidict.machine.outcomes import Outcome
+from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
 from replidict.raft.configuration import Configurations, MemberSet

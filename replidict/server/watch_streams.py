@@ -15,9 +15,9 @@ from queue import Empty, SimpleQueue
 
 from replidict.errors import HistoryLost, ReplidictError
 from replidict.log_writer import Logger
+from replidict.machine.changes import KeyChange
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key, encode
 from replidict.machine.equality import place
-from replidict.machine.state_machine import KeyChange
 from replidict.machine.values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.history import Cursor

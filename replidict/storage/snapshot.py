@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from replidict.errors import ReplidictError, StorageError
-from replidict.machine.state_machine import Session
+from replidict.machine.changes import Session
 from replidict.storage import file_format, records
 from replidict.storage.directory import make_private, remove
 

@@ -17,7 +17,7 @@ from itertools import islice
 
 import msgspec
 
-from replidict.machine.state_machine import Changes
+from replidict.machine.changes import Changes
 from replidict.storage import records
 from replidict.storage.bulk_insert import put
 from replidict.storage.file_format import FileFormat

@@ -22,7 +22,8 @@ import msgspec
 
 from replidict.errors import EncodingError, StorageError
 from replidict.log_writer import Logger
-from replidict.machine.state_machine import Changes, Session, StateMachine
+from replidict.machine.changes import Changes, Session
+from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records
 from replidict.storage.bulk_insert import put

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from replidict.errors import LockLost
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode
-from replidict.machine.state_machine import BatchApplied, Outcome
+from replidict.machine.outcomes import BatchApplied, Outcome
 from replidict.node.locks import Request, State
 from tests.simulator.violation import Violation
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from replidict.machine import commands as cmd
-from replidict.machine.state_machine import BatchApplied, Outcome, StateMachine
+from replidict.machine.outcomes import BatchApplied, Outcome
+from replidict.machine.state_machine import StateMachine
 from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
+from replidict.machine.changes import KeyChange
 from replidict.machine.codec import DEFAULT_CODEC, decode, encode
 from replidict.machine.equality import place
-from replidict.machine.state_machine import BatchApplied, KeyChange, Outcome
+from replidict.machine.outcomes import BatchApplied, Outcome
 from replidict.machine.transactions import incremented
 from replidict.node.waiters import Interest
 from tests.simulator.violation import Violation

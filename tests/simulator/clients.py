@@ -22,7 +22,7 @@ import msgspec
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode, encode, encode_key
-from replidict.machine.state_machine import Refusal
+from replidict.machine.outcomes import Refusal
 from replidict.node.linearizable_reads import Read
 from replidict.node.proposals import Write
 from tests.history import Operation

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from replidict.machine.state_machine import Outcome
+from replidict.machine.outcomes import Outcome
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import (
     AppendEntries,

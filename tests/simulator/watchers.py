@@ -16,7 +16,7 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 
 from replidict.errors import HistoryLost
-from replidict.machine.state_machine import KeyChange
+from replidict.machine.changes import KeyChange
 from replidict.node.history import Cursor
 from replidict.node.node import Node
 from replidict.node.waiters import Interest

@@ -8,7 +8,9 @@ import msgspec
 
 from replidict.machine import commands as cmd
 from replidict.machine import state_machine as module
-from replidict.machine.state_machine import BatchApplied, Outcome, Refusal, Session, StateMachine
+from replidict.machine.changes import Session
+from replidict.machine.outcomes import BatchApplied, Outcome, Refusal
+from replidict.machine.state_machine import StateMachine
 from replidict.node import proposals
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from replidict.machine.state_machine import KeyChange, StateMachine
+from replidict.machine.changes import KeyChange
+from replidict.machine.state_machine import StateMachine
 from replidict.node.history import Cursor, Found, History
 from replidict.node.waiters import Waiter, Waiters
 from tests.simulator import watch_scenarios

@@ -1,0 +1,216 @@
+"""The keys and values, which one thread changes while others read.
+
+Rules kept here:
+
+1. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: the
+   one that changes the map, too. So nothing is locked. A single key changes in one step. What a command stores under
+   several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
+2. `revision` grows before an entry changes anything that is seen, and `settled` becomes the same when all of it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from operator import attrgetter, call, is_
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from replidict.brief import brief
+from replidict.errors import EncodingError
+from replidict.machine.changes import TELL_AT_MOST, Changes, KeyChange
+from replidict.machine.coordination import Coordination
+from replidict.machine.equality import key_at, place, place_of
+from replidict.machine.key_index import KeyIndex
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A stored value, the revision that wrote it, its place in the insertion order, and the key it was first stored
+    under: as in `dict`, an equal key of another type (1, True) finds it and does not replace it. Both are encoded."""
+
+    key: bytes
+    value: bytes
+    revision: int
+    position: int
+
+
+class Unreadable(dict[Any, Any]):
+    """What readers find where there is nothing to read any more; `refuse` raises why."""
+
+    def __init__(self, refuse: Callable[[], NoReturn]) -> None:
+        super().__init__()
+        self._refuse = refuse
+
+    def _raise(self, *ignored: object) -> NoReturn:
+        self._refuse()
+
+    __getitem__ = __contains__ = __iter__ = __len__ = get = copy = _raise
+
+
+def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
+    return tuple(map(call, functions))
+
+
+class KeyMap:
+    """The map, its revision, and what is to be told of its changes."""
+
+    def __init__(self, tell_at_most: int = TELL_AT_MOST) -> None:
+        self.items: dict[Hashable, Item] = {}
+        self.plain = True
+        """Whether all keys stand under themselves in `items`: for the others see `equality`."""
+        self.readable = self.items
+        """What readers read: `items`, or an `Unreadable`."""
+        self.pending: dict[Hashable, Item | None] = {}
+        """What a command makes of several keys (None: removed), while it goes to `items` one by one. Another object
+        after each of these."""
+        self.key_index: KeyIndex | None = None
+        """All keys in order, since somebody asked for that."""
+        self.revision = self.settled = 0
+        self.applied_index = 0
+        self.coordination = Coordination(self._remove_all)
+        self._next_position = 1
+        self._changes = self._no_changes()
+        self._tell_at_most = tell_at_most
+        self._told: list[KeyChange] = []
+        self._progress = partial(attrgetter("revision", "pending", "readable"), self)
+
+    # -- reading, for any thread ------------------------------------------------------------------------------------
+
+    def find(self, key: Hashable) -> Item | None:
+        """What is stored under a key now."""
+        where = key if type(key) is str else place_of(key)
+        pending = self.pending
+        return pending[where] if where in pending else self.readable.get(where)
+
+    def moment(self) -> dict[Hashable, Item]:
+        """All that is stored at one moment, in order; the caller owns it."""
+        while True:
+            readable = self.readable
+            try:
+                # One call into C for the three, so that nothing comes between: of many keys, a copy takes so long that
+                # another thread's turn has come. Only a key that compares itself in Python lets others run meanwhile.
+                before, copied, after = _called(self._progress, readable.copy, self._progress)
+            except RuntimeError:  # "dictionary changed size": by such a key
+                continue
+            if before[2] is readable and all(map(is_, before, after)):
+                for where, item in before[1].items():
+                    _put_in(copied, where, item)
+                if self.plain:
+                    return copied  # type: ignore[no-any-return]
+                return {key_at(where, item.key): item for where, item in copied.items()}
+
+    def count(self) -> int:
+        """How many keys there are now."""
+        while True:
+            pending = self.pending
+            count = len(self.moment() if pending else self.readable)
+            if self.pending is pending:
+                return count
+
+    def end(self, refuse: Callable[[], NoReturn]) -> None:
+        """Have every reader get what `refuse` raises from now on."""
+        self.readable, self.pending = Unreadable(refuse), {}
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    def _load_keys(self, rows: Iterable[tuple[int, bytes, bytes, int]], revision: int, next_position: int) -> None:
+        items: dict[Hashable, Item] = {}
+        for position, key, value, written_by in rows:
+            try:
+                items[place(key)] = Item(key, value, written_by, position)
+            except EncodingError as error:
+                raise EncodingError(f"{brief(key)}, in row {position}: {error}") from error
+        self.plain = not any(type(where) is tuple for where in items)
+        self.settled = -1
+        self.items = self.readable = items
+        self.key_index = None
+        self.revision = self.settled = revision
+        self._next_position = next_position
+
+    def take_told(self) -> list[KeyChange]:
+        """The changes of keys since the last call, in order; the caller owns them."""
+        told, self._told = self._told, []
+        return told
+
+    def _no_changes(self) -> Changes:
+        return Changes(self.applied_index, self.revision, self._next_position, len(self.items), 0, [], {})
+
+    def _next_revision(self) -> int:
+        self.revision += 1
+        return self.revision
+
+    def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int, keeps: bool = False) -> None:
+        self.plain = self.plain and type(key) is not tuple
+        present = self.items.get(key)
+        self.items[key] = item = self._item(key, present, encoded, value, revision, keeps)
+        if present is None and self.key_index is not None:
+            self._note(key, item, True)
+
+    def _note(self, key: Hashable, item: Item, present: bool) -> None:
+        """A key came or went: tell who keeps them in order."""
+        if self.key_index is not None and not self.key_index.note(key, item.key, present):
+            self.key_index = None
+
+    def _item(
+        self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int, keeps: bool = False
+    ) -> Item:
+        """What is to be stored in the place of `present`; noted among the changes. It is permanent, unless it `keeps`
+        the deadline and the lease of that."""
+        if present is None:
+            position = self._next_position
+            self._next_position += 1
+        else:
+            encoded, position = present.key, present.position
+            if not keeps and self.coordination.leases.mortal:
+                self.coordination.leases.detach(position)
+        self._changes.rows.append((position, encoded, value, revision))
+        self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
+        return Item(encoded, value, revision, position)
+
+    def _remove(self, key: Hashable) -> Item | None:
+        item = self.items.get(key)
+        if item is not None:
+            revision = self._next_revision()  # before the change, as everywhere: `moment` goes by it
+            del self.items[key]
+            self._note(key, item, False)
+            self._note_removal(key, item, revision, "delete")
+        return item
+
+    def _note_removal(self, key: Hashable, item: Item, revision: int, kind: Literal["delete", "expire"]) -> None:
+        self.coordination.leases.detach(item.position)
+        self._changes.rows.append((item.position, item.key, None, revision))
+        self._told.append((revision, kind, key, item.key, None, item.value))
+
+    def _remove_all(self, keys: list[Hashable], expired: bool) -> None:
+        """Remove keys that are there, as one change: readers see all of them or none."""
+        revision = self._next_revision()
+        for key in keys:
+            self._note_removal(key, self.items[key], revision, "expire" if expired else "delete")
+        self._show(dict.fromkeys(keys), in_place=False)
+
+    def _show(self, pending: dict[Hashable, Item | None], *, in_place: bool) -> None:
+        """Have everybody see all of this from here on, and move it to `items`. `in_place`: nothing is removed."""
+        self.plain = self.plain and not any(type(key) is tuple for key in pending)
+        self.pending = pending
+        if in_place and self.key_index is None:
+            self.items.update(pending)  # type: ignore[arg-type]  # no value is None
+            self.pending = {}
+            return
+        for key, item in pending.items():
+            present = self.items.get(key)
+            _put_in(self.items, key, item)
+            if self.key_index is not None and present is None and item is not None:
+                self._note(key, item, True)
+            elif self.key_index is not None and present is not None and item is None:
+                self._note(key, present, False)
+        self.pending = {}
+
+
+def _put_in(items: dict[Hashable, Item], key: Hashable, item: Item | None) -> None:
+    """Make this of a key in a map. One that was removed and stored again goes to the end."""
+    present = items.get(key)
+    if present is not None and (item is None or item.position != present.position):
+        del items[key]
+    if item is not None:
+        items[key] = item
