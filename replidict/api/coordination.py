@@ -180,7 +180,7 @@ class Coordination:
         Raises:
             ClosedError, StorageError: The node has stopped.
         """
-        return self._node.call(lambda: self._node.locks.infos(self._node.expiry.now())).result()
+        return self._node.call_and_wait(lambda: self._node.locks.infos(self._node.expiry.now()))
 
     def waiting_and_expired(self) -> tuple[int, int]:
         """How many requests wait for locks in the cluster, and how many keys and leases this node saw expire."""

@@ -330,7 +330,7 @@ def is_taken(node: Node, wanted: Wanted) -> bool:
         lock = machine.coordination.locks.by_name.get(wanted.name)
         return lock is not None and len(lock.holders) >= max(wanted.permits, 1)
 
-    return node.call(lambda: look(node.machine)).result()
+    return node.call_and_wait(lambda: look(node.machine))
 
 
 def not_obtained(node: Node, name: str, seconds: float) -> LockTimeout:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable
 from math import ceil
 
-from replidict.errors import LeaseLost, OutcomeUnknown, ReplidictError
+from replidict.errors import ClosedError, LeaseLost, OutcomeUnknown, ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
 from replidict.node.proposals import Proposals, Write
@@ -62,6 +62,7 @@ class Leases:
         self._mutex = threading.Lock()
         self._held: dict[int, HeldLease] = {}
         self._shared: dict[float, HeldLease] = {}  # for locks, by ttl
+        self._closing = False
         self._renewing = False
         self._due = float("inf")
 
@@ -69,6 +70,8 @@ class Leases:
 
     def ask(self, ttl: float, done: Callable[[], object]) -> tuple[HeldLease, Write]:
         """Ask for a lease of `ttl` seconds. `done` is called when the write is answered. Raises what ended the node."""
+        if self._closing:
+            raise ClosedError("this ReplicatedDict is being closed: it takes no lease and no lock any more")
         lease = HeldLease(self._engine.rng.getrandbits(62), ttl)
         sent = self._engine.clock()
 
@@ -170,6 +173,7 @@ class Leases:
 
     def end_all(self, seconds: float) -> None:
         """The dict is closed: give everything back, and wait up to so long until that is done."""
+        self._closing = True
         with self._mutex:
             leases = list(self._held.values())
         if not leases:
