@@ -7,7 +7,11 @@ say that it did anything.
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/cron.py`
 
 from examples.local import Dict, three_nodes
 from replidict import Held, Leadership, LockLost

@@ -7,6 +7,11 @@ and the log decides: with a token that is no longer the holder's, nothing is cha
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/fenced_worker.py`
+
 from examples.local import Dict, three_nodes
 from replidict import Held, LockLost
 

@@ -6,7 +6,11 @@ notice and to clean up: the lease ends, and the address is gone on all nodes. Wh
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `python examples/services.py`
 
 from examples.local import Dict, three_nodes
 from replidict import Lease

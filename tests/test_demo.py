@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DONE = {
-    "cron": "machine 2 stops",
+    "cron": "machine [012] stops",
     "fenced_worker": "nothing is moved: the lock 'accounts' is not held with the token 1 .*",
     "services": "and one is there, for .* s more at least, if nobody renewed it now",
     "schedule": r"(\d+) runs were due, \1 done, by node: .*",
