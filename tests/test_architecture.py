@@ -35,6 +35,7 @@ FLOORS = [
         "brief",
         "call",
         "errors",
+        "large_encoding",
         "latch",
         "log_throttle",
         "log_writer",

@@ -46,6 +46,7 @@ from msgspec import Raw
 from msgspec.msgpack import Encoder, Ext
 
 from replidict.errors import EncodingError
+from replidict.large_encoding import LARGE, encode_large
 from replidict.machine.decoding import MALFORMED, MAX_DEPTH, SAFETY, Values, unpack
 from replidict.machine.folding import fold
 
@@ -78,7 +79,7 @@ def encode(value: Any, /) -> bytes:
     kind = type(value)
     if kind is str or kind is int or kind in _NATIVE:
         try:
-            return _pack(value)
+            return encode_large(value) if (kind is bytes or kind is str) and len(value) >= LARGE else _pack(value)
         except (OverflowError, UnicodeEncodeError):
             pass  # a big int or a lone surrogate: these are extensions
     try:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
+from replidict.large_encoding import LARGE, encode_large
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.feature_level import FeatureLevel
@@ -195,7 +196,8 @@ class Proposals:
         acknowledged = next(iter(self._in_flight), batch.sequence) - 1
         operations = [write.operation for write in batch.writes]
         kind = cmd.TimedBatch if any(map(cmd.needs_time, operations)) else cmd.Batch
-        return cmd.encode(kind(self._session, batch.sequence, acknowledged, operations))
+        encode = cmd.encode if sum([write.size for write in batch.writes]) < LARGE else encode_large
+        return encode(kind(self._session, batch.sequence, acknowledged, operations))
 
     def _send(self, batch: _Batch, route: object, now: float) -> bool:
         engine = self._engine
