@@ -34,18 +34,18 @@ def _moment(seconds: float) -> str:
 
 @click.command("break-lock")
 @click.argument("name")
-@click.argument("token", type=click.IntRange(0, NUMBER_MAX))
+@click.argument("fencing_token", metavar="TOKEN", type=click.IntRange(0, NUMBER_MAX))
 @as_json_option
 @asking
-def break_lock(client: Client, name: str, token: int, as_json: bool) -> None:
+def break_lock(client: Client, name: str, fencing_token: int, as_json: bool) -> None:
     """Take the lock NAME from the holder with this TOKEN.
 
     The holder sees it as lost, and what it writes with fence= is refused. TOKEN is
     what `locks` shows: whoever got the lock since then keeps it. The exit status is 1
     if it is not held with that token.
     """
-    held = client.ask(lambda i, t: client_messages.BreakLock(i, t, name, token), client_messages.Held).held
+    held = client.ask(lambda i, t: client_messages.BreakLock(i, t, name, fencing_token), client_messages.Held).held
     if as_json:
         print_json({"done": held})
     if not held:
-        raise Failure(f"{name!r} is not held with the token {token}")
+        raise Failure(f"{name!r} is not held with the token {fencing_token}")
