@@ -237,7 +237,8 @@ def no_time_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
     def remove() -> None:
         zoneinfo.ZoneInfo.clear_cache(only_keys=["Europe/Berlin"])  # other tests hold on to other zones
         zoneinfo.reset_tzpath([])
-        monkeypatch.setitem(sys.modules, "tzdata", None)
+        for name in ["tzdata", *(each for each in sys.modules if each.startswith("tzdata."))]:
+            monkeypatch.setitem(sys.modules, name, None)
 
     yield remove
     zoneinfo.reset_tzpath(paths)
