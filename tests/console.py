@@ -31,6 +31,7 @@ PATIENCE = 60.0  # seconds in which that must be
 MARK = "--- done ---"
 
 _VOLATILE = [
+    (r" +", " "),
     (r"\b[0-9a-f]{32}\b", "ID"),
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([,.]\d+)?(\+00:00)?", "TIME"),
     (r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} [\d:]+ GMT", "TIME"),
@@ -48,7 +49,6 @@ _VOLATILE = [
     (r"(?<=learner )\d+", "N"),
     (r" /\S+/(?=node)", " DIRECTORY/"),
     (r"process \d+ on \S+", "PROCESS"),
-    (r" +", " "),
 ]
 
 
