@@ -25,12 +25,13 @@ from tests.serving import ROOT, environment
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PORT = re.compile(r"\b[89]00\d\b")
-LOOKS = re.compile(r"replidict (status|members|get|keys)\b|curl (?!.*-X)|grep ")
+LOOKS = re.compile(r"replidict (status|members|get|keys|locks)\b|curl (?!.*-X)|grep ")
 """Commands that change nothing: they are run again until they print what is expected, as a user would look again."""
 PATIENCE = 60.0  # seconds in which that must be
 MARK = "--- done ---"
 
 _VOLATILE = [
+    (r" +", " "),
     (r"\b[0-9a-f]{32}\b", "ID"),
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([,.]\d+)?(\+00:00)?", "TIME"),
     (r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} [\d:]+ GMT", "TIME"),
@@ -40,14 +41,14 @@ _VOLATILE = [
     (r"^ *\d+ +\d+ +(yes|unknown) ", r"N N \1 "),
     (r"(localhost:\d+) +\d+ +\d+ +", r"\1 N N "),
     (r"\b\d+\.\d+\b", "FLOAT"),
-    (r'("(term|match_index|commit_index|applied_index|log_entries|log_bytes)": )\d+', r"\1N"),
+    (r'("(term|match_index|commit_index|applied_index|log_entries|log_bytes)": ?)\d+', r"\1N"),
     (r"\b((term|log entry|the last of term|entries|up to|at least|to) )\d+", r"\1N"),
     (r"^(term|committed|log entries) +\d+", r"\1 N"),
     (r"\b\d+( entries)", r"N\1"),
     (r"(?<=voter )(leader )?\d+", "N"),
     (r"(?<=learner )\d+", "N"),
     (r" /\S+/(?=node)", " DIRECTORY/"),
-    (r" +", " "),
+    (r"process \d+ on \S+", "PROCESS"),
 ]
 
 

@@ -25,7 +25,7 @@ import replidict
 from replidict import Options, ReplicatedDict
 from replidict.http import app as app_module
 from replidict.http.app import application
-from replidict.http.metrics import ROUTES
+from replidict.http.metrics import METHODS, ROUTES
 from replidict.http.problems import PROBLEMS, problem_of
 from replidict.machine.codec import encode, encode_key
 from tests.clusters import Dict, cluster, free_addresses, open_member, wait_until
@@ -694,9 +694,11 @@ def test_labels_are_few(opened: Opened) -> None:
     assert len(names) <= 6
 
 
-def test_every_route_is_counted_by_its_name(opened: Opened) -> None:
-    """The metrics know every route there is."""
-    routes = {route.path for route in application(opened[0]).routes if isinstance(route, Route)}
+def test_every_route_and_method_is_counted_by_its_name(opened: Opened) -> None:
+    """The metrics know every route and every method there is."""
+    found = [route for route in application(opened[0]).routes if isinstance(route, Route)]
+    routes = {route.path for route in found}
+    assert {method for route in found for method in route.methods or ()} <= METHODS
     assert {path for path in routes if "{" not in path} == ROUTES
 
 

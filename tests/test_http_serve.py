@@ -281,7 +281,7 @@ SLOW = [b"", b"GET /kv", b"PUT /kv/s HTTP/1.1\r\nHost: localhost\r\nContent-Leng
 NUISANCES = {
     b"garbage\r\n\r\n": 400,
     b"BREW /kv/pot HTTP/1.1\r\nHost: localhost\r\n\r\n": 405,
-    b"POST /kv/pot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc": 405,
+    b"PATCH /kv/pot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc": 405,
     b"GET /kv/%ff HTTP/1.1\r\nHost: localhost\r\n\r\n": 400,
     b"GET /kv/" + b"k" * 10 * 1024 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n": 404,
     b"GET /kv/" + b"k" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n": 414,

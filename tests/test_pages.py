@@ -52,3 +52,6 @@ def test_what_is_compared() -> None:
     assert form(one) == form(one.replace("22d4", "33d4").replace("term  1", "term   7"))
     assert form(one) != form(one.replace("4 keys", "5 keys"))
     assert form(one) != form(one.replace("9001", "9002"))
+    member = "localhost:9001  voter  leader             29  0.0 s ago   0.2.0\n"
+    assert form(member) == form(member.replace("  29  0.0", " 130  1.5"))
+    assert form(member) != form(member.replace("voter  ", "learner"))

@@ -20,7 +20,7 @@ from typing_extensions import override
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.status import Status
 
-METHODS = {"GET", "HEAD", "PUT", "DELETE"}
+METHODS = {"GET", "HEAD", "PUT", "DELETE", "POST"}
 ROUTES = {
     "/kv", "/transaction", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
