@@ -173,7 +173,9 @@ class Model:
 _ttls = st.one_of(st.none(), st.integers(1, 40))
 _leases = st.sampled_from(LEASES)
 _writes = st.one_of(
-    st.tuples(st.just("put"), st.sampled_from(KEYS), st.integers(0, 9), _ttls, st.one_of(st.none(), st.none(), _leases)),
+    st.tuples(
+        st.just("put"), st.sampled_from(KEYS), st.integers(0, 9), _ttls, st.one_of(st.none(), st.none(), _leases)
+    ),
     st.tuples(st.just("put"), st.sampled_from(KEYS), st.integers(0, 9), st.none(), st.none()),
     st.tuples(st.just("delete"), st.sampled_from(KEYS)),
     st.tuples(st.just("increment"), st.sampled_from(KEYS), st.integers(0, 9)),
