@@ -142,6 +142,22 @@ class Model:
         if lease is not None:
             self.hangs_on[key] = lease
 
+    def increment(self, key: str, by: int) -> None:
+        self.map[key] = self.map.get(key, 0) + by
+
+    def write(self, write: Operation) -> bool:
+        """One write of a transaction. Returns whether it changed anything."""
+        match write:
+            case "put", key, value, ttl, lease:
+                self.put(key, value, ttl, lease)
+            case "increment", key, by:
+                self.increment(key, by)
+            case "delete", key:
+                there = key in self.map
+                self.forget(key)
+                return there
+        return True
+
     def renew(self, lease: int) -> None:
         self.leases[lease] = (self.leases[lease][0], self.now + self.leases[lease][0])
 
@@ -156,7 +172,18 @@ class Model:
 
 _ttls = st.one_of(st.none(), st.integers(1, 40))
 _leases = st.sampled_from(LEASES)
+_writes = st.one_of(
+    st.tuples(
+        st.just("put"), st.sampled_from(KEYS), st.integers(0, 9), _ttls, st.one_of(st.none(), st.none(), _leases)
+    ),
+    st.tuples(st.just("put"), st.sampled_from(KEYS), st.integers(0, 9), st.none(), st.none()),
+    st.tuples(st.just("delete"), st.sampled_from(KEYS)),
+    st.tuples(st.just("increment"), st.sampled_from(KEYS), st.integers(0, 9)),
+)
+_fences = st.one_of(st.none(), st.none(), st.tuples(st.sampled_from(sorted(NAMES)), st.integers(1, 3)))
 _steps = st.one_of(
+    st.tuples(st.just("transact"), _fences, st.lists(_writes, max_size=5)),
+    st.tuples(st.just("increment"), st.sampled_from(KEYS), st.integers(0, 9)),
     st.tuples(st.just("tick"), st.integers(-9, 30)),
     st.tuples(st.just("reload")),
     st.tuples(st.just("put"), st.sampled_from(KEYS), st.integers(0, 9)),
@@ -215,6 +242,11 @@ def run(log: Log, model: Model, step: Operation) -> None:
             else:
                 assert isinstance(said, str)
                 assert said.startswith("LeaseLost: ")
+        case "increment", key, by:
+            model.increment(key, by)
+            assert log.perform(increment(key, by)) == encode(model.map[key])
+        case "transact", fence, writes:
+            transact(log, model, fence, writes)
         case "add", key, value, ttl:
             assert log.perform(cmd.Expiring(cmd.Add(encode_key(key), encode(value)), ttl, None)) is (
                 key not in model.map
@@ -275,6 +307,37 @@ def run(log: Log, model: Model, step: Operation) -> None:
                 assert said.startswith("LockLost: ")
 
 
+def increment(key: str, by: int) -> cmd.Increment:
+    return cmd.Increment(encode_key(key), encode(by), encode(0))
+
+
+def transact(log: Log, model: Model, fence: tuple[str, int] | None, writes: list[Operation]) -> None:
+    made: list[Any] = []
+    for write in writes:
+        match write:
+            case "put", key, value, ttl, lease:
+                put = cmd.Put(encode_key(key), encode(value))
+                made.append(put if ttl is None and lease is None else cmd.Expiring(put, ttl, lease))
+            case "delete", key:
+                made.append(cmd.Delete(encode_key(key)))
+            case "increment", key, by:
+                made.append(increment(key, by))
+    operation = cmd.Transact([], made)
+    revision = log.machine.revision
+    said = log.perform(operation if fence is None else cmd.Fenced(*fence, operation))
+    if fence is not None and all(each.token != fence[1] for each in model.holders[fence[0]]):
+        refused = "LockLost: "
+    elif any(write[0] == "put" and write[4] not in (None, *model.leases) for write in writes):
+        refused = "LeaseLost: "
+    else:
+        changed = [model.write(write) for write in writes]
+        assert said == log.machine.revision == revision + any(changed)
+        return
+    assert isinstance(said, str)
+    assert said.startswith(refused)
+    assert (log.machine.revision, log.changes.rows, log.changes.kept) == (revision, [], {})
+
+
 def acquire(log: Log, model: Model, name: str, request: int, lease: int, shared: bool, wait: bool) -> None:
     elsewhere = any(model.find(other, request) for other in NAMES if other != name)
     if elsewhere:
@@ -302,7 +365,7 @@ def acquire(log: Log, model: Model, name: str, request: int, lease: int, shared:
 
 def compare(log: Log, model: Model) -> None:
     machine, coordination = log.machine, log.machine.coordination
-    assert log.map == model.map
+    assert list(log.map.items()) == list(model.map.items())
     assert coordination.clock.now == model.now
     assert coordination.locks.token == model.token
     for key in model.map:
@@ -337,6 +400,38 @@ def test_it_does_what_the_model_says(steps: list[Operation]) -> None:
     named = {name.partition(":")[0] for name in log.kept if ":" in name}
     assert bool(model.leases) == ("lease" in named)
     assert bool(model.deadlines or model.hangs_on) == ("deadline" in named)
+
+
+def test_a_transaction_leaves_the_rows_of_replaying_it() -> None:
+    """A node that loads what was written down, and one that applies the log, have the same rows and the same times,
+    also of keys that a transaction stored, removed and stored again with other ends."""
+    log = Log()
+    log.perform(cmd.OpenLease(1, 500))
+    a, b, c = (encode_key(key) for key in "abc")
+
+    def ending(key: bytes, ttl: int | None, lease: int | None = None) -> cmd.Expiring:
+        return cmd.Expiring(cmd.Put(key, encode(1)), ttl, lease)
+
+    log.perform(cmd.Transact([], [ending(a, 100), ending(b, 100), ending(c, 700, 1)]))
+    log.tick(50)
+    log.perform(
+        cmd.Transact(
+            [],
+            [cmd.Delete(a), ending(a, None, 1), cmd.Put(b, encode(2)), ending(b, 80), increment("b", 1),
+             increment("c", 1), ending(encode_key("d"), 5), cmd.Delete(encode_key("d"))],
+        )
+    )  # fmt: skip
+    replayed = log.machine
+    rows = dict(replayed.kept)
+    assert sorted(rows) == ["clock", "deadline:2", "deadline:3", "deadline:4", "lease:1"]
+    log.reload()
+    assert log.machine.kept == log.kept == rows
+    for now, left in ((129, ["b", "c", "a"]), (130, ["c", "a"]), (499, ["c", "a"]), (500, [])):
+        log.tick(now)
+        replayed.apply(replayed.applied_index + 1, cmd.encode(cmd.Tick(now)))
+        replayed.take_changes()
+        assert list(log.map) == list(replayed.items) == left
+        assert log.machine.kept == replayed.kept
 
 
 def held(log: Log, name: str, request: int, lease: int, *, shared: bool = False) -> cmd.Result:
@@ -470,6 +565,11 @@ def test_many_renewals_cost_no_memory() -> None:
         (cmd.Expiring(cmd.Put(b"", b""), 1, None), True),
         (cmd.Fenced("x", 1, cmd.Put(b"", b"")), False),
         (cmd.Fenced("x", 1, cmd.Expiring(cmd.Put(b"", b""), 1, None)), True),
+        (cmd.Increment(b"", b"", b""), False),
+        (cmd.Transact([], []), False),
+        (cmd.Transact([], [cmd.Put(b"", b""), cmd.Expiring(cmd.Put(b"", b""), None, 1)]), False),
+        (cmd.Transact([], [cmd.Put(b"", b""), cmd.Expiring(cmd.Put(b"", b""), 1, None)]), True),
+        (cmd.Fenced("x", 1, cmd.Transact([], [cmd.Expiring(cmd.Put(b"", b""), 1, 1)])), True),
         (cmd.RenewLeases([1]), True),
         (cmd.OpenLease(1, 1), True),
     ],

@@ -50,9 +50,9 @@ class Commit:
     def send(self, seconds: float, fence: Held | None = None) -> int:
         """Have it done, within so many seconds, if the lock of `fence` is still held.
 
-        Returns the revision of all writes. Raises `TransactionConflict`, `LockLost`, `TypeError` (a value that can't be
-        incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then, but for
-        `OutcomeUnknown`.
+        Returns the revision of all writes. Raises `TransactionConflict`, `LockLost`, `LeaseLost`, `TypeError` (a value
+        that can't be incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then,
+        but for `OutcomeUnknown`.
         """
         operation, size = self.operation()
         found = write(self._node, fenced(operation, fence), size, seconds)

@@ -43,11 +43,14 @@ def fenced(
     operation: cmd.Put | cmd.Add | cmd.CompareAndSet | cmd.Replace | cmd.Expiring | cmd.Transact, fence: Held | None
 ) -> cmd.Operation:
     """A write that needs a lock, if it does. Raises `ValueError` for what is no lock."""
-    if fence is None:
-        return operation
-    if not isinstance(fence, Held):
+    check_fence(fence)
+    return operation if fence is None else cmd.Fenced(fence.name, fence.token, operation)
+
+
+def check_fence(fence: object) -> None:
+    """Raise `ValueError` for what is no lock that was held."""
+    if not (fence is None or isinstance(fence, Held)):
         raise ValueError(f"fence={fence!r}: must be what a lock gives that is held: `with d.lock(...) as held`")
-    return cmd.Fenced(fence.name, fence.token, operation)
 
 
 def _text_of(value: object, name: str, least: int) -> str:

@@ -12,6 +12,7 @@ from time import sleep
 from typing import Any, Generic, TypeVar
 
 from replidict.api.commit import Commit, conflict
+from replidict.api.coordination import check_fence
 from replidict.api.lock import Held
 from replidict.api.transaction_view import Changed, Transaction, check_page
 from replidict.brief import brief
@@ -75,6 +76,8 @@ class Transactions(Generic[K, V]):
         Raises:
             TransactionConflict: On leaving: what the body had read was changed by others, and nothing was written.
             LockLost: The lock of `fence` is not held any more; nothing was written.
+            LeaseLost: A lease that something was to end with has ended; nothing was written.
+            ValueError: `fence` is no lock that was held.
             EncodingError: All that it read and wrote is too large for one command.
             NotCommitted, OutcomeUnknown, ReadTimeout, ClosedError, StorageError: As other writes and reads do.
 
@@ -84,6 +87,7 @@ class Transactions(Generic[K, V]):
                 t["bob"] += 10
         """
         seconds = self._seconds(timeout)
+        check_fence(fence)
         if linearizable:
             make_current(self._host.node, seconds)
         t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
@@ -122,7 +126,9 @@ class Transactions(Generic[K, V]):
 
         Raises:
             TransactionConflict: What it read was changed by others each time; nothing was written.
-            LockLost: The lock of `fence` is not held any more; nothing was written.
+            LockLost, LeaseLost: The lock of `fence`, or a lease, has been lost: it is not called again, and nothing was
+                written.
+            ValueError: `fence` is no lock that was held, or `attempts` is no number of calls.
             EncodingError, NotCommitted, OutcomeUnknown, ClosedError, StorageError: As for `transaction`.
 
         Example:
@@ -135,6 +141,7 @@ class Transactions(Generic[K, V]):
             d.transact(transfer, "alice", "bob", 10)
         """
         seconds = self._seconds(timeout)
+        check_fence(fence)
         if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
             raise ValueError(f"attempts={brief(attempts)}: must be a number of calls from 1 on, or None")
         if inspect.iscoroutinefunction(function):
