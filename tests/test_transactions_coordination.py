@@ -88,7 +88,7 @@ def test_time_comes_before_a_transaction_with_a_ttl(d: Dict) -> None:
 def test_what_a_transaction_makes_of_the_end_of_a_key(d: Dict) -> None:
     """As outside: a write without a ttl makes a key permanent, an increment keeps what was there; the last write of a
     key counts, and a key that is removed and stored again has nothing of what it had."""
-    cases: list[tuple[Callable[[T], object], bool]] = [
+    cases: list[tuple[Callable[[Any], object], bool]] = [
         (lambda t: t.set("k", 1), False),
         (lambda t: t.update(k=1), False),
         (lambda t: t.increment("k"), True),
@@ -151,7 +151,10 @@ def test_what_is_no_ttl_in_a_transaction(d: Dict, ttl: Any) -> None:
         with pytest.raises(ValueError, match="lease="):
             t.set("a", 2, lease=ttl)
     assert d.snapshot() == {"a": 1}
-    for call in (lambda: d.transact(pytest.fail, fence=ttl), lambda: d.transaction(fence=ttl).__enter__()):
+    calls: list[Callable[[], object]] = [
+        lambda: d.transact(pytest.fail, fence=ttl), lambda: d.transaction(fence=ttl).__enter__(),
+    ]  # fmt: skip
+    for call in calls:
         with pytest.raises(ValueError, match="fence="):
             call()
 
@@ -250,11 +253,10 @@ def test_watchers_see_a_transaction_as_one_change(nodes: list[Dict]) -> None:
 
 def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
     """What a transaction attached to time is still attached when the node comes again."""
-    with ReplicatedDict[Any, Any](tmp_path, options=QUICK) as d:
-        with d.transaction() as t:
-            t.set("short", 1, ttl=1.5)
-            t.set("long", 2, ttl=900)
-            t["for ever"] = 3
+    with ReplicatedDict[Any, Any](tmp_path, options=QUICK) as d, d.transaction() as t:
+        t.set("short", 1, ttl=1.5)
+        t.set("long", 2, ttl=900)
+        t["for ever"] = 3
     with ReplicatedDict[Any, Any](tmp_path, options=QUICK) as d:
         d.barrier()
         assert d.ttl("for ever") is None and 800 < (d.ttl("long") or 0) <= 900.1

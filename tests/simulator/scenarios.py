@@ -189,6 +189,38 @@ def a_deposed_leader_serves_no_read(cluster: Cluster) -> None:
         raise Violation("linearizability", f"{first.address} reads {served} after 'value 2' was acknowledged elsewhere")
 
 
+def a_new_leader_serves_no_read_yet(cluster: Cluster) -> None:
+    """A write is acknowledged, and its leader is gone before anybody hears that. The next leader, which can't commit
+    anything yet, is asked for a linearizable read."""
+    cluster.start()
+    first = a_leader(cluster)
+    others = [machine for machine in cluster.machines.values() if machine is not first]
+    write = put(first, 1)
+
+    def swallow(machine: Machine, unheard: Callable[[Message], bool]) -> None:
+        assert machine.transport is not None
+        send = machine.transport.send
+        machine.transport.send = lambda node, message: unheard(message) or send(node, message)  # type: ignore[method-assign]
+
+    swallow(first, lambda message: write.result is not None)
+    for other in others:
+        swallow(other, lambda message: isinstance(message, AppendEntries) and bool(message.entries))
+    until(cluster, lambda: write.result is not None, "the write is acknowledged")
+    cluster.network.block(_around(cluster, first.address), give_up=False)
+
+    def leads(machine: Machine) -> bool:
+        return machine.node is not None and machine.node.engine.is_leader
+
+    until(cluster, lambda: any(map(leads, others)), "another leader")
+    second = next(filter(leads, others))
+    assert second.node is not None
+    items, served = second.node.machine.items, list[bool]()
+    second.node.reads.submit(Read(lambda: served.append("key" in items)))
+    cluster.loop.run_until(cluster.loop.now + 0.3)
+    if False in served:
+        raise Violation("linearizability", f"{second.address} does not see a write that was acknowledged elsewhere")
+
+
 def an_answer_meets_a_full_queue(cluster: Cluster) -> None:
     """The leader can't send the answer to a follower's read at once: the connection's queue is full, and stays open."""
     cluster.start()

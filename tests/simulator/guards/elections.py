@@ -139,7 +139,7 @@ def a_round_for_each_read() -> Replacements:
     yield read_index.ReadIndex, "_begin_round", begin_round
 
 
-@guard("thesis 6.4, step 1", 40)
+@guard("thesis 6.4, step 1", scenario=scenarios.a_new_leader_serves_no_read_yet)
 def read_after_an_entry_of_the_own_term() -> Replacements:
     """A new leader, which does not know yet what is committed, answers a linearizable read."""
 
