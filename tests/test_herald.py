@@ -42,9 +42,9 @@ class Old:
             nodes[0]["k"] = "before"
             self.addresses = [str(node.status().address) for node in nodes]
 
-    def open(self, number: int, **more: Any) -> Dict:
+    def open(self, number: int, directory: str | None = None, **more: Any) -> Dict:
         how = {"address": self.addresses[number], "timeout": 30.0, **self._arguments, **more}
-        return self._stack.enter_context(ReplicatedDict(self.root / f"n{number}", **how))
+        return self._stack.enter_context(ReplicatedDict(self.root / (directory or f"n{number}"), **how))
 
     def has_stopped(self, node: Dict) -> bool:
         return node.status().role == "removed"
@@ -200,9 +200,9 @@ def test_a_founder_that_was_recovered_and_moved_knows_them_all(tmp_path: Path, s
     (elsewhere,) = free_addresses(1)
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     assert recover(tmp_path / "n0", "--address", elsewhere, "--yes").exit_code == 0
-    founder = old.open(0, address=elsewhere)
     (tmp_path / "n0").rename(tmp_path / "moved")
     (tmp_path / "copy").rename(tmp_path / "n0")
+    founder = old.open(0, "moved", address=elsewhere)
     back = [old.open(0), old.open(1)]
     wait_until(lambda: all(map(old.has_stopped, back)), "both have stopped")
     with pytest.raises(RemovedError, match=f"goes on as {founder.status().cluster_id}, founded by {elsewhere}"):
