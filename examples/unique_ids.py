@@ -1,7 +1,7 @@
 """Numbers that are never given out twice, by any node, at the cost of one write per thousand.
 
-Each process takes a block of numbers with `compare_and_set` and hands them out from memory. What is left of a block
-when its process dies is never used: unique and growing per process, but with gaps.
+Each process takes a block of numbers with one `increment` and hands them out from memory. What is left of a block when
+its process dies is never used: unique and growing per process, but with gaps.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from replidict import NotCommitted, OutcomeUnknown
 
 def take_block(d: Dict, name: str, size: int) -> range:
     """A block of numbers that is this caller's alone."""
-    d.add(name, 0)
     while True:
-        start = d.get(name, 0, linearizable=True)
         try:
-            if d.compare_and_set(name, start, start + size):
-                return range(start, start + size)
+            end = int(d.increment(name, size))
         except (NotCommitted, OutcomeUnknown):
-            pass  # taken or not, the next round reads what is so; at worst this block is never used
+            continue  # taken or not, the next round takes another one; at worst this block is never used
+        return range(end - size, end)
 
 
 def unique_ids(d: Dict, name: str, block: int = 1000) -> Iterator[int]:

@@ -20,9 +20,11 @@ DONE = {
     "cron": "machine [012] stops",
     "fenced_worker": "nothing is moved: the lock 'accounts' is not held with the token 1 .*",
     "services": "and one is there, for .* s more at least, if nobody renewed it now",
+    "job_queue": r"40 jobs, 40 done, by consumer: .*",
     "schedule": r"(\d+) runs were due, \1 done, by node: .*",
     "settings": "in maintenance: False",
     "worker": r"30 jobs, 30 done, by worker: .*",
+    "transfer": r"\d+ transfers were made, \d+ refused, and the sum is 100\.00",
     "unique_ids": "7500 numbers on 3 nodes, 7500 of them different",
 }
 

@@ -88,28 +88,39 @@ def test_time_comes_before_a_transaction_with_a_ttl(d: Dict) -> None:
 def test_what_a_transaction_makes_of_the_end_of_a_key(d: Dict) -> None:
     """As outside: a write without a ttl makes a key permanent, an increment keeps what was there; the last write of a
     key counts, and a key that is removed and stored again has nothing of what it had."""
-    cases: list[tuple[Callable[[Any], object], bool]] = [
-        (lambda t: t.set("k", 1), False),
+
+    def plain(t: T) -> Any:
+        return t.set("k", 1)
+
+    def mortal(t: T) -> Any:
+        return t.set("k", 1, ttl=900)
+
+    def one_key(t: T) -> None:
+        t.set(True, 1, ttl=900)
+        t.set(1, 2)
+
+    cases: list[tuple[Callable[[T], object], bool]] = [
+        (plain, False),
         (lambda t: t.update(k=1), False),
         (lambda t: t.increment("k"), True),
         (lambda t: t.setdefault("k", 7), True),
-        (lambda t: (t.increment("k"), t.set("k", 1)), False),
-        (lambda t: (t.set("k", 1), t.increment("k")), False),
-        (lambda t: (t.set("k", 1), t.set("k", 1, ttl=900)), True),
-        (lambda t: (t.set("k", 1, ttl=900), t.set("k", 1)), False),
-        (lambda t: (t.set("k", 1, ttl=900), t.increment("k")), True),
-        (lambda t: (t.pop("k"), t.set("k", 1)), False),
+        (lambda t: (t.increment("k"), plain(t)), False),
+        (lambda t: (plain(t), t.increment("k")), False),
+        (lambda t: (plain(t), mortal(t)), True),
+        (lambda t: (mortal(t), plain(t)), False),
+        (lambda t: (mortal(t), t.increment("k")), True),
+        (lambda t: (t.pop("k"), plain(t)), False),
         (lambda t: (t.pop("k"), t.increment("k")), False),
-        (lambda t: (t.pop("k"), t.set("k", 1, ttl=900)), True),
-        (lambda t: (t.pop("k"), t.set("k", 1, ttl=900), t.set("k", 2)), False),
-        (lambda t: (t.set(True, 1, ttl=900), t.set(1, 2)), True),
+        (lambda t: (t.pop("k"), mortal(t)), True),
+        (lambda t: (t.pop("k"), mortal(t), plain(t)), False),
+        (one_key, True),
     ]
-    for number, (body, mortal) in enumerate(cases):
+    for number, (body, ends) in enumerate(cases):
         d.set("k", 0, ttl=800)
         with d.transaction() as t:
             body(t)
         left = d.ttl("k")
-        assert (left is not None) == mortal, number
+        assert (left is not None) == ends, number
     assert list(map(repr, d.items())) == ["('k', 0)", "(True, 2)"] and d.ttl(1) is None
     d.set("k", 0, ttl=800)
     assert d.increment("k") == 1
@@ -144,6 +155,10 @@ def test_a_lease_that_has_ended_refuses_the_whole(nodes: list[Dict]) -> None:
 @pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan"), True, "1"])
 def test_what_is_no_ttl_in_a_transaction(d: Dict, ttl: Any) -> None:
     """What is no ttl, lease or lock is refused where it is given, and nothing is written of what the body caught."""
+
+    def never_called(t: T) -> None:
+        pytest.fail("it was called")
+
     with d.transaction() as t:
         t["a"] = 1
         with pytest.raises(ValueError, match="ttl="):
@@ -151,10 +166,7 @@ def test_what_is_no_ttl_in_a_transaction(d: Dict, ttl: Any) -> None:
         with pytest.raises(ValueError, match="lease="):
             t.set("a", 2, lease=ttl)
     assert d.snapshot() == {"a": 1}
-    calls: list[Callable[[], object]] = [
-        lambda: d.transact(pytest.fail, fence=ttl), lambda: d.transaction(fence=ttl).__enter__(),
-    ]  # fmt: skip
-    for call in calls:
+    for call in (lambda: d.transact(never_called, fence=ttl), lambda: d.transaction(fence=ttl).__enter__()):
         with pytest.raises(ValueError, match="fence="):
             call()
 
