@@ -45,3 +45,33 @@ class Latch:
             except ValueError:
                 pass  # `set` took it out
         return self.is_set
+
+
+class SetOnce(threading.Event):
+    """An `Event` for programs to wait for, which is set once, and is a `Latch` inside.
+
+    A node's thread may set it while a thread is interrupted that waits for it, and a signal handler may do either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latch = Latch()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._latch.is_set
+
+    def set(self) -> None:
+        """Set it and wake all who wait. Idempotent."""
+        self._latch.set()
+
+    def clear(self) -> None:
+        """Raise `RuntimeError`: what it tells of can't be undone."""
+        raise RuntimeError("this event is set once and for all: it can't be cleared")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, for `timeout` seconds at most. Returns whether it is set."""
+        return self._latch.wait(timeout)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, {'set' if self.is_set() else 'not set'}>"

@@ -51,9 +51,11 @@ class Program:
         self.others = [self.open(number) for number in range(1, members)]
         self.d = self.open(0)
         self.d.wait_ready(PATIENCE)
+        self.permits = self.d.semaphore("permits", 2)
         self.calls: list[Callable[[Dict], object]] = [
             self.write, self.write, self.update, self.update, self.submit, self.read_pair, self.read_pair, self.look,
-            self.look, self.iterate, self.current, self.change, self.tell,
+            self.look, self.iterate, self.current, self.change, self.tell, self.lock, self.lock, self.permit,
+            self.lease, self.watch, self.transact, self.count, self.expire, self.page,
         ]  # fmt: skip
 
     def open(self, number: int) -> Dict:
@@ -129,6 +131,59 @@ class Program:
     def tell(self, d: Dict) -> None:
         d.status(), d.members(), repr(d), d.revision
 
+    def lock(self, d: Dict) -> None:
+        """Interrupted while it holds the lock, a call of the handler gets it not: it must not wait for long."""
+        lock = d.lock(self.rng.choice("ab"), shared=self.rng.random() < 0.3)
+        if lock.acquire(*self.rng.choice([(False,), (True, 0.01)])):
+            held = lock.held
+            assert held is not None
+            held.on_lost(lambda: None)
+            try:
+                if not held.lost.wait(self.rng.choice([0, 0.001])):
+                    d.set(("held", lock.name), held.token, fence=held)
+            finally:
+                lock.release()
+        d.locks(), lock.locked(), repr(lock)
+
+    def permit(self, d: Dict) -> None:
+        if self.permits.acquire(timeout=0.01):
+            try:
+                repr(self.permits), self.permits.held
+            finally:
+                self.permits.release()
+
+    def lease(self, d: Dict) -> None:
+        with d.lease(ttl=5) as lease:
+            d.set("leased", 1, lease=lease)
+            if not lease.lost.wait(self.rng.choice([0, 0.001])):
+                lease.check()
+
+    def watch(self, d: Dict) -> None:
+        with d.watch(("pair", 0), snapshot=self.rng.random() < 0.5) as changes:
+            changes.next(timeout=0.001)
+
+    def transact(self, d: Dict) -> None:
+        def write_all(t: Any) -> None:
+            number = t[("pair", 0)]
+            for each in range(PAIR):
+                t[("pair", each)] = -number
+
+        d.transact(write_all)
+
+    def count(self, d: Dict) -> None:
+        d.increment("count")
+
+    def expire(self, d: Dict) -> None:
+        d.set("mortal", 1, ttl=self.rng.choice([0.001, 10]))
+        d.expire("mortal", 5)
+        try:
+            d.ttl("mortal")
+        except KeyError:
+            pass  # its time was over
+
+    def page(self, d: Dict) -> None:
+        d.scan("", limit=3), d.scan("mor")
+
     def back_up(self, d: Dict) -> None:
         target = self.path / f"backup-{next(self.numbers)}"
         d.backup(target)
@@ -183,6 +238,7 @@ class Program:
         self.futures.clear()
         self.d = self.open(0)
         self.d.barrier()
+        self.permits = self.d.semaphore("permits", 2)
         lost = [number for number in self.acknowledged if self.d.get(("one", number)) != number]
         if lost:
             self.wrong.append(f"lost: {lost}")

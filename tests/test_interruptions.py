@@ -125,6 +125,114 @@ def test_a_finalizer_may_read(tmp_path: Path, read: str) -> None:
         assert len(done) == 300
 
 
+INTERRUPTED = {
+    "lock": "with d.lock('a') as held: d.set('x', 1, fence=held)",
+    "lock that is taken": "assert not d.lock('taken').acquire(False)",
+    "shared lock": "with d.lock('b', shared=True) as held: held.on_lost(print); held.lost.wait(0); held.check()",
+    "semaphore": "with d.semaphore('c', 9): pass",
+    "lease": "with d.lease() as lease: lease.lost.wait(0); lease.check()",
+    "watch": "with d.watch(snapshot=True) as changes: changes.next()",
+    "transact": "d.transact(lambda t: t.set('y', t.get('y', 0)))",
+    "others": "d.increment('n'); d.expire('n', 9); d.ttl('n'); d.locks(); d.scan(limit=1); taken.locked()",
+}
+
+INTERRUPTING = {
+    "lock": "with d.lock('l', shared=True) as held: held.on_lost(print)",
+    "semaphore": "permits.acquire(); permits.held; permits.release()",
+    "lease": "d.lease().revoke()",
+    "loss": "d.break_lock('l', token=d.locks()[0].token) if d.lock('l').acquire() else None",
+    "others": "d.increment('m'); d.expire('m', 9); d.locks(); d.scan(limit=1); d.watch(snapshot=True).close()",
+}
+
+
+@pytest.mark.parametrize("handler", INTERRUPTING)
+def test_an_interruption_between_any_two_lines(tmp_path: Path, handler: str) -> None:
+    """What coordinates may be interrupted between any two lines, of the package and of `threading`, by a handler that
+    coordinates as well: both get their answers."""
+    program = """
+import sys, threading, replidict
+path, handler, *calls = sys.argv[1:]
+d = replidict.ReplicatedDict(path, options=replidict.Options(durability="process"), timeout=60)
+d["x"] = 1
+taken, permits = d.lock("taken"), d.semaphore("permits", 1000)
+taken.acquire()
+ours, interrupted = (replidict.__path__[0], threading.__file__), 0
+handle = compile(handler, "handler", "exec")
+def trace(frame, event, _):
+    global interrupted
+    if not frame.f_code.co_filename.startswith(ours):
+        return trace if frame.f_code.co_filename == "<string>" else None
+    if event == "line":
+        interrupted += 1
+        exec(handle, globals())
+    return trace
+for call in calls:
+    exec(call)
+    sys.settrace(trace)
+    try:
+        exec(call)
+    finally:
+        sys.settrace(None)
+taken.release()
+d.close()
+assert interrupted > 300, interrupted
+print("fine")
+"""
+    assert run(program, tmp_path / "d", INTERRUPTING[handler], *INTERRUPTED.values()) == "fine\n"
+
+
+IN_THE_NODES_THREAD = {
+    "lock": "d.lock('l').acquire()",
+    "release": "with_lock.release()",
+    "revoke": "with_lease.revoke()",
+    "submit": "d.submit('s', 1); d.get('s'); with_lock.held; with_lease.remaining",
+}
+
+
+@pytest.mark.parametrize("finalizer", IN_THE_NODES_THREAD)
+def test_a_finalizer_between_any_two_lines_of_the_nodes_thread(tmp_path: Path, finalizer: str) -> None:
+    """Between any two lines in which the node's thread sees to leases and locks, a finalizer may acquire (it is
+    refused), release and revoke (nothing is waited for): nothing hangs, and what was given back is free."""
+    program = """
+import sys, threading, replidict
+path, finalizer = sys.argv[1], compile(sys.argv[2], "finalizer", "exec")
+seen, locks, leases, errors = set(), [], [], []
+names = ("node/leases.py", "node/locks.py", "latch.py", "api/lock.py")
+def trace(frame, event, _):
+    if not frame.f_code.co_filename.endswith(names):
+        return trace
+    where = frame.f_code.co_filename, frame.f_lineno
+    if event == "line" and where not in seen and locks and leases:
+        seen.add(where)
+        try:
+            exec(finalizer, {"d": d, "with_lock": locks.pop(), "with_lease": leases.pop()})
+        except replidict.ReplidictError as error:
+            errors.append(error)
+    return trace
+threading.settrace(trace)
+d = replidict.ReplicatedDict(path, options=replidict.Options(durability="process"), timeout=60)
+threading.settrace(None)
+for number in range(60):
+    lock = d.lock(f"n{number}", shared=True)
+    assert lock.acquire()
+    leases.append(d.lease()), locks.append(lock)
+    with d.lock("broken") as held:
+        held.on_lost(len)
+for number in range(10):
+    lock = d.lock("broken")
+    lock.acquire()
+    d.break_lock("broken", token=lock.held.token)
+    assert lock.held.lost.wait(60)
+    d.lease().revoke()
+d.close()
+assert len(seen) > 30, seen
+kinds = {type(error) for error in errors}
+assert kinds <= ({replidict.NotCommitted} if "acquire" in sys.argv[2] else {replidict.LockLost}), errors
+print("fine")
+"""
+    assert run(program, tmp_path / "d", IN_THE_NODES_THREAD[finalizer]) == "fine\n"
+
+
 # -- the node's own thread ------------------------------------------------------------------------------------------
 
 
@@ -157,6 +265,21 @@ WAITING: dict[str, tuple[Callable[[Dict], object], type[ReplidictError]]] = {
     "transfer_leadership": (lambda d: d.transfer_leadership(), NotCommitted),
     "backup": (lambda d: d.backup("never-made"), ReplidictError),
     "future": (lambda d: d.submit("s", 1).result(), ReplidictError),
+    "lock": (lambda d: d.lock("l").acquire(), NotCommitted),
+    "lock, not blocking": (lambda d: d.lock("l").acquire(blocking=False), NotCommitted),
+    "with lock": (lambda d: d.lock("l").__enter__(), NotCommitted),
+    "semaphore": (lambda d: d.semaphore("s", 2).acquire(), NotCommitted),
+    "locked": (lambda d: d.lock("l").locked(), ReplidictError),
+    "locks": (lambda d: d.locks(), ReplidictError),
+    "leader": (lambda d: d.leader("l"), ReplidictError),
+    "break_lock": (lambda d: d.break_lock("l", token=1), NotCommitted),
+    "lease": (lambda d: d.lease(), NotCommitted),
+    "increment": (lambda d: d.increment("k"), NotCommitted),
+    "expire": (lambda d: d.expire("k", 1), NotCommitted),
+    "transact": (lambda d: d.transact(lambda t: t.__setitem__("k", 2)), NotCommitted),
+    "watch": (lambda d: d.watch().next(), ReplidictError),
+    "watch, for a while": (lambda d: d.watch().next(timeout=20), ReplidictError),
+    "watch with snapshot": (lambda d: d.watch(snapshot=True), ReplidictError),
 }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease
 from replidict.api.lock import Held, Lock, Semaphore
-from replidict.errors import NotCommitted, raise_anew
+from replidict.errors import NotCommitted, raise_anew, waits_for_itself
+from replidict.latch import Latch
 from replidict.machine import commands as cmd
 from replidict.machine.locks import EXCLUSIVE
 from replidict.node.blocking_calls import rounded
@@ -18,6 +18,7 @@ from replidict.node.leases import milliseconds
 from replidict.node.locks import Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import result_of
+from replidict.own_threads import in_node_thread
 from replidict.status import LockInfo
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ class Coordination:
         node = self._node
         if node.failure is not None:
             raise_anew(node.failure)
-        done = threading.Event()
+        if in_node_thread():
+            raise waits_for_itself(NotCommitted, "no lease was asked for")
+        done = Latch()
         held, write = node.leases.ask(seconds, done.set)
         try:
             if not done.wait(self._timeout):

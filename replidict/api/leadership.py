@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from replidict.api.lock import Held, Patience, give_back, obtain
 from replidict.errors import ReplidictError
+from replidict.latch import Latch
 from replidict.node.locks import Request, Wanted
 from replidict.node.node import Node
+from replidict.own_threads import in_node_thread
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Leadership:
     def __init__(self, node: Node, wanted: Wanted, work: Callable[[Held], object], timeout: float) -> None:
         self._node, self._wanted, self._work, self._timeout = node, wanted, work, timeout
         self._patience = Patience()
-        self._stopping = threading.Event()
+        self._stopping, self._ended = Latch(), Latch()
         self._held: Held | None = None
         self.error: Exception | None = None
         """What the work raised the last time that it raised."""
@@ -59,14 +61,20 @@ class Leadership:
         held = self._held
         if held is not None:
             held.lost.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(self._timeout)
-            if self._thread.is_alive() and held is not None:
-                self._node.locks.withdraw(held._request)
+        if threading.get_ident() == self._thread.ident or in_node_thread():
+            return
+        if not self._ended.wait(self._timeout) and held is not None:
+            self._node.locks.withdraw(held._request)
 
     def _run(self) -> None:
+        try:
+            self._stand()
+        finally:
+            self._ended.set()
+
+    def _stand(self) -> None:
         pause = SHORTEST_PAUSE
-        while not self._stopping.is_set():
+        while not self._stopping.is_set:
             try:
                 request = obtain(self._node, self._wanted, None, patience=self._patience)
             except ReplidictError as error:
@@ -90,7 +98,7 @@ class Leadership:
         held = self._held = Held(self._node, request)
         failed: bool | None = None
         try:
-            if not self._stopping.is_set():
+            if not self._stopping.is_set:
                 self._work(held)
         except Exception as error:
             self.error, failed = error, True
@@ -106,5 +114,5 @@ class Leadership:
         return failed
 
     def __repr__(self) -> str:
-        state = "leads" if self.is_leader else "stands" if self._thread.is_alive() else "over"
+        state = "leads" if self.is_leader else "over" if self._ended.is_set else "stands"
         return f"<{type(self).__name__} {self._wanted.name!r}, {state}>"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Self
 
+from replidict.latch import Latch
 from replidict.node.leases import HeldLease, Leases
+from replidict.own_threads import in_node_thread
 
 
 class Lease:
@@ -56,11 +58,13 @@ class Lease:
         """End it now: its keys go, as one change. Does nothing if it has ended already.
 
         It is lost here at once. That its keys are gone is waited for, for the timeout of the dict at most; if no
-        majority can be reached by then, they go when one can, or when the ttl is over.
+        majority can be reached by then, they go when one can, or when the ttl is over. In the thread of a node
+        (a finalizer may run there) nothing is waited for.
         """
-        done = threading.Event()
+        done = Latch()
         self._leases.give_back(self._held, "it was revoked", done.set)
-        done.wait(self._timeout)
+        if not in_node_thread():
+            done.wait(self._timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from replidict.errors import LockLost, LockTimeout, OutcomeUnknown, ReplidictError
+from replidict.errors import LockLost, LockTimeout, NotCommitted, OutcomeUnknown, ReplidictError, waits_for_itself
+from replidict.latch import Latch
 from replidict.machine.state_machine import StateMachine
+from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
 from replidict.node.locks import Request, State, Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import result_of
+from replidict.own_threads import in_node_thread
 
 
 class Held:
@@ -62,16 +65,28 @@ class Held:
 
 
 class Patience:
-    """What ends a wait for a lock from another thread."""
+    """How one thread waits for a lock, and what ends that from another one."""
 
     def __init__(self) -> None:
-        self.woken = threading.Semaphore(0)
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self.over = False
+
+    def ring(self) -> None:
+        """Something has happened. For any thread."""
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # it rings already
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until it rings, for so many seconds at most. Returns whether there is any use in going on."""
+        return not self.over and self._bell.acquire(timeout=-1 if seconds is None else seconds)
 
     def end(self) -> None:
         """Wait no more."""
         self.over = True
-        self.woken.release()
+        self.ring()
 
 
 def obtain(
@@ -82,14 +97,15 @@ def obtain(
     None: it was not, and this process is not in line any more. Raises what has ended the node, and `ReplidictError`
     when the name is that of something else.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
+    _refuse_in_node_thread(wanted.name)
+    deadline = None if seconds is None else clock() + seconds
     patience = patience or Patience()
     while True:
-        request = node.locks.ask(wanted, wait, patience.woken.release)
+        request = node.locks.ask(wanted, wait, patience.ring)
         try:
             while request.state in (State.ASKED, State.WAITING):
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                if patience.over or not patience.woken.acquire(timeout=left):
+                left = None if deadline is None else max(deadline - clock(), 0.0)
+                if not patience.wait(left):
                     node.locks.withdraw(request)
                     return None
         except BaseException:  # Ctrl-C
@@ -105,22 +121,28 @@ def obtain(
         # Its lease was lost on the way: it stands in line again, with another one, at the end.
 
 
+def _refuse_in_node_thread(name: str) -> None:
+    if in_node_thread():
+        raise waits_for_itself(NotCommitted, f"the lock {name!r} was not asked for, and is not held")
+
+
 def give_back(node: Node, request: Request, seconds: float) -> None:
     """Give back what was held. Raises `LockLost` if it was lost before, and is not held either way.
 
-    That others have it is waited for, for so many seconds at most: it is sent in any case.
+    That others have it is waited for, for so many seconds at most, and not in the thread of a node: it is sent in any
+    case.
     """
     try:
         node.locks.see_to(request)
     except LockLost:
         node.locks.withdraw(request)
         raise
-    done = threading.Event()
+    done = Latch()
     write = node.locks.release(request, done.set)
     if write is None:
         node.locks.see_to(request)
         return
-    if done.wait(seconds):
+    if done.wait(0.0 if in_node_thread() else seconds):
         try:
             held = result_of(write)
         except OutcomeUnknown:
@@ -145,13 +167,20 @@ class Lock:
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
         self._node, self._wanted, self._timeout = node, wanted, timeout
         self._mine = threading.Lock()
-        self.held: Held | None = None
-        """What is held, after `acquire`."""
+        self._held: deque[Held] = deque(maxlen=1)  # whoever takes it out gives it back
 
     @property
     def name(self) -> str:
         """The name, the same in the whole cluster."""
         return self._wanted.name
+
+    @property
+    def held(self) -> Held | None:
+        """What is held, after `acquire`."""
+        try:
+            return self._held[-1]
+        except IndexError:
+            return None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Wait for the lock, for `timeout` seconds at most (-1: for as long as it takes).
@@ -167,15 +196,16 @@ class Lock:
             ClosedError, StorageError: The node has stopped.
         """
         seconds = seconds_for(blocking, timeout)
-        begun = time.monotonic()
+        _refuse_in_node_thread(self.name)
+        begun = clock()
         if not self._mine.acquire(blocking, timeout):
             return False
         request = None
         try:
-            left = seconds if seconds is None else max(seconds - (time.monotonic() - begun), 0.0)
+            left = seconds if seconds is None else max(seconds - (clock() - begun), 0.0)
             request = obtain(self._node, self._wanted, left if blocking else self._timeout, wait=blocking)
             if request is not None:
-                self.held = Held(self._node, request)
+                self._held.append(Held(self._node, request))
         finally:
             if request is None:
                 self._mine.release()
@@ -190,9 +220,10 @@ class Lock:
             RuntimeError: It is not held.
             LockLost: It was lost before. It is not held any more, and can be acquired again.
         """
-        held, self.held = self.held, None
-        if held is None:
-            raise RuntimeError(f"release of the lock {self.name!r}, which is not held")
+        try:
+            held = self._held.pop()
+        except IndexError:
+            raise RuntimeError(f"release of the lock {self.name!r}, which is not held") from None
         try:
             give_back(self._node, held._request, self._timeout)
         finally:
@@ -205,8 +236,9 @@ class Lock:
     def __enter__(self) -> Held:
         if not self.acquire(timeout=self._timeout):
             raise not_obtained(self._node, self.name, self._timeout)
-        assert self.held is not None
-        return self.held
+        held = self.held
+        assert held is not None
+        return held
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
@@ -216,7 +248,8 @@ class Lock:
                 raise
 
     def __repr__(self) -> str:
-        state, token = ("unlocked", "") if self.held is None else ("locked", f"token {self.held.token}, ")
+        held = self.held
+        state, token = ("unlocked", "") if held is None else ("locked", f"token {held.token}, ")
         return f"<{state} replidict.Lock object {self.name!r}, {token}at {id(self):#x}>"
 
 
@@ -236,8 +269,7 @@ class Semaphore:
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
         self._node, self._wanted, self._timeout = node, wanted, timeout
-        self._mutex = threading.Lock()
-        self._all: list[tuple[int, Held]] = []  # (the thread that acquired it, what is held)
+        self._all: dict[int, tuple[int, Held]] = {}  # by number: who acquired it, what is held
 
     @property
     def name(self) -> str:
@@ -247,22 +279,37 @@ class Semaphore:
     @property
     def held(self) -> Held | None:
         """The permit acquired last by this thread, or by any if it has none."""
-        with self._mutex:
-            mine = self._find()
-            return None if mine is None else self._all[mine][1]
+        found = self._find()
+        return None if found is None else found[1]
 
-    def _find(self) -> int | None:
-        me = threading.get_ident()
-        of_me = [number for number, (thread, _) in enumerate(self._all) if thread == me]
-        return of_me[-1] if of_me else len(self._all) - 1 if self._all else None
+    def _find(self) -> tuple[int, Held] | None:
+        """The number of a permit, and it: the last one of this thread, or of any if it has none."""
+        me, mine, last = threading.get_ident(), None, None
+        for number, (thread, held) in list(self._all.items()):
+            last = number, held
+            if thread == me:
+                mine = last
+        return mine or last
+
+    def _take(self, n: int) -> list[Held]:
+        """Take out so many permits, one step each. Raises if there are not so many, and puts them back."""
+        taken: list[tuple[int, tuple[int, Held]]] = []
+        while len(taken) < n:
+            found = self._find()
+            if found is None:
+                self._all.update(reversed(taken))
+                raise _NotHeldError(f"release of {n} permits of {self.name!r}, and {len(taken)} are held")
+            entry = self._all.pop(found[0], None)
+            if entry is not None:  # else another thread, or a signal handler, has taken it
+                taken.append((found[0], entry))
+        return [held for _, (_, held) in taken]
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Wait for a permit, as `Lock.acquire` does for the lock; `timeout=None` waits for as long as it takes."""
         seconds = seconds_for(blocking, -1 if timeout is None else timeout)
         request = obtain(self._node, self._wanted, seconds if blocking else self._timeout, wait=blocking)
         if request is not None:
-            with self._mutex:
-                self._all.append((threading.get_ident(), Held(self._node, request)))
+            self._all[request.number] = threading.get_ident(), Held(self._node, request)
         return request is not None
 
     def release(self, n: int = 1) -> None:
@@ -274,12 +321,8 @@ class Semaphore:
         """
         if n < 1:
             raise ValueError("n must be one or more")
-        with self._mutex:
-            if n > len(self._all):
-                raise _NotHeldError(f"release of {n} permits of {self.name!r}, and {len(self._all)} are held")
-            released = [self._all.pop(self._find() or 0)[1] for _ in range(n)]
         lost = None
-        for held in released:
+        for held in self._take(n):
             try:
                 give_back(self._node, held._request, self._timeout)
             except LockLost as error:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from replidict.brief import brief
-from replidict.errors import ClosedError, HistoryLost, raise_anew
+from replidict.errors import ClosedError, HistoryLost, ReplidictError, raise_anew, waits_for_itself
 from replidict.machine.changes import KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
@@ -27,6 +27,7 @@ from replidict.node.call_arguments import seconds_of
 from replidict.node.history import Cursor, Found
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
+from replidict.own_threads import in_node_thread
 from replidict.server.open_node import Host
 
 _State: TypeAlias = Sequence[tuple[Hashable, Item]]
@@ -129,6 +130,8 @@ class Watch(Generic[K, V]):
             if change is not None or waited:
                 return change
             left = -1.0 if deadline is None else max(deadline - clock(), 0.0)
+            if left and in_node_thread():
+                raise waits_for_itself(ReplidictError, "there is no change yet, and none was waited for")
             waited = not self._bell.acquire(timeout=left)
 
     def _take(self) -> Change[K, V] | None:

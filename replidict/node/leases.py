@@ -8,15 +8,18 @@ Rules kept here:
 3. A lease is lost when that time is over here, whether or not anybody can be reached; when the log says that it ended;
    and when the node stops. What is lost stays lost. It is given back then, if it can be.
 4. What is to be given back is asked for until it is: nobody waits for that, and the lease's own end does the rest.
+5. There is no lock: a signal handler or a finalizer may come in between any two steps. Each is one operation of a
+   `dict`. Whoever takes a lease out of those that are held ends it, so one caller does. Who uses a lease says so first
+   and then looks whether it is lost; who ends it has it lost first, and then looks who uses it.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from math import ceil
 
 from replidict.errors import ClosedError, LeaseLost, OutcomeUnknown, ReplidictError
+from replidict.latch import Latch, SetOnce
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
 from replidict.node.proposals import Proposals, Write
@@ -30,7 +33,7 @@ REUSE_BEFORE = 0.5
 """Of a ttl: a lease that nobody uses is used again only before so much has passed since its last renewal."""
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -42,11 +45,10 @@ class HeldLease:
         self.ttl = ttl
         self.counts_from = float("-inf")  # on this machine's clock: when the last renewal was sent, of those answered
         self.granted = False
-        self.users = 1
-        self.lost = threading.Event()
+        self.users: dict[int, Callable[[str], object]] = {}
+        """By number, what is called once with the reason when it is lost, by the thread that finds out."""
+        self.lost = SetOnce()
         self.why = ""
-        self.on_lost: dict[int, Callable[[str], None]] = {}
-        """By the number of the user: called once, by the thread that finds out, with the reason."""
 
     @property
     def until(self) -> float:
@@ -59,20 +61,29 @@ class Leases:
 
     def __init__(self, engine: Engine, machine: StateMachine, proposals: Proposals) -> None:
         self._engine, self._machine, self._proposals = engine, machine, proposals
-        self._mutex = threading.Lock()
         self._held: dict[int, HeldLease] = {}
         self._shared: dict[float, HeldLease] = {}  # for locks, by ttl
         self._closing = False
         self._renewing = False
         self._due = float("inf")
+        self._changed = False  # by any thread: `step` has something to look at
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
-    def ask(self, ttl: float, done: Callable[[], object]) -> tuple[HeldLease, Write]:
-        """Ask for a lease of `ttl` seconds. `done` is called when the write is answered. Raises what ended the node."""
-        if self._closing:
-            raise ClosedError("this ReplicatedDict is being closed: it takes no lease and no lock any more")
+    def ask(
+        self,
+        ttl: float,
+        done: Callable[[], object] = _nothing,
+        *,
+        number: int = 0,
+        tell: Callable[[str], object] = _nothing,
+    ) -> tuple[HeldLease, Write]:
+        """Ask for a lease of `ttl` seconds, with one user. `done` is called when the write is answered.
+
+        Raises what ended the node.
+        """
         lease = HeldLease(self._engine.rng.getrandbits(62), ttl)
+        lease.users[number] = tell
         sent = self._engine.clock()
 
         def answered() -> None:
@@ -83,40 +94,35 @@ class Leases:
             done()
 
         write = Write(cmd.OpenLease(lease.id, milliseconds(ttl)), 32, answered)
-        with self._mutex:
-            self._held[lease.id] = lease
+        self._held[lease.id] = lease
         try:
+            if self._closing:  # looked for after it is known, as `end_all` does it before
+                raise ClosedError("this ReplicatedDict is being closed: it takes no lease and no lock any more")
             self._proposals.submit(write)
-        except ReplidictError:
-            with self._mutex:
-                del self._held[lease.id]
+        except BaseException:
+            self._held.pop(lease.id, None)
             raise
         return lease, write
 
-    def for_lock(self, ttl: float) -> HeldLease:
-        """A lease for a lock, shared with all locks of this ttl; `leave` it when the lock is not held any more.
+    def for_lock(self, ttl: float, number: int, tell: Callable[[str], object]) -> HeldLease:
+        """A lease for the lock of this number, shared with all locks of this ttl; `leave` it when that is not held any
+        more. `tell` is called once with the reason if it is lost before, maybe at once.
 
         A new one is asked for, and what is submitted after this is applied after that.
         """
-        with self._mutex:
-            lease = self._shared.get(ttl)
-            now = self._engine.clock()
-            if lease is not None and not lease.lost.is_set():
-                if lease.users or now < lease.counts_from + REUSE_BEFORE * ttl:
-                    lease.users += 1
-                    self._due = float("-inf")
-                    return lease
-                self._held.pop(lease.id, None)
-        lease, _ = self.ask(ttl, _nothing)
-        with self._mutex:
-            self._shared[ttl] = lease
+        lease = self._shared.get(ttl)
+        if lease is not None and (lease.users or self._engine.clock() < lease.counts_from + REUSE_BEFORE * ttl):
+            lease.users[number] = tell
+            if not lease.lost.is_set() or lease.users.pop(number, None) is None:
+                self._changed = True
+                return lease
+        lease, _ = self.ask(ttl, number=number, tell=tell)
+        self._shared[ttl] = lease
         return lease
 
     def leave(self, lease: HeldLease, number: int) -> None:
-        """A lock does not need it any more. Without any, it is not renewed, and ends by itself."""
-        with self._mutex:
-            lease.users -= 1
-            lease.on_lost.pop(number, None)
+        """A lock does not need it any more. Without any, it is not renewed, and given back when its time is over."""
+        lease.users.pop(number, None)
 
     def give_back(self, lease: HeldLease, why: str, done: Callable[[], object] = _nothing) -> None:
         """End a lease that this process holds, or has asked for; `done` is called when it has ended."""
@@ -126,24 +132,17 @@ class Leases:
             done()
 
     def _forget(self, lease: HeldLease, why: str) -> bool:
-        with self._mutex:
-            if lease.lost.is_set():
-                return False
-            self._held.pop(lease.id, None)
-            lease.why = why
-            lease.lost.set()
-            told, lease.on_lost = list(lease.on_lost.values()), {}
-        for tell in told:
+        """It is lost. Returns whether this call made it so."""
+        if self._held.pop(lease.id, None) is None:
+            return False
+        lease.why = why
+        lease.lost.set()
+        while True:
+            try:
+                _, tell = lease.users.popitem()
+            except KeyError:
+                return True
             tell(why)
-        return True
-
-    def tell_when_lost(self, lease: HeldLease, number: int, tell: Callable[[str], None]) -> None:
-        """Have `tell` called when it is lost, unless that user leaves before; at once, if it is."""
-        with self._mutex:
-            if not lease.lost.is_set():
-                lease.on_lost[number] = tell
-                return
-        tell(lease.why)
 
     def see_to(self, lease: HeldLease) -> None:
         """Raise `LeaseLost` unless nobody can have seen this lease end yet."""
@@ -174,13 +173,12 @@ class Leases:
     def end_all(self, seconds: float) -> None:
         """The dict is closed: give everything back, and wait up to so long until that is done."""
         self._closing = True
-        with self._mutex:
-            leases = list(self._held.values())
+        leases = list(self._held.values())
         if not leases:
             return
         for lease in leases:
             self._forget(lease, "the dict was closed")
-        done = threading.Event()
+        done = Latch()
         try:
             self._proposals.submit(Write(cmd.EndLeases([lease.id for lease in leases]), 64, done.set))
         except ReplidictError:
@@ -198,19 +196,14 @@ class Leases:
     def step(self) -> None:
         """Find what is lost by now, and renew what is in use."""
         now = self._engine.clock()
-        if now < self._due:
+        if now < self._due and not self._changed:
             return
+        self._changed = False  # before looking: what changes from here on is new
         self._due = float("inf")
-        with self._mutex:
-            granted = [lease for lease in self._held.values() if lease.granted]
+        granted = [lease for lease in list(self._held.values()) if lease.granted]
         for lease in granted:
-            if now < lease.until:
-                continue
-            if lease.users:
+            if now >= lease.until:
                 self.give_back(lease, _NOT_RENEWED)
-            else:
-                with self._mutex:
-                    self._held.pop(lease.id, None)
         living = [lease for lease in granted if lease.users and now < lease.until]
         renewal = min((lease.counts_from + RENEW_AFTER * lease.ttl for lease in living), default=float("inf"))
         if renewal <= now and not self._renewing:
@@ -234,7 +227,7 @@ class Leases:
 
     def next_deadline(self) -> float:
         """When `step` wants to run next."""
-        return self._due
+        return float("-inf") if self._changed else self._due
 
     def hear(self, names: Iterable[str]) -> None:
         """These rows of the state have changed."""
@@ -245,11 +238,7 @@ class Leases:
     def _look(self, number: int) -> None:
         lease = self._held.get(number)
         if lease is not None and lease.granted and number not in self._machine.coordination.leases.open:
-            if lease.users:
-                self._forget(lease, "it has ended, says the log: its time was over, or it was given back")
-            else:
-                with self._mutex:
-                    self._held.pop(number, None)
+            self._forget(lease, "it has ended, says the log: its time was over, or it was given back")
 
     def look_at_all(self) -> None:
         """A snapshot was installed."""
@@ -263,11 +252,9 @@ class Leases:
 
     def abandon(self, why: str) -> None:
         """This is a forked child: all of it is the parent's. Nobody is told who is not here."""
-        self._mutex = threading.Lock()
         for lease in self._held.values():
-            lease.on_lost = {}
+            lease.users.clear()
             lease.why = why
-            lease.lost = threading.Event()  # its lock may be held by a thread that is not here
             lease.lost.set()
         self._held = {}
 

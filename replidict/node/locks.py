@@ -7,11 +7,13 @@ Rules kept here:
 2. Whoever gives up leaves the line, and gives back what was granted meanwhile, by one command that is sent until it is
    applied. A process that is gone leaves with its lease.
 3. What is held counts as held as long as its lease does (see `leases`), and is lost once and for all.
+4. There is no lock, as in `leases`: whoever takes a request out of those that there are ends it. They are found by name
+   in an index that the tick thread alone touches; others put on a queue what came and went.
 """
 
 from __future__ import annotations
 
-import logging
+import _thread
 import os
 import socket
 import threading
@@ -22,6 +24,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from replidict.errors import LeaseLost, LockLost, OutcomeUnknown, ReplidictError
+from replidict.latch import SetOnce
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
 from replidict.node.leases import HeldLease, Leases
@@ -29,7 +33,7 @@ from replidict.node.proposals import Proposals, Write, result_of
 from replidict.raft.engine import Engine
 from replidict.status import LockInfo
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 
 class Wanted(NamedTuple):
@@ -55,18 +59,25 @@ class State(Enum):
 class Request:
     """One request for a lock. `woken` is called by the tick thread whenever the state has changed."""
 
-    def __init__(self, wanted: Wanted, number: int, lease: HeldLease, woken: Callable[[], object]) -> None:
+    lease: HeldLease
+
+    def __init__(self, wanted: Wanted, number: int, woken: Callable[[], object]) -> None:
         self.name = wanted.name
         self.number = number
-        self.lease = lease
-        self.state = State.ASKED
+        self.answer = State.ASKED  # of the cluster: set by the tick thread only
+        self.over = False
         self.token = 0
-        self.lost = threading.Event()
+        self.lost = SetOnce()
         self.why = ""
         self.error: ReplidictError | None = None
         """Why it is over, if it makes no sense to ask again."""
-        self.on_lost: list[Callable[[], object]] = []
+        self.on_lost: deque[Callable[[], object]] = deque()
         self.woken = woken
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        return State.OVER if self.over else self.answer
 
 
 class Locks:
@@ -80,8 +91,9 @@ class Locks:
         leases: Leases,
     ) -> None:
         self._engine, self._machine, self._proposals, self._leases = engine, machine, proposals, leases
-        self._mutex = threading.Lock()
-        self._requests: dict[str, dict[int, Request]] = {}
+        self._requests: dict[int, Request] = {}
+        self._by_name: dict[str, dict[int, Request]] = {}
+        self._changed: deque[Request] = deque()  # to be put into the index, or taken out
         self.forgotten: deque[Request] = deque()
         """For any thread, also in the middle of anything: these are granted, and nobody refers to them any more."""
         self.holder = f"{engine.address}, process {os.getpid()} on {socket.gethostname()}"
@@ -91,22 +103,22 @@ class Locks:
 
     def ask(self, wanted: Wanted, wait: bool, woken: Callable[[], object]) -> Request:
         """Ask for a lock; `wait`: stand in line for it. Raises what ended the node."""
-        lease = self._leases.for_lock(wanted.ttl)
-        request = Request(wanted, self._engine.rng.getrandbits(62), lease, woken)
-        sent = self._engine.clock()
-        operation = cmd.Acquire(
-            wanted.name, request.number, lease.id, wanted.shared, wanted.permits, wait, self.holder, wanted.info
-        )
-        size = 64 + len(wanted.name) + len(wanted.info) + len(self.holder)
-        write = Write(operation, size, lambda: self._answered(request, write, sent))
-        with self._mutex:
-            self._requests.setdefault(wanted.name, {})[request.number] = request
+        request = Request(wanted, self._engine.rng.getrandbits(62), woken)
+        self._requests[request.number] = request
+        self._changed.append(request)
         try:
+            request.lease = self._leases.for_lock(wanted.ttl, request.number, lambda why: self._lose(request, why))
+            sent = self._engine.clock()
+            operation = cmd.Acquire(
+                wanted.name, request.number, request.lease.id, wanted.shared, wanted.permits, wait, self.holder,
+                wanted.info,
+            )  # fmt: skip
+            size = 64 + len(wanted.name) + len(wanted.info) + len(self.holder)
+            write = Write(operation, size, lambda: self._answered(request, write, sent))
             self._proposals.submit(write)
-        except ReplidictError:
-            self._drop(request)
+        except BaseException:
+            self.withdraw(request)
             raise
-        self._leases.tell_when_lost(lease, request.number, lambda why: self._lose(request, why))
         return request
 
     def withdraw(self, request: Request) -> None:
@@ -136,38 +148,29 @@ class Locks:
 
     def tell_when_lost(self, request: Request, callback: Callable[[], object]) -> None:
         """Have `callback` called once, in a thread of its own, when the lock is lost; now, if it is."""
-        with self._mutex:
-            if not request.lost.is_set():
-                request.on_lost.append(callback)
-                return
-        _tell(request.name, [callback])
+        request.on_lost.append(callback)
+        if request.lost.is_set():  # looked for after it is known, as `_lose` does it before
+            _tell(request)
 
-    def _drop(self, request: Request) -> bool:
+    def _drop(self, request: Request, lost: str | None = None) -> bool:
         """The request is over, as far as this process is concerned. Returns whether it was not before."""
-        with self._mutex:
-            if request.state is State.OVER:
-                return False
-            request.state = State.OVER
-            of_name = self._requests[request.name]
-            del of_name[request.number]
-            if not of_name:
-                del self._requests[request.name]
-        self._leases.leave(request.lease, request.number)
+        if self._requests.pop(request.number, None) is None:
+            return False
+        if lost is not None:
+            request.why = lost
+            request.lost.set()
+        request.over = True
+        self._changed.append(request)
+        lease = getattr(request, "lease", None)  # none yet if it was interrupted
+        if lease is not None:
+            self._leases.leave(lease, request.number)
         return True
 
     def _lose(self, request: Request, why: str) -> None:
         """The lease has ended, or the lock was taken away."""
-        held = request.state is State.HELD
-        if not self._drop(request):
-            return
-        with self._mutex:
-            request.why = why
-            told, request.on_lost = request.on_lost, []
-            if held:
-                request.lost.set()
-        if held and told:
-            _tell(request.name, told)
-        request.woken()
+        if self._drop(request, why):
+            _tell(request)
+            request.woken()
 
     def infos(self, now: int) -> tuple[LockInfo, ...]:
         """Who in the cluster holds what, by name and token; `now` is the cluster's clock. For the tick thread."""
@@ -184,6 +187,18 @@ class Locks:
         """Give back what was forgotten."""
         while self.forgotten:
             self.withdraw(self.forgotten.popleft())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take into the index what came and went."""
+        while self._changed:
+            request = self._changed.popleft()
+            if not request.over:
+                self._by_name.setdefault(request.name, {})[request.number] = request
+            elif request.name in self._by_name:
+                self._by_name[request.name].pop(request.number, None)
+                if not self._by_name[request.name]:
+                    del self._by_name[request.name]
 
     def _answered(self, request: Request, write: Write, sent: float) -> None:
         if request.state is not State.ASKED:
@@ -202,12 +217,12 @@ class Locks:
             return
         self._leases.acknowledged(request.lease, sent)
         if result is False:
-            request.state = State.REFUSED
+            request.answer = State.REFUSED
         elif result is None:
-            request.state = State.WAITING
+            request.answer = State.WAITING
         else:
             assert isinstance(result, int)
-            request.token, request.state = result, State.HELD
+            request.token, request.answer = result, State.HELD
         request.woken()
 
     def hear(self, names: Iterable[str]) -> None:
@@ -218,46 +233,57 @@ class Locks:
                     self._look(name.removeprefix("lock:"))
 
     def _look(self, name: str) -> None:
-        with self._mutex:
-            requests = list(self._requests.get(name, {}).values())
+        self._settle()
+        requests = list(self._by_name.get(name, {}).values())
         lock = self._machine.coordination.locks.by_name.get(name)
         for request in requests:
             ticket = None if lock is None else lock.holders.get(request.number)
             if request.state is State.HELD and ticket is None:
                 self._lose(request, "it was taken away: somebody called break_lock")
             elif request.state is State.WAITING and ticket is not None:
-                request.token, request.state = ticket.token, State.HELD
+                request.token, request.answer = ticket.token, State.HELD
                 request.woken()
             elif request.state is State.WAITING and (lock is None or request.number not in lock.queue):
                 self._lose(request, "it is not in line any more")
 
     def look_at_all(self) -> None:
         """A snapshot was installed."""
-        for name in list(self._requests):
+        self._settle()
+        for name in list(self._by_name):
             self._look(name)
 
     def abandon(self, why: str) -> None:
         """This is a forked child: all of it is the parent's."""
-        self._mutex = threading.Lock()
-        for of_name in self._requests.values():
-            for request in of_name.values():
-                request.state, request.why = State.OVER, why
-                request.lost = threading.Event()
-                request.lost.set()
+        for request in self._requests.values():
+            request.why = why
+            request.lost.set()
+            request.over = True
         self._requests = {}
 
 
-def _tell(name: str, callbacks: list[Callable[[], object]]) -> None:
-    """Call them where they hold up nobody."""
+def _tell(request: Request) -> None:
+    """It is lost: call who wants to know, where they hold up nobody."""
+    callbacks: list[Callable[[], object]] = []
+    while request.on_lost:
+        try:
+            callbacks.append(request.on_lost.popleft())
+        except IndexError:
+            break  # others have taken it
+    if not callbacks:
+        return
 
     def run() -> None:
         for callback in callbacks:
             try:
                 callback()
             except Exception:
-                logger.exception("a callback for the loss of the lock %r failed", name)
+                logger.exception("a callback for the loss of the lock %r failed", request.name)
+
+    def begin() -> None:
+        threading.Thread(target=run, name=f"lost lock {request.name}", daemon=True).start()
 
     try:
-        threading.Thread(target=run, name=f"lost lock {name}", daemon=True).start()
+        # `Thread.start` takes a lock of `threading`, which an interrupted thread that waits for this one may hold.
+        _thread.start_new_thread(begin, ())
     except RuntimeError:
-        logger.exception("nobody can be told that the lock %r is lost: there is no thread left", name)
+        logger.exception("nobody can be told that the lock %r is lost: there is no thread left", request.name)
