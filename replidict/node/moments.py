@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import TypeVar
 
 from replidict.machine.key_index import KeyIndex
 from replidict.machine.key_map import Item
 from replidict.machine.state_machine import StateMachine
+from replidict.own_threads import in_node_thread
 
 Read = TypeVar("Read")
 
@@ -23,6 +25,7 @@ TRIES = 3
 """Times that a page is read key by key."""
 
 _filling = threading.Lock()
+_fillers: set[int] = set()  # the thread that has it, if any
 
 
 def within_a_step(machine: StateMachine, read: Callable[[], Read]) -> tuple[int, Read]:
@@ -102,16 +105,19 @@ def _at_rest_or_never(read: Callable[[KeyIndex], Read | None], held: Mapping[obj
 
 def _index(machine: StateMachine) -> KeyIndex | None:
     """The index of keys. It is made when there is none: nobody asked before, or the dict was emptied or replaced. None
-    if somebody else is just making it, and was interrupted to read this."""
+    if somebody else is just making it, who was interrupted to read this, or whom the thread of a node would wait for."""
     index = machine.key_index
     if index is None or not index.filled:
-        if not _filling.acquire(timeout=10.0):
+        me = get_ident()
+        if not _filling.acquire(timeout=0.0 if in_node_thread() or me in _fillers else 10.0):
             return None
+        _fillers.add(me)
         try:
             index = machine.key_index
             if index is None or not index.filled:
                 index = machine.key_index = KeyIndex()
                 index.fill(machine.moment())
         finally:
+            _fillers.discard(me)
             _filling.release()
     return index
