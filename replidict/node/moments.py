@@ -105,7 +105,7 @@ def _at_rest_or_never(read: Callable[[KeyIndex], Read | None], held: Mapping[obj
 
 def _index(machine: StateMachine) -> KeyIndex | None:
     """The index of keys. It is made when there is none: nobody asked before, or the dict was emptied or replaced. None
-    if somebody else is just making it, who was interrupted to read this, or whom the thread of a node would wait for."""
+    if somebody else is just making it: one who was interrupted to read this, or whom a node's thread would wait for."""
     index = machine.key_index
     if index is None or not index.filled:
         me = get_ident()
