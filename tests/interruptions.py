@@ -134,7 +134,7 @@ class Program:
     def lock(self, d: Dict) -> None:
         """Interrupted while it holds the lock, a call of the handler gets it not: it must not wait for long."""
         lock = d.lock(self.rng.choice("ab"), shared=self.rng.random() < 0.3)
-        if lock.acquire(False) if self.rng.random() < 0.5 else lock.acquire(timeout=0.01):
+        if lock.acquire(blocking=False) if self.rng.random() < 0.5 else lock.acquire(timeout=0.01):
             held = lock.held
             assert held is not None
             held.on_lost(lambda: None)
