@@ -533,6 +533,8 @@ def test_every_error_has_its_answer() -> None:
         "ReadTimeout": "read-timeout", "ClosedError": "closed", "StorageError": "storage",
         "EncodingError": "bad-argument", "DecodingError": "undecodable", "SecurityError": "internal",
         "ReplidictError": "internal", "TransactionConflict": "transaction-conflict",
+        "HistoryLost": "history-lost", "LeaseLost": "not-committed", "LockLost": "not-committed",
+        "LockTimeout": "internal",  # nothing over HTTP waits for a lock
     }  # fmt: skip
     public = vars(replidict).values()
     errors = [each for each in public if isinstance(each, type) and issubclass(each, replidict.ReplidictError)]

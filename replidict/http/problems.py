@@ -22,6 +22,7 @@ from replidict.errors import (
     ClosedError,
     DecodingError,
     EncodingError,
+    HistoryLost,
     NotCommitted,
     OutcomeUnknown,
     ReadTimeout,
@@ -99,6 +100,7 @@ def problem_of(error: ReplidictError) -> Problem:
         StorageError: "storage",
         DecodingError: "undecodable",
         EncodingError: "bad-argument",
+        HistoryLost: "history-lost",
     }
     name = next((name for kind, name in kinds.items() if isinstance(error, kind)), "internal")
     problem = Problem(name, str(error))
@@ -121,7 +123,7 @@ async def _of_the_framework(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     details = {
-        404: "there are /kv/KEY, /kv, /transaction, /watch, /status, /members, /healthz, /readyz and /metrics",
+        404: "there are /kv/KEY, /kv, /transaction, /watch, /status, /members, /locks, /healthz, /readyz and /metrics",
         405: "the Allow header says which methods there are",
     }
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
