@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 import msgspec
@@ -51,7 +52,7 @@ class Outbox:
     def __init__(self, state: RaftState, network: Network) -> None:
         self._state, self._network = state, network
         self._held: list[tuple[Peer, Message]] = []
-        self._unsent: list[tuple[Peer, int, Message]] = []  # answers, and the connection each belongs to
+        self._unsent: dict[str, tuple[Peer, int, deque[Message]]] = {}  # answers, and the connection they belong to
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Send now. Only for what tells of nothing that is not on disk. False: it surely did not go out."""
@@ -60,14 +61,22 @@ class Outbox:
     def answer(self, peer: Peer, connection: int, message: Message) -> None:
         """Rule 2. While the queue of the connection is full, the answer waits: who asked waits for it, and would not
         ask again."""
-        if peer.connections == connection and peer.connected and not self.send(peer, message):
-            self._unsent.append((peer, connection, message))
+        if peer.connections != connection or not peer.connected:
+            return
+        _, of, waiting = self._unsent.get(peer.address, (peer, connection, None))
+        if waiting is not None and of == connection:
+            waiting.append(message)
+        elif not self.send(peer, message):
+            self._unsent[peer.address] = (peer, connection, deque([message]))
 
     def retry_answers(self) -> None:
         """Send the answers that wait for room, as far as there is some now."""
-        unsent, self._unsent = self._unsent, []
-        for answer in unsent:
-            self.answer(*answer)
+        for address, (peer, connection, waiting) in list(self._unsent.items()):
+            current = peer.connections == connection and peer.connected
+            while current and waiting and self.send(peer, waiting[0]):
+                waiting.popleft()
+            if not current or not waiting:
+                del self._unsent[address]
 
     def hold(self, peer: Peer, message: Message) -> None:
         """Send after the next commit."""
