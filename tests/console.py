@@ -47,7 +47,7 @@ _VOLATILE = [
     (r"\b\d+( entries)", r"N\1"),
     (r"(?<=voter )(leader )?\d+", "N"),
     (r"(?<=learner )\d+", "N"),
-    (r" /\S+/(?=node)", " DIRECTORY/"),
+    (r" /\S+/(?=node|settings)", " DIRECTORY/"),
     (r"process \d+ on \S+", "PROCESS"),
 ]
 
