@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import ceil
 
-from replidict.errors import ClosedError, LeaseLost, OutcomeUnknown, ReplidictError
+from replidict.errors import ClosedError, LeaseLost, NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.latch import Latch, SetOnce
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
@@ -89,6 +89,9 @@ class Leases:
         def answered() -> None:
             if write.error is None and write.result is True:
                 self.acknowledged(lease, sent)
+            elif isinstance(write.error, NotCommitted):
+                lease.users.clear()  # each has asked for a lock behind this, and hears the reason from that
+                self._forget(lease, str(write.error))
             else:
                 self.give_back(lease, "it could not be granted")
             done()
