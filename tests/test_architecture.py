@@ -276,3 +276,10 @@ def test_the_error_tree() -> None:
     for error, builtin in tree.items():
         assert issubclass(error, builtin) and error.__bases__[0] is replidict.ReplidictError
         assert not any(issubclass(error, other) for other in tree if other is not error)
+
+
+def test_no_thread_of_a_node_calls_a_logging_handler() -> None:
+    """What runs in a node's thread logs by `log_writer`; only the faces, and threads that wait for nobody, log directly."""
+    direct = {module for module in modules() if "logging.getLogger" in path_of(module).read_text()}
+    allowed = {"log_writer", "api.leadership", "server.stop_callbacks", "transport.tcp"}
+    assert {module for module in direct if folder_of(module) not in ("command", "http")} == allowed

@@ -15,14 +15,13 @@ Rules kept here:
 
 from __future__ import annotations
 
-import logging
-
+from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.raft.engine import Engine
 from replidict.raft.progress import Peer
 from replidict.release import FIRST, THIS, Release
 
-logger = logging.getLogger(__name__)
+logger = Logger(__name__)
 
 PATIENCE = 4
 """Election timeouts, from when a member was last connected, for which a write waits for those not heard of."""
