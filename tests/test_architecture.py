@@ -279,7 +279,7 @@ def test_the_error_tree() -> None:
 
 
 def test_no_thread_of_a_node_calls_a_logging_handler() -> None:
-    """What runs in a node's thread logs by `log_writer`; only the faces, and threads that wait for nobody, log directly."""
+    """What runs in a node's thread logs by `log_writer`: only faces, and threads nobody waits for, log directly."""
     direct = {module for module in modules() if "logging.getLogger" in path_of(module).read_text()}
     allowed = {"log_writer", "api.leadership", "server.stop_callbacks", "transport.tcp"}
     assert {module for module in direct if folder_of(module) not in ("command", "http")} == allowed
