@@ -1018,6 +1018,7 @@ def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixtu
         d["a"] = 2
     wait_until(lambda: raised_by(lambda: len(d)) is StorageError, "reads end as well")
     assert {raised_by(lambda call=call: call(d)) for call in EVERYTHING.values()} == {StorageError}  # type: ignore[misc]
+    d.close()  # a line may come a moment late, but not after that
     assert len([each for each in caplog.records if each.levelno >= logging.ERROR]) == 1
     assert d.status().role == "stopped"
 
