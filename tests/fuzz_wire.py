@@ -9,11 +9,11 @@ one is felt. All three write without a pause. Meanwhile come
                 callers with no certificate, with another authority's, or with a good one and a mutated handshake
     the rogue   the fourth founder: it proves itself, says things that a member which lags might say, and then one
                 frame that is no message, or is none of this session
-    guests      programs that are no members: they prove themselves, ask what does no harm, and get an answer to each
-                ask; then they ask what is no ask, ask too much, or hang up in the midst of it
+    clients      programs that are no members: they prove themselves, ask what does no harm, and get an answer to each
+                ask; then they ask what is no request, ask too much, or hang up in the midst of it
 
 A member that lies in well-formed messages (a term that never was, entries that it does not hold) is out of scope: Raft
-trusts its members, and nodes their guests. A mutated frame that happens to be such a lie, or to ask for a change, is
+trusts its members, and nodes their clients. A mutated frame that happens to be such a lie, or to ask for a change, is
 therefore not sent, but counted (`withheld`).
 
 Exit status 1 if a frame was accepted, a node ended or logged an error, a leader or term changed, a connection among
@@ -474,7 +474,7 @@ class TlsStrangers:
 
 
 class Rogue:
-    """A connection of the absent member, or of a guest, to one node."""
+    """A connection of the absent member, or of a client, to one node."""
 
     def __init__(
         self,
@@ -483,9 +483,9 @@ class Rogue:
         key: bytes,
         address: str,
         node_id: str | None = None,
-        guest: bool = False,
+        client: bool = False,
     ) -> None:
-        name, who = ("", "") if guest else (target.absent, node_id or target.absent_id)
+        name, who = ("", "") if client else (target.absent, node_id or target.absent_id)
         self.session = WireSession(
             NodeIdentity(target.cluster_id, who, name), security, key, called=address,
             max_frame_bytes=Options().max_frame_bytes, may_call=lambda address: None,
@@ -524,7 +524,7 @@ class Rogue:
         self.write(b"".join([self.session.seal(frame(body, self.session.tag_bytes)) for body in bodies]))
 
     def answers(self, wanted: int) -> int:
-        """Wait for the answers to so many asks; how many there were."""
+        """Wait for the answers to so many requests; how many there were."""
         ended = 0
         while ended < wanted and (data := self.sock.recv(65536)):
             for said in self.session.receive(data):
@@ -647,15 +647,15 @@ class Rogues:
                 return "proven: no message"
 
 
-# -- guests -----------------------------------------------------------------------------------------------------------
+# -- clients -----------------------------------------------------------------------------------------------------------
 
 
-def asked(rng: random.Random, number: int, cluster_id: str) -> client_messages.Ask:
-    """An ask that changes nothing, whoever of this cluster, which has a leader, it is put to; some can't be met."""
+def asked(rng: random.Random, number: int, cluster_id: str) -> client_messages.Request:
+    """A request that changes nothing, whoever of this cluster, which has a leader, it is put to; some can't be met."""
     node_id = f"{rng.getrandbits(128):032x}"
     successor = rng.choice(("no cluster", cluster_id)), node_id, f"h{number}:{1 + rng.randrange(65535)}"
     key = rng.choice((encode_key("0-1"), encode_key(("a", 1)), b"", rng.randbytes(rng.randrange(30))))
-    made: list[client_messages.Ask] = [
+    made: list[client_messages.Request] = [
         client_messages.Get(number, rng.choice((0.0, 5.0)), key, rng.random() < 0.2),
         client_messages.Replace(
             number, 5.0, encode_key("0-1"), encode(rng.random()), 0
@@ -677,17 +677,17 @@ def asked(rng: random.Random, number: int, cluster_id: str) -> client_messages.A
     return rng.choice(made)
 
 
-def decoded_ask(body: bytes) -> client_messages.Ask | None:
+def decoded_request(body: bytes) -> client_messages.Request | None:
     """The ask that these bytes are, if they are one."""
     try:
-        ask: client_messages.Ask = client_messages.decode_ask(body)
-        return ask
+        request: client_messages.Request = client_messages.decode_request(body)
+        return request
     except (ValueError, RecursionError, OverflowError):
         return None
 
 
-class FuzzGuests:
-    """Guests of one node after the other."""
+class FuzzClients:
+    """Clients of one node after the other."""
 
     def __init__(self, target: Target, rng: random.Random) -> None:
         self._target, self._rng = target, rng
@@ -695,58 +695,58 @@ class FuzzGuests:
         self._key = self._security.stretch(target.cluster_id)
 
     def attack(self, address: str, tally: Tally) -> None:
-        """One of them: asks that are answered, then something else."""
+        """One of them: requests that are answered, then something else."""
         rng = self._rng
-        guest = Rogue(self._target, self._security, self._key, address, guest=True)
+        client = Rogue(self._target, self._security, self._key, address, client=True)
         tally.connections += 1
         try:
-            guest.prove()
+            client.prove()
             count = rng.randrange(15)
-            guest.say(
+            client.say(
                 *[peer_messages.encode(asked(rng, number, self._target.cluster_id)) for number in range(1, count + 1)]
             )
             tally.frames += count
-            tally.kinds["guest: asks"] += count
-            if rng.random() < 0.7 and guest.answers(count) != count:
-                tally.not_closed.append(f"a guest was not answered {count} asks")
+            tally.kinds["client: requests"] += count
+            if rng.random() < 0.7 and client.answers(count) != count:
+                tally.not_closed.append(f"a client was not answered {count} requests")
             tally.frames += 1
-            tally.kinds[self._then(guest, tally)] += 1
+            tally.kinds[self._then(client, tally)] += 1
         except WireError as error:
-            tally.not_closed.append(f"a guest was refused: {error}")
+            tally.not_closed.append(f"a client was refused: {error}")
         except OSError:
             pass  # the node closed it already
-        if not guest.closed():
-            tally.not_closed.append("a guest's connection")
+        if not client.closed():
+            tally.not_closed.append("a client's connection")
 
-    def _then(self, guest: Rogue, tally: Tally) -> str:
+    def _then(self, client: Rogue, tally: Tally) -> str:
         rng = self._rng
         match rng.randrange(4):
             case 0:
-                guest.say(
+                client.say(
                     *[peer_messages.encode(client_messages.GetMembers(number, 1.0)) for number in range(100, 120)]
                 )
-                return "guest: too many asks"
+                return "client: too many requests"
             case 1:
-                said = [body for body in map(peer_messages.encode, samples(rng)) if decoded_ask(body) is None]
-                guest.say(rng.choice(said))
-                return "guest: speaks as a member"
+                said = [body for body in map(peer_messages.encode, samples(rng)) if decoded_request(body) is None]
+                client.say(rng.choice(said))
+                return "client: speaks as a member"
             case 2:
-                guest.write(rng.choice((0, 2**31, 2**32 - 1)).to_bytes(4, "big") + rng.randbytes(30))
-                return "guest: lie about a length"
+                client.write(rng.choice((0, 2**31, 2**32 - 1)).to_bytes(4, "big") + rng.randbytes(30))
+                return "client: lie about a length"
         while True:
             body = rng.randbytes(rng.choice((2, 20, 200)))
             if rng.random() < 0.8:
                 body = mutate(rng, peer_messages.encode(asked(rng, rng.choice((0, 1, 99)), self._target.cluster_id)))
-            if len(body) > 1 and decoded_ask(body) is None:
-                guest.say(body)
-                return "guest: no ask"
+            if len(body) > 1 and decoded_request(body) is None:
+                client.say(body)
+                return "client: no request"
             tally.withheld += 1
 
 
 def work(target: Target, seed: int, frames: int, proven: bool, tell: Callable[[Tally], None]) -> None:
     """Send about so many frames; `proven` ones among them (by one worker at a time: it has one identity)."""
     rng = random.Random(seed)
-    forge, rogues, guests = Forge(rng, target), Rogues(target, rng), FuzzGuests(target, rng)
+    forge, rogues, clients = Forge(rng, target), Rogues(target, rng), FuzzClients(target, rng)
     tls = TlsStrangers(target) if target.mode == "tls" else None
     sent = 0
     while sent < frames:
@@ -756,7 +756,7 @@ def work(target: Target, seed: int, frames: int, proven: bool, tell: Callable[[T
             tls.attack(forge, rng, rng.choice(target.live), tally)
         if proven:
             rogues.attack(rng.choice(target.live), tally)
-        guests.attack(rng.choice(target.live), tally)
+        clients.attack(rng.choice(target.live), tally)
         sent += tally.frames
         tell(tally)
 
@@ -940,7 +940,7 @@ class Node:
         self.process.start()
         theirs.close()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Ask for its figures; `answer` gives them."""
         self.pipe.send("stats")
 
@@ -965,7 +965,7 @@ class Node:
 def figures(nodes: list[Node]) -> list[dict[str, Any]]:
     """What all nodes say of themselves, since they were last asked."""
     for node in nodes:
-        node.ask()
+        node.request()
     return [node.answer() for node in nodes]
 
 

@@ -17,7 +17,7 @@ from replidict.machine.outcomes import BatchApplied
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage.directory import FILE_NAME, Directory, connect, founded_by
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import Store
 
 encode = DEFAULT_CODEC.encode
@@ -37,12 +37,12 @@ class Rig:
         wrap: Callable[[sqlite3.Connection], Any] | None = None,
     ) -> None:
         self.directory = Directory(path)
-        self.mark: Mark | None = None
+        self.mark: HighWaterMark | None = None
         try:
             self.directory.found(founders[0], lambda: founded_by(founders))
             self.connection = connect(self.directory.file, "fsync")
             try:
-                self.mark = Mark(path / "mark")
+                self.mark = HighWaterMark(path / "mark")
                 self.store = Store(
                     wrap(self.connection) if wrap else self.connection,
                     self.directory.file.absolute().as_uri(),

@@ -94,7 +94,7 @@ def test_who_has_a_leader_believes_no_stranger() -> None:
         lie = MembersAre(1, 10**6, ["n9:7000"], [], {}, [])
         for engine in (leader.node.engine, follower.node.engine):
             before = engine.members
-            engine.hear_stranger(lie)
+            engine.hear_from_non_member(lie)
             assert engine.members == before
         alone = follower.node.engine
         for machine in cluster.machines.values():
@@ -102,7 +102,7 @@ def test_who_has_a_leader_believes_no_stranger() -> None:
                 machine.crash()
         until(cluster, lambda: not alone.elections.leader_is_alive(), "it has no leader")
         with pytest.raises(RemovedError):
-            alone.hear_stranger(lie)
+            alone.hear_from_non_member(lie)
 
 
 def test_a_change_is_taken_back_with_its_entry() -> None:

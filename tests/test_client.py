@@ -1,4 +1,4 @@
-"""Guests of running nodes: what they ask is done, whatever goes wrong is said, and nothing disturbs the node."""
+"""Clients of running nodes: what they ask is done, whatever goes wrong is said, and nothing disturbs the node."""
 
 from __future__ import annotations
 
@@ -52,35 +52,39 @@ def client_of(node: Dict, mode: Mode, certificates: Certificates | None = None, 
 
 
 def exercise(client: Client, node: Dict, name: str) -> None:
-    """All that a guest can do with one key."""
+    """All that a client can do with one key."""
     key = encode_key(name)
-    assert client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value).value is None
-    revision = client.ask(lambda i, t: client_messages.Set(i, t, key, encode([1])), client_messages.Stored).revision
+    assert client.request(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value).value is None
+    revision = client.request(lambda i, t: client_messages.Set(i, t, key, encode([1])), client_messages.Stored).revision
     assert node.versioned(name) == ([1], revision)
-    value = client.ask(lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value)
+    value = client.request(lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value)
     assert (decode(value.value or b""), value.revision) == ([1], revision)
-    assert not client.ask(lambda i, t: client_messages.Add(i, t, key, encode(2)), client_messages.Held).held
-    assert not client.ask(
+    assert not client.request(lambda i, t: client_messages.Add(i, t, key, encode(2)), client_messages.Held).held
+    assert not client.request(
         lambda i, t: client_messages.Replace(i, t, key, encode(2), revision + 9), client_messages.Held
     ).held
-    assert client.ask(lambda i, t: client_messages.Replace(i, t, key, encode(2), revision), client_messages.Held).held
+    assert client.request(
+        lambda i, t: client_messages.Replace(i, t, key, encode(2), revision), client_messages.Held
+    ).held
     assert node[name] == 2
-    assert client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
-    assert not client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
-    assert client.ask(lambda i, t: client_messages.Add(i, t, key, encode(3)), client_messages.Held).held
+    assert client.request(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
+    assert not client.request(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held).held
+    assert client.request(lambda i, t: client_messages.Add(i, t, key, encode(3)), client_messages.Held).held
     assert node[name] == 3
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_guests_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
+def test_what_clients_ask_is_done(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
     """In every mode, of every node: reads, writes and conditions do what the dict does, and are seen by it."""
     with cluster(tmp_path, **given(mode, certificates)) as nodes:
         for number, node in enumerate(nodes):
             with client_of(node, mode, certificates, timeout=30) as client:
                 assert client.cluster_id == node.status().cluster_id
                 exercise(client, node, f"k{number}")
-                assert client.ask(client_messages.GetStatus, client_messages.StatusIs).status.address == client.address
-                members = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
+                assert (
+                    client.request(client_messages.GetStatus, client_messages.StatusIs).status.address == client.address
+                )
+                members = client.request(client_messages.GetMembers, client_messages.MembersAre).members
                 assert [m.address for m in members] == [m.address for m in nodes[0].members()]
         assert leader_of(nodes).get("k1", linearizable=True) == 3
 
@@ -109,11 +113,11 @@ def test_keys_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert listed("k", after=encode_key(1)) == []
 
 
-def test_what_guests_give_is_checked(tmp_path: Path) -> None:
-    """Keys, values, addresses and identities of guests are refused where the program's are."""
+def test_what_clients_give_is_checked(tmp_path: Path) -> None:
+    """Keys, values, addresses and identities of clients are refused where the program's are."""
     options = Options(max_key_bytes=100, max_value_bytes=200)
     key, long = encode_key("k"), encode("x" * 300)
-    wrong: list[tuple[Callable[[int, float], client_messages.Ask], type[Exception], str]] = [
+    wrong: list[tuple[Callable[[int, float], client_messages.Request], type[Exception], str]] = [
         (lambda i, t: client_messages.Set(i, t, encode("x" * 101), key), EncodingError, "longer than"),
         (lambda i, t: client_messages.Set(i, t, encode(b"x" * 999), key), EncodingError, "longer than"),
         (lambda i, t: client_messages.Set(i, t, b"\xc1", key), EncodingError, "not an encoded value"),
@@ -135,16 +139,16 @@ def test_what_guests_give_is_checked(tmp_path: Path) -> None:
         nodes[0]["k"] = 1
         for make, kind, why in wrong:
             with pytest.raises(kind, match=why):
-                client.ask(make, client_messages.Done)
+                client.request(make, client_messages.Done)
         assert dict(nodes[0]) == {"k": 1} and nodes[0].revision == 1
         assert len(nodes[0].members()) == 1
 
 
 def test_stored_as_the_program_would(tmp_path: Path) -> None:
-    """Whatever bytes a guest chose for a key and value, what is stored is what the program would have stored."""
+    """Whatever bytes a client chose for a key and value, what is stored is what the program would have stored."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         one, text = b"\xcf" + (1).to_bytes(8, "big"), b"\xd9\x01k"  # longer than need be
-        client.ask(lambda i, t: client_messages.Set(i, t, one, text), client_messages.Stored)
+        client.request(lambda i, t: client_messages.Set(i, t, one, text), client_messages.Stored)
         item = nodes[0]._machine.items[1]
         assert (item.key, item.value) == (encode_key(1), encode("k"))
 
@@ -160,7 +164,7 @@ class Reversed:
 
 
 def test_a_codec_of_the_programs_own(tmp_path: Path) -> None:
-    """Guests speak the codec of the package, whatever codec the program has chosen for its values."""
+    """Clients speak the codec of the package, whatever codec the program has chosen for its values."""
     with cluster(tmp_path, 1, codec=Reversed()) as nodes, client_of(nodes[0], "plain") as client:
         exercise(client, nodes[0], "key")
 
@@ -178,8 +182,8 @@ def left_over(node: Dict) -> list[Path]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
-    """A guest gets a backup in pieces, while others write, and a cluster can be founded from it; nothing is left."""
+def test_a_backup_for_a_client(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
+    """A client gets a backup in pieces, while others write, and a cluster can be founded from it; nothing is left."""
     with cluster(tmp_path, **given(mode, certificates)) as nodes:
         nodes[0].update({number: bytes(10_000) for number in range(300)})
         expected = nodes[0].snapshot()
@@ -191,7 +195,7 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
             assert all(isinstance(part, client_messages.Piece) for part in pieces)
             data = b"".join(part.data for part in pieces if isinstance(part, client_messages.Piece))
             assert {part.total_bytes for part in pieces if isinstance(part, client_messages.Piece)} == {len(data)}
-            assert client.ask(client_messages.GetStatus, client_messages.StatusIs).status.keys >= 300
+            assert client.request(client_messages.GetStatus, client_messages.StatusIs).status.keys >= 300
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
     (tmp_path / "backup").write_bytes(data)
     ReplicatedDict.restore(tmp_path / "backup", tmp_path / "restored")
@@ -200,12 +204,12 @@ def test_a_backup_for_a_guest(tmp_path: Path, mode: Mode, certificates: Certific
 
 
 def full(node: Dict) -> bool:
-    """Whether a guest has not taken what waits for it."""
-    return any(guest.connection.full for guest in list(wire_of(node).clients._clients.values()))
+    """Whether a client has not taken what waits for it."""
+    return any(client.connection.full for client in list(wire_of(node).clients._clients.values()))
 
 
-def test_a_guest_that_is_slow(tmp_path: Path) -> None:
-    """A guest that takes its backup slowly gets all of it, and the node keeps no more than a queue of it in memory."""
+def test_a_client_that_is_slow(tmp_path: Path) -> None:
+    """A client that takes its backup slowly gets all of it, and the node keeps no more than a queue of it in memory."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
         parts = client.stream(client_messages.Backup)
@@ -216,20 +220,20 @@ def test_a_guest_that_is_slow(tmp_path: Path) -> None:
         assert len(first.data) + rest == first.total_bytes
 
 
-def test_a_guest_that_goes_half_way(tmp_path: Path) -> None:
-    """When a guest goes, or takes nothing, while it is sent a backup, the node keeps nothing of it."""
+def test_a_client_that_goes_half_way(tmp_path: Path) -> None:
+    """When a client goes, or takes nothing, while it is sent a backup, the node keeps nothing of it."""
     with cluster(tmp_path, 1) as nodes:
         nodes[0].update({number: bytes(100_000) for number in range(300)})
         with client_of(nodes[0], "plain") as client:
             assert len(received(client, 1)) == request_handler.PIECE_BYTES
             with pytest.raises(ClosedError):
-                client.ask(client_messages.GetStatus, client_messages.StatusIs)
+                client.request(client_messages.GetStatus, client_messages.StatusIs)
         wait_until(lambda: not left_over(nodes[0]), "the file is removed")
         exercise_anew(nodes[0])
 
 
-def test_a_guest_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a guest goes while its backup is still being made, that ends at once."""
+def test_a_client_that_goes_before_the_first_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a client goes while its backup is still being made, that ends at once."""
     monkeypatch.setattr(snapshot, "CHECK_ROWS", 1)
     monkeypatch.setattr(snapshot, "PAUSE", 1.0)
     with cluster(tmp_path, 1) as nodes:
@@ -249,7 +253,7 @@ def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
         next(parts)
         wait_until(lambda: full(nodes[0]), "the queue is full")
         nodes[0].close()
-        assert lanes(nodes[0]) == []
+        assert pools(nodes[0]) == []
         with pytest.raises(ReplidictError, match="lost"):
             list(parts)
         assert not left_over(nodes[0])
@@ -259,14 +263,14 @@ def test_a_node_that_closes_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert not left_over(again)
 
 
-def lanes(node: Dict) -> list[str]:
-    """The threads that serve its guests."""
+def pools(node: Dict) -> list[str]:
+    """The threads that serve its clients."""
     address = node.status().address
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(f"replidict {address} ")]
 
 
 def exercise_anew(node: Dict) -> None:
-    """The node serves guests as before."""
+    """The node serves clients as before."""
     with client_of(node, "plain") as client:
         exercise(client, node, "anew")
 
@@ -285,8 +289,8 @@ def without_a_quorum(tmp_path: Path) -> Iterator[Dict]:
 
 
 def under_way(node: Dict) -> int:
-    """How many asks of guests wait there."""
-    return sum(len(guest.under_way) for guest in list(wire_of(node).clients._clients.values()))
+    """How many requests of clients wait there."""
+    return sum(len(client.under_way) for client in list(wire_of(node).clients._clients.values()))
 
 
 def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,11 +299,11 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, ExitStack() as stack, client_of(node, "plain", timeout=0.3) as client:
         with pytest.raises(NotCommitted, match="not applied and never will be"):
-            client.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
+            client.request(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         with pytest.raises(ReadTimeout):
-            client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value)
+            client.request(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value)
         with pytest.raises(NotCommitted, match="no leader could be reached"):
-            client.ask(
+            client.request(
                 lambda i, t: client_messages.Join(i, t, "127.0.0.1:1", "0" * 32, True, *THIS), client_messages.Joined
             )
         waiting = [stack.enter_context(client_of(node, "plain", timeout=600)) for _ in range(20)]
@@ -307,24 +311,24 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
         def write(each: Client) -> None:
             try:
-                each.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
+                each.request(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
             except ReplidictError as error:
                 ended.append(error)
 
         threads = [threading.Thread(target=write, args=(each,)) for each in waiting]
         for thread in threads:
             thread.start()
-        busy = node._host._desk._lanes["waits"]  # type: ignore[union-attr]
+        busy = node._host._request_handler._pools["waits"]  # type: ignore[union-attr]
         wait_until(lambda: len(busy._work) == 4 and len(busy._threads) == 16, "the threads are busy, and some wait")
         with client_of(node, "plain") as other:
-            assert other.ask(lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value).value == encode(
-                "value"
-            )
-            assert other.ask(client_messages.GetStatus, client_messages.StatusIs).status.leader is None
-            assert len(other.ask(client_messages.GetMembers, client_messages.MembersAre).members) == 3
+            assert other.request(
+                lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value
+            ).value == encode("value")
+            assert other.request(client_messages.GetStatus, client_messages.StatusIs).status.leader is None
+            assert len(other.request(client_messages.GetMembers, client_messages.MembersAre).members) == 3
         monkeypatch.setattr(client_module, "GRACE", 60.0)
         with pytest.raises(NotCommitted, match=r"too busy to begin within 0\.3 s"):
-            client.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
+            client.request(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         with client_of(node, "plain", timeout=600) as leaves:
             leaves._send(lambda i, t: client_messages.Set(i, t, key, key), None)
             wait_until(lambda: len(busy._work) == 5, "one more waits")
@@ -336,8 +340,8 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert len(ended) == 20
 
 
-def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While more guests than a lane has threads leave their answers where they are, others are answered."""
+def test_clients_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While more clients than a pool has threads leave their answers where they are, others are answered."""
     monkeypatch.setattr(clients, "STALL_MAX", 600.0)
     monkeypatch.setattr(clients, "BYTES_MAX", 1024 * MiB)
     options = Options(max_key_bytes=MiB, max_value_bytes=4 * MiB)
@@ -346,22 +350,23 @@ def test_guests_that_never_read_hold_up_nobody(tmp_path: Path, monkeypatch: pyte
         nodes[0]["large"] = bytes(4 * MiB - 100)
         for number in range(20):
             nodes[0][f"{number}" + "x" * (MiB - 100)] = 1
-        deaf = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(request_handler.LANES["lists"] + 4)]
+        deaf = [stack.enter_context(client_of(nodes[0], "plain")) for _ in range(request_handler.POOLS["lists"] + 4)]
         for place, each in enumerate(deaf):
             for number in range(1, 9):
                 linearizable = number % 2 == 0
-                ask: client_messages.Ask = client_messages.Get(number, 600.0, large, linearizable)
-                if place < request_handler.LANES["lists"]:
-                    ask = client_messages.ListKeys(number, 600.0, "", None, 99, linearizable)
-                each._socket.sendall(frame(peer_messages.encode(ask)))
+                request: client_messages.Request = client_messages.Get(number, 600.0, large, linearizable)
+                if place < request_handler.POOLS["lists"]:
+                    request = client_messages.ListKeys(number, 600.0, "", None, 99, linearizable)
+                each._socket.sendall(frame(peer_messages.encode(request)))
         wait_until(lambda: full(nodes[0]), "they have got more than they take")
         for _ in range(3):
             exercise_anew(nodes[0])
             del nodes[0]["anew"]
 
 
-def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who began large asks and stopped give way to one who goes on, and hear that what they asked is not done."""
+def test_clients_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who began large requests and stopped give way to one who goes on, and hear that what they asked is not
+    done."""
     monkeypatch.setattr(clients, "BYTES_MAX", MiB)
     monkeypatch.setattr(clients, "STALL_MAX", 600.0)
     with cluster(tmp_path, 1, options=Options(max_value_bytes=4 * MiB)) as nodes, ExitStack() as stack:
@@ -372,10 +377,10 @@ def test_guests_that_stop_half_way_stand_in_nobodys_way(tmp_path: Path, monkeypa
             half._socket.sendall(frame(peer_messages.encode(client_messages.Set(1, 600.0, key, value)))[: 3 * MiB])
             wait_until(lambda: at_node[number].held == 3 * MiB, "the node has that half")  # noqa: B023
         with client_of(nodes[0], "plain") as client:
-            client.ask(lambda i, t: client_messages.Set(i, t, key, value), client_messages.Stored)
+            client.request(lambda i, t: client_messages.Set(i, t, key, value), client_messages.Stored)
         assert len(nodes[0]["key"]) == 4 * MiB - 100
         with pytest.raises(NotCommitted, match="too much is asked at once"):
-            halves[0].ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)
+            halves[0].request(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)
 
 
 def test_a_time_in_an_error_is_the_one_asked_for() -> None:
@@ -385,15 +390,15 @@ def test_a_time_in_an_error_is_the_one_asked_for() -> None:
 
 
 def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that nobody asks has no threads for guests, and one that was asked lets go of them."""
+    """A node that nobody asks has no threads for clients, and one that was asked lets go of them."""
     monkeypatch.setattr(thread_pool, "IDLE", 0.05)
     with cluster(tmp_path, 1) as nodes:
-        assert lanes(nodes[0]) == []
+        assert pools(nodes[0]) == []
         with client_of(nodes[0], "plain") as client:
             for number in range(3):
                 exercise(client, nodes[0], f"k{number}")
-                assert len(lanes(nodes[0])) <= 3
-        wait_until(lambda: lanes(nodes[0]) == [], "the threads are gone")
+                assert len(pools(nodes[0])) <= 3
+        wait_until(lambda: pools(nodes[0]) == [], "the threads are gone")
         monkeypatch.setattr(thread_pool, "IDLE", 300.0)
         exercise_anew(nodes[0])
         begun = time.monotonic()
@@ -401,7 +406,7 @@ def test_threads_go_when_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no thread left, a guest is told so, and the node goes on."""
+    """Where the system has no thread left, a client is told so, and the node goes on."""
     with cluster(tmp_path, 1) as nodes, client_of(nodes[0], "plain") as client:
 
         def refuse(thread: threading.Thread) -> None:
@@ -410,7 +415,7 @@ def test_no_more_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", refuse)
             with pytest.raises(ReplidictError, match="can't start another thread"):
-                client.ask(lambda i, t: client_messages.Get(i, t, encode_key("key"), False), client_messages.Value)
+                client.request(lambda i, t: client_messages.Get(i, t, encode_key("key"), False), client_messages.Value)
         exercise(client, nodes[0], "key")
 
 
@@ -507,11 +512,11 @@ def test_a_connection_lost_between(tmp_path: Path) -> None:
         exercise(client, nodes[0], "key")
         nodes[0].close()
         with pytest.raises(NotCommitted, match="lost before this was asked"):
-            client.ask(lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held)
+            client.request(lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held)
         with pytest.raises(UnreachableError, match="any more: lost before"):
-            client.ask(client_messages.GetStatus, client_messages.StatusIs)
+            client.request(client_messages.GetStatus, client_messages.StatusIs)
     with pytest.raises(UnreachableError, match="any more: lost before"):
-        client.ask(client_messages.GetStatus, client_messages.StatusIs)
+        client.request(client_messages.GetStatus, client_messages.StatusIs)
 
 
 def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
@@ -522,9 +527,11 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
         client_of(node, "plain", timeout=60) as two,
         ThreadPoolExecutor(2) as pool,
     ):
-        write = pool.submit(one.ask, lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held)
+        write = pool.submit(
+            one.request, lambda i, t: client_messages.Delete(i, t, encode_key("key")), client_messages.Held
+        )
         read = pool.submit(
-            two.ask, lambda i, t: client_messages.Get(i, t, encode_key("key"), True), client_messages.Value
+            two.request, lambda i, t: client_messages.Get(i, t, encode_key("key"), True), client_messages.Value
         )
         wait_until(lambda: under_way(node) == 2, "both have asked")
         node.close()
@@ -534,15 +541,15 @@ def test_a_connection_lost_in_the_middle(tmp_path: Path) -> None:
             read.result(30)
 
 
-def test_no_room_for_another_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all places are taken by guests that wait, the next one is told so, and nothing that it asks is done."""
+def test_no_room_for_another_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all places are taken by clients that wait, the next one is told so, and nothing that it asks is done."""
     monkeypatch.setattr(clients, "CLIENTS_MAX", 1)
     key = encode_key("key")
     with without_a_quorum(tmp_path) as node, client_of(node, "plain", timeout=60) as one, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(one.ask, lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
+        waiting = pool.submit(one.request, lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         wait_until(lambda: under_way(node) == 1, "one waits")
         with client_of(node, "plain") as two, pytest.raises(NotCommitted, match="1 clients, which is all it takes"):
-            two.ask(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
+            two.request(lambda i, t: client_messages.Set(i, t, key, key), client_messages.Stored)
         node.close()
         assert isinstance(waiting.exception(30), OutcomeUnknown | NotCommitted)
 
@@ -554,16 +561,16 @@ def test_a_closed_client(tmp_path: Path) -> None:
         client.close()
         client.close()
         with pytest.raises(ClosedError, match="is closed"):
-            client.ask(client_messages.GetStatus, client_messages.StatusIs)
+            client.request(client_messages.GetStatus, client_messages.StatusIs)
 
 
 # -- nonsense ---------------------------------------------------------------------------------------------------------
 
 
 def nonsense(rng: random.Random) -> bytes:
-    """Bytes that are an ask, or nearly one, or nothing at all."""
+    """Bytes that are a request, or nearly one, or nothing at all."""
     key, text = encode_key(rng.choice(["key", 1, b"x"])), rng.choice(["", "127.0.0.1:1", "key", "\x00", "x" * 300])
-    say: list[client_messages.Ask] = [
+    say: list[client_messages.Request] = [
         client_messages.Get(rng.randrange(9), 0.01, key, rng.random() < 0.5),
         client_messages.Set(rng.randrange(9), 0.01, rng.randbytes(rng.randrange(9)), rng.randbytes(rng.randrange(99))),
         client_messages.ListKeys(
@@ -582,7 +589,7 @@ def nonsense(rng: random.Random) -> bytes:
 
 
 def test_nonsense_disturbs_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A guest that says whatever comes to its mind is answered or closed, and the node serves on, in the same term."""
+    """A client that says whatever comes to its mind is answered or closed, and the node serves on, in the same term."""
     rng = random.Random(7)
     with cluster(tmp_path, 1) as nodes:
         nodes[0]["mine"] = "untouched"

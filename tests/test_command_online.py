@@ -384,12 +384,12 @@ def test_the_most_telling_error(tmp_path: Path) -> None:
         def answer() -> None:
             while True:
                 try:
-                    guest, _ = other.accept()
+                    client, _ = other.accept()
                 except OSError:
                     return
-                with guest, suppress(OSError):  # it hangs up at what it reads
-                    guest.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                    guest.recv(1000)
+                with client, suppress(OSError):  # it hangs up at what it reads
+                    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    client.recv(1000)
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -525,10 +525,10 @@ def through_proxy(address: str, most: int) -> Iterator[str]:
                 left -= len(data)
 
         def serve() -> None:
-            guest, _ = listening.accept()
-            with guest, socket.create_connection((host, int(port))) as node:
-                threading.Thread(target=forward, args=(node, guest, most), daemon=True).start()
-                forward(guest, node, 1 << 60)
+            client, _ = listening.accept()
+            with client, socket.create_connection((host, int(port))) as node:
+                threading.Thread(target=forward, args=(node, client, most), daemon=True).start()
+                forward(client, node, 1 << 60)
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -151,7 +151,7 @@ def test_what_is_refused(nodes: list[Dict], tmp_path: Path) -> None:
 
 def test_a_node_of_the_last_release_refuses_in_words(nodes: list[Dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that does not know the question hangs up; the client says that the node's release is too old."""
-    known = [kind for kind in client_messages.Ask.__args__ if kind is not Watch]
+    known = [kind for kind in client_messages.Request.__args__ if kind is not Watch]
     old: Any = known[0]
     for kind in known[1:]:
         old |= kind

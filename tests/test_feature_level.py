@@ -17,7 +17,7 @@ from replidict.command.main import main
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode_key
 from replidict.node.proposals import Write
-from replidict.protocol.client_messages import Join, decode_ask
+from replidict.protocol.client_messages import Join, decode_request
 from replidict.protocol.peer_messages import encode
 from replidict.release import FIRST, LEVEL, THIS, Release
 from replidict.security import Mode
@@ -136,7 +136,7 @@ def test_hellos_of_both_releases_are_read_by_both() -> None:
 def test_who_asks_to_join_without_a_word_on_its_release_has_the_first_one() -> None:
     """So does release 0.1.0."""
     old = msgspec.msgpack.encode([12, 1, 1.0, LOW, "n", True])
-    asked = decode_ask(old)
+    asked = decode_request(old)
     assert isinstance(asked, Join) and (asked.level, asked.version) == FIRST
 
 

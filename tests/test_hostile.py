@@ -1,8 +1,8 @@
 """Attacks on a cluster that serves: nothing is believed, nothing is disturbed, nothing is unpickled (promise 7).
 
-What one connection or one session can be told is tested in `test_wire`, `test_transport`, `test_strangers` and
-`test_guests`. Here three nodes write all the while, under one term and one leader, and each attack must leave that as
-it was, with a line or two in the log. A million frames at once are `tests.fuzz_wire`.
+What one connection or one session can be told is tested in `test_wire`, `test_transport`, `test_unauthenticated` and
+`test_network_clients`. Here three nodes write all the while, under one term and one leader, and each attack must leave
+that as it was, with a line or two in the log. A million frames at once are `tests.fuzz_wire`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from replidict.transport import connections, links, tcp
 from replidict.transport.dialing import PAUSE_LAST
 from replidict.transport.framing import WireError, frame
 from replidict.transport.links import LINES_PER_PEER
-from replidict.transport.unauthenticated import STRANGERS_MAX
+from replidict.transport.unauthenticated import UNAUTHENTICATED_MAX
 from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until, wire_of
 from tests.fuzz_wire import (
     Forge,
@@ -78,7 +78,7 @@ def nothing_is_late() -> Iterator[None]:
             patch.setattr(links, name, 10 * IN_TIME)
         patch.setattr(connections, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
         patch.setattr(log_throttle, "INTERVAL", float("inf"))
-        patch.setattr(thread_pool, "IDLE", 0.1)  # threads for guests, which no test is to leave behind
+        patch.setattr(thread_pool, "IDLE", 0.1)  # threads for clients, which no test is to leave behind
         yield
 
 
@@ -158,7 +158,7 @@ class Siege:
             assert len(warnings(caplog, node)) <= lines + LINES_PER_PEER, warnings(caplog, node)
             wait_until(lambda node=node: len(wire_of(node)._connections) == 2, "no stranger is left")  # type: ignore[misc]
         errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-        # Any guest may tell a node that its cluster was recovered elsewhere, which is an error where there is a leader.
+        # Any client may tell a node that its cluster was recovered elsewhere: an error where there is a leader.
         assert [text for text in errors if "was recovered on" not in text] == []
 
 
@@ -297,7 +297,7 @@ def test_a_thousand_idle_connections_each(siege: Siege, caplog: pytest.LogCaptur
                 stack.enter_context(closing(call(address)))
         for node in siege.nodes:
             # Those that had to go are closed when the poll is over; two are peers.
-            assert len(wire_of(node)._connections) <= STRANGERS_MAX + tcp.ACCEPTS_PER_POLL + 3
+            assert len(wire_of(node)._connections) <= UNAUTHENTICATED_MAX + tcp.ACCEPTS_PER_POLL + 3
         siege.writers.go_on()
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)

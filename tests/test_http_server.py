@@ -475,7 +475,7 @@ def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
 
 
 def test_more_requests_than_threads(tmp_path: Path) -> None:
-    """Without a quorum, writes fill their lane: what is above is told so at once, and probes and reads go on."""
+    """Without a quorum, writes fill their bulkhead: what is above is told so at once, and probes and reads go on."""
     with open_member(tmp_path, free_addresses(2), 0) as d, serving(d) as (port, _), ExitStack() as stack:
         clients = [stack.enter_context(Client(port)) for _ in range(300)]
         for client in clients:
@@ -620,34 +620,34 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         token_of(tmp_path / "no-such")
 
 
-# -- lanes ----------------------------------------------------------------------------------------------------------
+# -- bulkheads ------------------------------------------------------------------------------------------------------
 
 
 def test_a_lane_is_bounded() -> None:
-    """A lane runs so many calls, keeps so many waiting, refuses the rest; a call whose time is over never begins."""
+    """A bulkhead runs so many calls, lets so many wait, refuses the rest; one whose time is over never begins."""
     go = threading.Event()
     ran: list[str] = []
 
     async def check() -> None:
-        lane = bulkheads.Lane("test", 1, 2)
+        bulkhead = bulkheads.Bulkhead("test", 1, 2)
 
         def work(name: str) -> str:
             go.wait(30)
             ran.append(name)
             return name
 
-        first = asyncio.ensure_future(lane.run(lambda _: work("first"), 30.0))
-        second = asyncio.ensure_future(lane.run(lambda _: work("second"), 30.0))
-        late = asyncio.ensure_future(lane.run(lambda _: work("late"), 0.01))
+        first = asyncio.ensure_future(bulkhead.run(lambda _: work("first"), 30.0))
+        second = asyncio.ensure_future(bulkhead.run(lambda _: work("second"), 30.0))
+        late = asyncio.ensure_future(bulkhead.run(lambda _: work("late"), 0.01))
         await asyncio.sleep(0.05)
         with pytest.raises(Problem, match="too many"):
-            await lane.run(lambda _: work("above"), 30.0)
+            await bulkhead.run(lambda _: work("above"), 30.0)
         go.set()
         assert (await first, await second) == ("first", "second")
         with pytest.raises(Problem, match="not begun"):
             await late
-        assert await lane.run(lambda left: work("again" if left > 29 else "late"), 30.0) == "again"
-        lane.close()
+        assert await bulkhead.run(lambda left: work("again" if left > 29 else "late"), 30.0) == "again"
+        bulkhead.close()
 
     asyncio.run(check())
     assert ran == ["first", "second", "again"]

@@ -28,7 +28,7 @@ from replidict.protocol.peer_messages import (
 )
 from replidict.storage import snapshot
 from replidict.storage.directory import Directory, connect, founded_by
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import Store
 from replidict.transport.null_transport import NoTransport
 from tests.clusters import wait_until
@@ -54,7 +54,7 @@ class Follower:
         self._directory = Directory(path)
         self._directory.found("a:1", lambda: founded_by(ADDRESSES))
         uri = self._directory.file.absolute().as_uri()
-        store = Store(connect(self._directory.file, "fsync"), uri, log_retain=10, mark=Mark(path / "mark"))
+        store = Store(connect(self._directory.file, "fsync"), uri, log_retain=10, mark=HighWaterMark(path / "mark"))
         self.node = Node(
             store,
             codec=DEFAULT_CODEC,

@@ -118,18 +118,18 @@ def fields_refused(kind: inspect.StructType) -> list[list[Any]]:
     return [
         [*fine[:at], bad, *fine[at + 1 :]]
         for at, field in enumerate(kind.fields)
-        if field.name != "prefix"  # of a key: as long as one, and counted with what the guest has under way
+        if field.name != "prefix"  # of a key: as long as one, and counted with what the client has under way
         for bad in refused(field.type)
     ]
 
 
-KINDS = [*get_args(peer_messages.Message), *get_args(client_messages.Ask)]
+KINDS = [*get_args(peer_messages.Message), *get_args(client_messages.Request)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_field_is_without_bounds(kind: type[msgspec.Struct]) -> None:
     """No message and no ask takes a number that is none, a time that never was, or a name or a list without an end."""
-    decode = peer_messages.decode if kind in get_args(peer_messages.Message) else client_messages.decode_ask
+    decode = peer_messages.decode if kind in get_args(peer_messages.Message) else client_messages.decode_request
     struct = inspect.type_info(kind)
     assert isinstance(struct, inspect.StructType)
     for fields in fields_refused(struct):

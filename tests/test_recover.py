@@ -108,7 +108,8 @@ def test_it_goes_on_and_old_members_are_refused(tmp_path: Path, caplog: pytest.L
 
 def test_a_majority_of_the_old_disks_is_the_old_cluster(tmp_path: Path) -> None:
     """What the command warns of: old disks that are not named, started together while the new founder is not there to
-    tell them (see `test_herald`), go on as the old cluster, beside the new one; neither takes the other's writes."""
+    tell them (see `test_supersede_notifier`), go on as the old cluster, beside the new one; neither takes the other's
+    writes."""
     with cluster(tmp_path) as nodes:
         nodes[0]["k"] = "before"
         addresses = [str(node.status().address) for node in nodes]

@@ -18,7 +18,7 @@ from replidict.machine.commands import NO_OP
 from replidict.protocol.log_entry import Entry
 from replidict.storage import snapshot
 from replidict.storage.directory import FILE_NAME
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.wal import check_wal
 from tests.storage_support import FRAME, WAL, Rig, flip, image, put, rig, small_disk, verdict, written
 
@@ -195,11 +195,11 @@ def test_a_full_disk_needs_no_room_for_the_log(tmp_path: Path) -> None:
 # -- the mark -------------------------------------------------------------------------------------------------------
 
 
-def marked(path: Path, *noted: tuple[int, str | None, int, int]) -> Mark:
-    with closing(Mark(path)) as mark:
+def marked(path: Path, *noted: tuple[int, str | None, int, int]) -> HighWaterMark:
+    with closing(HighWaterMark(path)) as mark:
         for each in noted:
             mark.note(*each)
-    return Mark(path)
+    return HighWaterMark(path)
 
 
 @pytest.mark.parametrize(
@@ -233,11 +233,11 @@ def test_a_torn_mark_says_what_was_noted_before(tmp_path: Path) -> None:
         torn = bytearray(whole)
         torn[offset] ^= 0x10
         (tmp_path / "mark").write_bytes(torn)
-        with closing(Mark(tmp_path / "mark")) as mark:
+        with closing(HighWaterMark(tmp_path / "mark")) as mark:
             assert mark.verify(1, None, 0, 6) is None and mark.verify(1, None, 0, 5) is not None
     for content in (b"", whole[:5], bytes(len(whole)), os.urandom(len(whole))):
         (tmp_path / "mark").write_bytes(content)
-        with closing(Mark(tmp_path / "mark")) as mark:
+        with closing(HighWaterMark(tmp_path / "mark")) as mark:
             assert mark.verify(0, None, 0, 0) is None
 
 

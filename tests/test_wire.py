@@ -433,10 +433,10 @@ def test_tls_is_1_3_only(certificates: Certificates) -> None:
     assert (called.opened, called.code) == (0, "tls")
 
 
-# -- guests and farewells ---------------------------------------------------------------------------------------------
+# -- clients and farewells ---------------------------------------------------------------------------------------------
 
 
-class Guest(End):
+class RawClient(End):
     """The end of a caller that is no member."""
 
     def __init__(self, security: Security, *, cluster: str = "", node_id: str = "") -> None:
@@ -449,96 +449,96 @@ class Guest(End):
 
 
 def never(*said: str) -> Any:
-    raise AssertionError("nobody asks whether a guest is a member")
+    raise AssertionError("nobody asks whether a client is a member")
 
 
 @pytest.mark.parametrize("mode", MODES)
 @given(seed=st.integers(0, 2**32))
 @settings(slow, max_examples=10)
-def test_guests_ask_and_are_answered(mode: Mode, certificates: Certificates, seed: int) -> None:
+def test_clients_ask_and_are_answered(mode: Mode, certificates: Certificates, seed: int) -> None:
     """In every mode a caller that is no member, and knows no cluster id, proves itself, asks and is answered."""
     cut = random.Random(seed)
-    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
-    link(guest, called, cut)
-    assert (guest.opened, called.opened, called.admitted) == (1, 1, []), (guest.error, called.error)
-    assert called.session.is_client and guest.session.is_client
-    ask, answer = client_messages.Set(1, 2.5, b"key", b"x" * 10_000), client_messages.Stored(1, 7)
-    for chunk in chunks(guest.say(ask), cut):
+    client, called = RawClient(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(client, called, cut)
+    assert (client.opened, called.opened, called.admitted) == (1, 1, []), (client.error, called.error)
+    assert called.session.is_client and client.session.is_client
+    request, answer = client_messages.Set(1, 2.5, b"key", b"x" * 10_000), client_messages.Stored(1, 7)
+    for chunk in chunks(client.say(request), cut):
         called.receive(chunk)
     for chunk in chunks(called.say(answer), cut):
-        guest.receive(chunk)
-    assert (called.heard, guest.heard) == ([ask], [answer])
+        client.receive(chunk)
+    assert (called.heard, client.heard) == ([request], [answer])
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("message", [*SAID, *(m for m in (peer_messages.RequestVote(9, 9, 9), peer_messages.MembersAre(
     9, 9, [HIGH], [], {}, []), peer_messages.ConfirmLeader(9, 9), peer_messages.ReadIndexRequest(9, 9)))],
     ids=lambda message: type(message).__name__)  # fmt: skip
-def test_what_a_guest_says_is_no_message_of_raft(mode: Mode, message: Message, certificates: Certificates) -> None:
-    """A guest that says what a member says is closed, or is heard as asking what its bytes happen to ask."""
-    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
-    link(guest, called)
-    called.receive(guest.say(message))
-    assert called.code == "protocol" or all(isinstance(heard, client_messages.Ask) for heard in called.heard)
+def test_what_a_client_says_is_no_message_of_raft(mode: Mode, message: Message, certificates: Certificates) -> None:
+    """A client that says what a member says is closed, or is heard as asking what its bytes happen to ask."""
+    client, called = RawClient(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(client, called)
+    called.receive(client.say(message))
+    assert called.code == "protocol" or all(isinstance(heard, client_messages.Request) for heard in called.heard)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_members_do_not_ask_as_guests(mode: Mode, certificates: Certificates) -> None:
-    """What only guests say, said by a member, closes the connection; so does a guest's word to the other end."""
+def test_members_do_not_ask_as_clients(mode: Mode, certificates: Certificates) -> None:
+    """What only clients say, said by a member, closes the connection; so does a client's word to the other end."""
     caller, called = pair(certificates.security(mode))
     called.receive(caller.say(client_messages.Set(1, 2.5, b"key", b"value")))
     assert (called.code, called.heard) == ("protocol", [])
-    guest, called = Guest(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
-    link(guest, called)
-    guest.receive(called.say(SAID[1]))
-    assert (guest.code, guest.heard) == ("protocol", [])
+    client, called = RawClient(certificates.security(mode)), End(LOW, certificates.security(mode), called=None)
+    link(client, called)
+    client.receive(called.say(SAID[1]))
+    assert (client.code, client.heard) == ("protocol", [])
 
 
-def test_guests_need_the_secret() -> None:
-    """A guest with another secret is refused by both sides."""
+def test_clients_need_the_secret() -> None:
+    """A client with another secret is refused by both sides."""
     ours, theirs = security_for(LOW, None, SECRET, False), security_for(LOW, None, SECRET + "!", False)
-    assert "the same secret=" in refused(Guest(theirs), End(LOW, ours, called=None), "secret")
+    assert "the same secret=" in refused(RawClient(theirs), End(LOW, ours, called=None), "secret")
 
 
 @pytest.mark.parametrize("ours", MODES)
 @pytest.mark.parametrize("theirs", MODES)
-def test_guests_need_the_mode(ours: Mode, theirs: Mode, certificates: Certificates) -> None:
-    """A guest in another mode is refused, and told so."""
-    guest, called = Guest(certificates.security(theirs)), End(LOW, certificates.security(ours), called=None)
-    link(guest, called)
-    assert (guest.code, called.code) == ((None, None) if ours == theirs else ("mode", "mode"))
+def test_clients_need_the_mode(ours: Mode, theirs: Mode, certificates: Certificates) -> None:
+    """A client in another mode is refused, and told so."""
+    client, called = RawClient(certificates.security(theirs)), End(LOW, certificates.security(ours), called=None)
+    link(client, called)
+    assert (client.code, called.code) == ((None, None) if ours == theirs else ("mode", "mode"))
 
 
-def test_guests_need_a_certificate(certificates: Certificates) -> None:
-    """A guest's certificate may be for any name, but must be of the authority; the node's must be for its address."""
+def test_clients_need_a_certificate(certificates: Certificates) -> None:
+    """A client's certificate may be for any name, but must be of the authority; the node's must be for its address."""
     good, of_a_person = certificates.security("tls"), certified(certificates, "person", "ann.example")
-    guest, called = Guest(of_a_person), End(LOW, good, called=None)
-    link(guest, called)
-    assert (guest.opened, called.opened) == (1, 1)
+    client, called = RawClient(of_a_person), End(LOW, good, called=None)
+    link(client, called)
+    assert (client.opened, called.opened) == (1, 1)
     foreign = security_for(LOW, certificates.issue("foreign", "127.0.0.1", by=trustme.CA()), None, False)
-    guest, called = Guest(foreign), End(LOW, good, called=None)
-    link(guest, called)
+    client, called = RawClient(foreign), End(LOW, good, called=None)
+    link(client, called)
     assert called.opened == 0 and called.code == "certificate"
-    assert "names neither 127.0.0.1" in refused(Guest(good), End(LOW, of_a_person, called=None), "name")
+    assert "names neither 127.0.0.1" in refused(RawClient(good), End(LOW, of_a_person, called=None), "name")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_guest_may_insist_on_a_cluster(mode: Mode, certificates: Certificates) -> None:
-    """A guest that names a cluster is refused by a node of another one."""
+def test_a_client_may_insist_on_a_cluster(mode: Mode, certificates: Certificates) -> None:
+    """A client that names a cluster is refused by a node of another one."""
     security = certificates.security(mode)
-    assert "another cluster" in refused(Guest(security, cluster="c2"), End(LOW, security, called=None), "cluster")
-    guest, called = Guest(security, cluster="c1"), End(LOW, security, called=None)
-    link(guest, called)
-    assert (guest.opened, called.opened) == (1, 1)
+    assert "another cluster" in refused(RawClient(security, cluster="c2"), End(LOW, security, called=None), "cluster")
+    client, called = RawClient(security, cluster="c1"), End(LOW, security, called=None)
+    link(client, called)
+    assert (client.opened, called.opened) == (1, 1)
 
 
-def test_half_a_guest_is_refused(certificates: Certificates) -> None:
-    """Who gives a node id and no address is neither a node nor a guest; and no guest answers calls."""
+def test_half_a_client_is_refused(certificates: Certificates) -> None:
+    """Who gives a node id and no address is neither a node nor a client; and no client answers calls."""
     security = certificates.security("plain")
-    refused(Guest(security, node_id="n"), End(LOW, security, called=None), "address")
-    guest = Guest(security)
-    guest.receive(guest.take())  # an echo
-    assert (guest.opened, guest.code) == (0, "address")
+    refused(RawClient(security, node_id="n"), End(LOW, security, called=None), "address")
+    client = RawClient(security)
+    client.receive(client.take())  # an echo
+    assert (client.opened, client.code) == (0, "address")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. Nothing waits for ever: connecting has a deadline, an ask has its timeout and a moment more for the answer to travel,
-   and a node that says nothing for `SILENCE` seconds is given up (while it works it shows that it is alive).
+1. Nothing waits for ever: connecting has a deadline, a request has its timeout and a moment more for the answer to
+   travel, and a node that says nothing for `SILENCE` seconds is given up (while it works it shows that it is alive).
 2. What an error says of a write is true: `NotCommitted` if it was surely not done, `OutcomeUnknown` once it was sent
    and no answer came.
 3. A connection that failed is closed, and whatever is asked of it afterwards says why.
@@ -30,7 +30,7 @@ from replidict.errors import (
 from replidict.monotonic_clock import clock
 from replidict.options import MiB, Options
 from replidict.protocol import client_messages
-from replidict.protocol.client_messages import Answer, Ask, Events, Failed, Keys, Piece
+from replidict.protocol.client_messages import Answer, Events, Failed, Keys, Piece, Request
 from replidict.protocol.peer_messages import encode
 from replidict.security import Security, is_loopback, split_address
 from replidict.transport.dialing import Lookup, Target, numeric, reason
@@ -60,13 +60,13 @@ class UnreachableError(ReplidictError):
 class Client:
     """A connection to one node of a cluster. For one thread at a time; a context manager.
 
-    `make` of `ask` and `stream` gets the id and the timeout, and makes the ask:
+    `make` of `request` and `stream` gets the id and the timeout, and makes the request:
 
         client.ask(lambda id, timeout: Get(id, timeout, key, linearizable=True), Value).value
     """
 
     def __init__(self, address: str, *, security: Security, timeout: float = 10.0) -> None:
-        """Connect, to any address that the name stands for, within `timeout` seconds, which asks have as well.
+        """Connect, to any address that the name stands for, within `timeout` seconds, which requests have as well.
 
         `security` is as for a node, see `security_for`. Raises `UnreachableError`, `SecurityError` (wrong credentials,
         or none where there must be some), and `ReplidictError` (it is no address, or no node of a known release).
@@ -78,7 +78,8 @@ class Client:
         self.cluster_id = ""
         """Of the cluster that the node belongs to."""
         self.wrote = False
-        """Was anything asked that leaves a trace (`asks.WRITES`)? From before the first byte of it is sent."""
+        """Was anything asked that leaves a trace (`client_messages.WRITES`)? From before the first byte of it is
+        sent."""
         self._security = security
         self._closed: ReplidictError | None = None
         self._ids = 0
@@ -138,26 +139,28 @@ class Client:
             self._socket.close()
             raise
 
-    def ask(self, make: Callable[[int, float], Ask], answer: type[Said], *, timeout: float | None = None) -> Said:
+    def request(
+        self, make: Callable[[int, float], Request], answer: type[Said], *, timeout: float | None = None
+    ) -> Said:
         """Ask something, and return the answer, which is of this type. Raises what the node says, and as rule 2."""
-        ask = self._send(make, timeout)
-        said = self._next(ask, clock() + ask.timeout + GRACE)
+        request = self._send(make, timeout)
+        said = self._next(request, clock() + request.timeout + GRACE)
         if not isinstance(said, answer):
-            self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
+            self._give_up(request, f"it answered a {type(said).__name__}", OutcomeUnknown)
         return said
 
     def stream(
-        self, make: Callable[[int, float], Ask], *, timeout: float | None = None
+        self, make: Callable[[int, float], Request], *, timeout: float | None = None
     ) -> Iterator[Keys | Piece | Events]:
         """Ask something that is answered in parts, and yield them; who stops half-way has closed the client.
 
         `timeout` is for what the node waits for before it begins.
         """
-        ask = self._send(make, timeout)
+        request = self._send(make, timeout)
         try:
-            while not isinstance(said := self._next(ask, float("inf")), client_messages.Done):
+            while not isinstance(said := self._next(request, float("inf")), client_messages.Done):
                 if not isinstance(said, Keys | Piece | Events):
-                    self._give_up(ask, f"it answered a {type(said).__name__}", OutcomeUnknown)
+                    self._give_up(request, f"it answered a {type(said).__name__}", OutcomeUnknown)
                 yield said
         except GeneratorExit:
             self.close()
@@ -182,25 +185,27 @@ class Client:
             self._closed = reason
             self._socket.close()
 
-    def _send(self, make: Callable[[int, float], Ask], timeout: float | None) -> Ask:
+    def _send(self, make: Callable[[int, float], Request], timeout: float | None) -> Request:
         if self._closed is not None:
             raise_anew(self._closed)
         self._ids += 1
-        ask = make(self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), client_messages.TIMEOUT_MAX))
-        self._look(ask)
-        framed = self._session.encrypt(self._session.seal(frame(encode(ask), self._session.tag_bytes)))
-        self.wrote = self.wrote or isinstance(ask, client_messages.WRITES)
+        request = make(
+            self._ids, min(max(self.timeout if timeout is None else timeout, 0.0), client_messages.TIMEOUT_MAX)
+        )
+        self._look(request)
+        framed = self._session.encrypt(self._session.seal(frame(encode(request), self._session.tag_bytes)))
+        self.wrote = self.wrote or isinstance(request, client_messages.WRITES)
         try:
-            self._socket.settimeout(ask.timeout + GRACE)
+            self._socket.settimeout(request.timeout + GRACE)
             self._socket.sendall(framed)
         except OSError as error:  # part of a frame is none
-            self._give_up(ask, f"lost while {len(framed)} bytes were sent: {reason(error)}", NotCommitted)
+            self._give_up(request, f"lost while {len(framed)} bytes were sent: {reason(error)}", NotCommitted)
         except BaseException:
             self.close()
             raise
-        return ask
+        return request
 
-    def _look(self, ask: Ask) -> None:
+    def _look(self, request: Request) -> None:
         """A node closes the connection when it stops, or when nothing was asked for long, and may say why."""
         try:
             while True:
@@ -209,41 +214,41 @@ class Client:
             pass
         except (OSError, WireError) as error:
             if not self._heard:
-                self._give_up(ask, f"lost before this was asked: {reason(error)}", NotCommitted)
+                self._give_up(request, f"lost before this was asked: {reason(error)}", NotCommitted)
         if self._heard:
-            self._next(ask, 0.0)
+            self._next(request, 0.0)
 
-    def _next(self, ask: Ask, deadline: float) -> Answer:
-        """The next answer to an ask; what it says went wrong is raised."""
+    def _next(self, request: Request, deadline: float) -> Answer:
+        """The next answer to a request; what it says went wrong is raised."""
         silent_at = clock() + SILENCE
         while not self._heard:
             try:
                 self._receive(min(deadline, silent_at))
                 silent_at = clock() + SILENCE
             except TimeoutError:
-                self._give_up(ask, "nothing was heard in time", OutcomeUnknown, ReadTimeout)
+                self._give_up(request, "nothing was heard in time", OutcomeUnknown, ReadTimeout)
             except (OSError, WireError) as error:
                 if not self._heard:
-                    self._give_up(ask, f"lost: {reason(error)}", OutcomeUnknown)
+                    self._give_up(request, f"lost: {reason(error)}", OutcomeUnknown)
         said = self._heard.popleft()
         if isinstance(said, Failed):
             if not said.id:  # about this client, which is sent away: what it asked last was not heard
-                self._give_up(ask, said.text, NotCommitted)
+                self._give_up(request, said.text, NotCommitted)
             raise _KINDS.get(said.error, ReplidictError)(said.text, *said.numbers)
-        if said.id != ask.id:
-            self._give_up(ask, "it answered something else than was asked", OutcomeUnknown)
+        if said.id != request.id:
+            self._give_up(request, "it answered something else than was asked", OutcomeUnknown)
         return said
 
     def _give_up(
         self,
-        ask: Ask,
+        request: Request,
         why: str,
         of_writes: type[NotCommitted | OutcomeUnknown],
         of_reads: type[ReplidictError] = ReplidictError,
     ) -> NoReturn:
-        """Close the connection, and raise what that means for an ask."""
+        """Close the connection, and raise what that means for a request."""
         self._end(UnreachableError(f"no connection to {self.address} any more: {why}"))
-        if not isinstance(ask, client_messages.WRITES):
+        if not isinstance(request, client_messages.WRITES):
             raise of_reads(f"no answer from {self.address}: {why}")
         means = "may or may not be done" if of_writes is OutcomeUnknown else "is not done"
         raise of_writes(f"no answer from {self.address}: {why}. What was asked {means}")
@@ -262,7 +267,7 @@ class Client:
                 if event is OPENED:
                     opened = True
                 else:
-                    self._heard.append(event)  # type: ignore[arg-type]  # a guest is told answers, and nothing else
+                    self._heard.append(event)  # type: ignore[arg-type]  # a client is told answers, and nothing else
         except WireError:
             self._flush(clock() + GRACE)  # perhaps it says why
             raise
@@ -278,7 +283,7 @@ class Client:
 
 
 def _nobody(*said: str) -> None:
-    """Nobody asks a guest who may call it."""
+    """Nobody asks a client who may call it."""
 
 
 def _left(deadline: float) -> float:

@@ -44,7 +44,7 @@ def enter(node_id: str, *, address: str, voter: bool, member: str, security: Sec
         left = max(deadline - clock(), 0.0)
         try:
             with Client(member, security=security, timeout=min(left, CALL_SECONDS)) as client:
-                said = client.ask(
+                said = client.request(
                     lambda number, timeout: Join(number, timeout, address, node_id, voter, *THIS),
                     Joined,
                     timeout=max(deadline - clock(), 0.0),

@@ -66,7 +66,7 @@ def follow(
 def _others(client: Client, node: str, known: list[str]) -> list[str]:
     """The addresses of the other members; those that are known, if nobody can be asked now."""
     try:
-        found = client.ask(GetMembers, MembersAre).members
+        found = client.request(GetMembers, MembersAre).members
     except ReplidictError:
         if client.lost:
             raise
@@ -78,7 +78,7 @@ def _lives(connect: Callable[..., Client], node: str) -> bool:
     """Whether a node that has hung up on a question answers another one."""
     try:
         with connect(node) as client:
-            client.ask(GetStatus, StatusIs)
+            client.request(GetStatus, StatusIs)
     except ReplidictError:
         return False
     return True

@@ -53,11 +53,13 @@ def bench(connect: Callable[[], Client], seconds: float, connections: int, size:
     """
     value = encode(bytes(size))
     operations: dict[str, Operation] = {
-        "set": lambda client, key: client.ask(
+        "set": lambda client, key: client.request(
             lambda i, t: client_messages.Set(i, t, key, value), client_messages.Stored
         ),
-        "get": lambda client, key: client.ask(lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value),
-        "get --local": lambda client, key: client.ask(
+        "get": lambda client, key: client.request(
+            lambda i, t: client_messages.Get(i, t, key, True), client_messages.Value
+        ),
+        "get --local": lambda client, key: client.request(
             lambda i, t: client_messages.Get(i, t, key, False), client_messages.Value
         ),
     }
@@ -120,4 +122,4 @@ def _measure(
 def _remove(client: Client, prefix: str) -> None:
     listed = client.stream(lambda i, t: client_messages.ListKeys(i, t, prefix, None, client_messages.PAGE_MAX, True))
     for key in [key for part in listed if isinstance(part, client_messages.Keys) for key in part.keys]:
-        client.ask(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)  # noqa: B023 -- done before the next key
+        client.request(lambda i, t: client_messages.Delete(i, t, key), client_messages.Held)  # noqa: B023 -- done before the next key

@@ -19,7 +19,7 @@ from replidict.protocol import client_messages
 @asking
 def status(client: Client, as_json: bool) -> None:
     """Show what a node knows of itself."""
-    found = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
+    found = client.request(client_messages.GetStatus, client_messages.StatusIs).status
     if as_json:
         print_json(dataclasses.asdict(found))
         return
@@ -44,7 +44,7 @@ def status(client: Client, as_json: bool) -> None:
 @asking
 def members(client: Client, as_json: bool) -> None:
     """List who belongs to the cluster, and how far they are."""
-    found = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
+    found = client.request(client_messages.GetMembers, client_messages.MembersAre).members
     if as_json:
         print_json({"members": [dataclasses.asdict(member) for member in found]})
         return
@@ -73,7 +73,7 @@ def add(client: Client, address: str, no_vote: bool, as_json: bool) -> None:
     ADDRESS is where the others will reach it. It becomes a voter once it runs and
     has caught up. Start it with --join.
     """
-    client.ask(lambda i, t: client_messages.AddPeer(i, t, address, not no_vote), client_messages.Done)
+    client.request(lambda i, t: client_messages.AddPeer(i, t, address, not no_vote), client_messages.Done)
     if as_json:
         print_json({"done": True, "address": address})
     else:
@@ -91,7 +91,7 @@ def remove(connect: Callable[..., Client], address: str, force: bool, as_json: b
     The node at ADDRESS stops by itself; its directory is of no use any more.
     """
     with connect() as client, told_if_interrupted(client):
-        asked = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
+        asked = client.request(client_messages.GetStatus, client_messages.StatusIs).status
         try:
             _remove(client, address, force)
         except RemovedError:  # by now it is
@@ -107,7 +107,7 @@ def remove(connect: Callable[..., Client], address: str, force: bool, as_json: b
 
 
 def _remove(client: Client, address: str, force: bool) -> None:
-    client.ask(lambda i, t: client_messages.RemovePeer(i, t, address, force), client_messages.Done)
+    client.request(lambda i, t: client_messages.RemovePeer(i, t, address, force), client_messages.Done)
 
 
 def _is_removed(connect: Callable[..., Client], peer: str, address: str) -> bool:
@@ -122,7 +122,7 @@ def _is_removed(connect: Callable[..., Client], peer: str, address: str) -> bool
             except (NotCommitted, OutcomeUnknown):
                 return False
             except ReplidictError:
-                found = client.ask(client_messages.GetMembers, client_messages.MembersAre).members
+                found = client.request(client_messages.GetMembers, client_messages.MembersAre).members
                 return address.lower() not in [member.address for member in found]
             return True
     except ReplidictError:
@@ -138,8 +138,8 @@ def transfer(client: Client, address: str | None, as_json: bool) -> None:
 
     The one at ADDRESS, or else the one that is furthest.
     """
-    client.ask(lambda i, t: client_messages.Transfer(i, t, address), client_messages.Done)
-    found = client.ask(client_messages.GetStatus, client_messages.StatusIs).status
+    client.request(lambda i, t: client_messages.Transfer(i, t, address), client_messages.Done)
+    found = client.request(client_messages.GetStatus, client_messages.StatusIs).status
     if as_json:
         print_json({"done": True, "leader": found.leader or address})
     else:

@@ -47,7 +47,7 @@ def get(client: Client, key: str, literal_key: bool, literal: bool, raw: bool, l
     status is 1 if there is no such key.
     """
     name = encode_key(read(key, literal_key))
-    found = client.ask(lambda i, t: client_messages.Get(i, t, name, not local), client_messages.Value)
+    found = client.request(lambda i, t: client_messages.Get(i, t, name, not local), client_messages.Value)
     if found.value is None:
         raise Failure(f"there is no key {key!r}")
     value = value_of(decode, decode_key(name), found.value)
@@ -100,12 +100,12 @@ def set_value(
     data = encode(given)
     said: dict[str, object]
     if if_absent or if_revision is not None:
-        held = client.ask(
+        held = client.request(
             lambda i, t: _conditional(i, t, name, data, ttl, if_absent, if_revision), client_messages.Held
         ).held
         said = {"done": held}
     else:
-        revision = client.ask(
+        revision = client.request(
             lambda i, t: (
                 client_messages.Set(i, t, name, data)
                 if ttl is None
@@ -149,7 +149,7 @@ def increment(client: Client, key: str, by: str, literal_key: bool, as_json: boo
     if type(amount) not in (int, float):
         raise click.UsageError(f"{by} is no number")
     name, data, nothing = encode_key(read(key, literal_key)), encode(amount), encode(0)
-    said = client.ask(lambda i, t: client_messages.Increment(i, t, name, data, nothing), client_messages.Sum)
+    said = client.request(lambda i, t: client_messages.Increment(i, t, name, data, nothing), client_messages.Sum)
     value = decode(said.value)
     if as_json:
         print_json({"value": for_scripts(value)})
@@ -168,7 +168,7 @@ def delete(client: Client, key: str, literal_key: bool, as_json: bool) -> None:
     The exit status is 1 if there was no such key.
     """
     name = encode_key(read(key, literal_key))
-    held = client.ask(lambda i, t: client_messages.Delete(i, t, name), client_messages.Held).held
+    held = client.request(lambda i, t: client_messages.Delete(i, t, name), client_messages.Held).held
     if as_json:
         print_json({"done": held})
     if not held:

@@ -20,7 +20,7 @@ from replidict.protocol.log_entry import NUMBER_MAX
 @asking
 def locks(client: Client, as_json: bool) -> None:
     """List who holds which lock, and how many wait for it."""
-    found = client.ask(client_messages.GetLocks, client_messages.LocksAre).locks
+    found = client.request(client_messages.GetLocks, client_messages.LocksAre).locks
     if as_json:
         print_json({"locks": [dataclasses.asdict(lock) for lock in found]})
         return
@@ -44,7 +44,7 @@ def break_lock(client: Client, name: str, fencing_token: int, as_json: bool) -> 
     what `locks` shows: whoever got the lock since then keeps it. The exit status is 1
     if it is not held with that token.
     """
-    held = client.ask(lambda i, t: client_messages.BreakLock(i, t, name, fencing_token), client_messages.Held).held
+    held = client.request(lambda i, t: client_messages.BreakLock(i, t, name, fencing_token), client_messages.Held).held
     if as_json:
         print_json({"done": held})
     if not held:

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-1. The event loop's thread never waits for a majority, a disk or a client: what may wait goes into a lane.
+1. The event loop's thread never waits for a majority, a disk or a client: what may wait goes through a bulkhead.
 2. A condition is checked in the same step as the write that depends on it, or the request is refused: If-Match is
    `replace`, `If-None-Match: *` is `add`, and a delete on a condition does not exist.
 3. An ETag is the revision that wrote the value, so it is given only where that revision is known.
@@ -40,7 +40,7 @@ from replidict.http.arguments import (
     ttl_of,
 )
 from replidict.http.bodies import Bodies
-from replidict.http.bulkheads import Lane
+from replidict.http.bulkheads import Bulkhead
 from replidict.http.guard import Guard
 from replidict.http.metrics import Metrics
 from replidict.http.problems import HANDLERS, Problem
@@ -83,16 +83,16 @@ class Store:
         self._max_key_bytes = options.max_key_bytes
         # A value is a little longer on disk: by what tells its type and length.
         self._bodies = Bodies(options.max_value_bytes - 5)
-        self._waiting = Lane("waiting", 64, 192)
-        self._listing = Lane("listing", 1, 15)
-        self._probing = Lane("probing", 2, 14)
+        self._waiting = Bulkhead("waiting", 64, 192)
+        self._listing = Bulkhead("listing", 1, 15)
+        self._probing = Bulkhead("probing", 2, 14)
         self.watches = Watches(d, self._listing)
         self.metrics = Metrics(d)
 
     def close(self) -> None:
         """Begin nothing more."""
-        for lane in (self._waiting, self._listing, self._probing):
-            lane.close()
+        for bulkhead in (self._waiting, self._listing, self._probing):
+            bulkhead.close()
 
     # -- keys and values ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Threads in which calls on the dict wait, bounded in number; what is above the bound is told so at once.
 
-Each kind of work has its own lane, so that writes which wait for a quorum hold up no probe, and listings, which compute
-and do not wait, never run side by side: the node's own thread shares the interpreter with them.
+Each kind of work has a bulkhead of its own, so that writes which wait for a quorum hold up no probe, and listings,
+which compute and do not wait, never run side by side: the node's own thread shares the interpreter with them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from replidict.thread_pool import Workers
 Returned = TypeVar("Returned")
 
 
-class Lane:
+class Bulkhead:
     """So many threads, and room for so many calls that wait for one. For the event loop's thread."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:

@@ -23,7 +23,7 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.watch import Change, Watch, open_watch
 from replidict.errors import EncodingError, HistoryLost, ReplidictError
 from replidict.http.arguments import TIMEOUT, parameters_of
-from replidict.http.bulkheads import Lane
+from replidict.http.bulkheads import Bulkhead
 from replidict.http.problems import Problem
 from replidict.machine.jsonable import Json, to_json
 
@@ -42,7 +42,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Ty
 class Watches:
     """The endpoint, and the streams that are open."""
 
-    def __init__(self, d: ReplicatedDict[Any, Any], opening: Lane) -> None:
+    def __init__(self, d: ReplicatedDict[Any, Any], opening: Bulkhead) -> None:
         self._dict, self._opening = d, opening
         self._open = 0
 

@@ -1,11 +1,11 @@
-"""What a guest says to a node and hears from it: programs that are no members, such as the command `replidict`.
+"""What a client says to a node and hears from it: programs that are no members, such as the command `replidict`.
 
 Rules this module keeps:
 
-1. Asks and answers have decoders of their own, so that what a guest says can never be a message of Raft.
-2. Every ask has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys`,
+1. Requests and answers have decoders of their own, so that what a client says can never be a message of Raft.
+2. Every request has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys`,
    `Piece` and `Events` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the
-   guest itself.
+   client itself.
 3. Fields are only added at the end, with a default, and a tag is never used again, as for `messages`.
 
 Keys and values are bytes of `replidict.machine.codec`, whatever codec the node was given.
@@ -23,42 +23,42 @@ from replidict.release import FIRST
 from replidict.status import LockInfo, Member, Status
 
 TIMEOUT_MAX = 3600.0  # seconds
-PAGE_MAX = 1_000_000  # keys in the answers to one ask
+PAGE_MAX = 1_000_000  # keys in the answers to one request
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=TIMEOUT_MAX)]
 _Limit = Annotated[int, msgspec.Meta(ge=0, le=PAGE_MAX)]
 _Text = Annotated[str, msgspec.Meta(max_length=300)]
 
 
-class _Ask(msgspec.Struct, frozen=True, array_like=True):
-    """Common shape of all asks; `timeout` in seconds."""
+class _Request(msgspec.Struct, frozen=True, array_like=True):
+    """Common shape of all requests; `timeout` in seconds."""
 
     id: Number
     timeout: _Seconds
 
 
-class Get(_Ask, frozen=True, tag=1):
+class Get(_Request, frozen=True, tag=1):
     """The value of a key, this node's or a linearizable one. Answer: `Value`."""
 
     key: bytes
     linearizable: bool
 
 
-class Set(_Ask, frozen=True, tag=2):
+class Set(_Request, frozen=True, tag=2):
     """Store a value. Answer: `Stored`."""
 
     key: bytes
     value: bytes
 
 
-class Add(_Ask, frozen=True, tag=3):
+class Add(_Request, frozen=True, tag=3):
     """Store a value if the key is absent. Answer: `Held`."""
 
     key: bytes
     value: bytes
 
 
-class Replace(_Ask, frozen=True, tag=4):
+class Replace(_Request, frozen=True, tag=4):
     """Store a value if this revision wrote the present one. Answer: `Held`."""
 
     key: bytes
@@ -66,13 +66,13 @@ class Replace(_Ask, frozen=True, tag=4):
     revision: Number
 
 
-class Delete(_Ask, frozen=True, tag=5):
+class Delete(_Request, frozen=True, tag=5):
     """Remove a key. Answer: `Held`, whether it was there."""
 
     key: bytes
 
 
-class ListKeys(_Ask, frozen=True, tag=6):
+class ListKeys(_Request, frozen=True, tag=6):
     """The keys that begin with a text (all keys, if it is empty), in order, behind `after`. Answers: `Keys`, `Done`.
 
     In order: texts by code point, then all other keys, by their bytes.
@@ -84,35 +84,35 @@ class ListKeys(_Ask, frozen=True, tag=6):
     linearizable: bool
 
 
-class GetStatus(_Ask, frozen=True, tag=7):
+class GetStatus(_Request, frozen=True, tag=7):
     """What the node knows of itself. Answer: `StatusIs`."""
 
 
-class GetMembers(_Ask, frozen=True, tag=8):
+class GetMembers(_Request, frozen=True, tag=8):
     """Who is in the cluster. Answer: `MembersAre`."""
 
 
-class AddPeer(_Ask, frozen=True, tag=9):
+class AddPeer(_Request, frozen=True, tag=9):
     """Let a node in. Answer: `Done`."""
 
     address: _Text
     voter: bool
 
 
-class RemovePeer(_Ask, frozen=True, tag=10):
+class RemovePeer(_Request, frozen=True, tag=10):
     """Let a member go. Answer: `Done`."""
 
     address: _Text
     force: bool
 
 
-class Transfer(_Ask, frozen=True, tag=11):
+class Transfer(_Request, frozen=True, tag=11):
     """Have another voter lead. Answer: `Done`."""
 
     to: _Text | None
 
 
-class Join(_Ask, frozen=True, tag=12):
+class Join(_Request, frozen=True, tag=12):
     """A node with an empty disk, and of this release, asks to be let in. Answer: `Joined`."""
 
     address: _Text
@@ -122,11 +122,11 @@ class Join(_Ask, frozen=True, tag=12):
     version: _Text = FIRST.version
 
 
-class Backup(_Ask, frozen=True, tag=13):
+class Backup(_Request, frozen=True, tag=13):
     """A copy of one moment. Answers: `Piece`, `Done`."""
 
 
-class Supersede(_Ask, frozen=True, tag=14):
+class Supersede(_Request, frozen=True, tag=14):
     """A lost quorum was recovered, says the founder of the cluster that goes on (see `succession`): as which one, where
     and since when (ISO 8601). Before, it was this node of the cluster that is asked, whose members it knew as of the
     entry at `index`. Answer: `Done`, if that may be so."""
@@ -140,7 +140,7 @@ class Supersede(_Ask, frozen=True, tag=14):
     at: _Text
 
 
-class Watch(_Ask, frozen=True, tag=15):
+class Watch(_Request, frozen=True, tag=15):
     """Changes, as they are applied: of a key, of the texts with a prefix, or of all; behind a revision, or from now on.
 
     Answers: `Events`, the first of them without any, which says where it begins; there is no end but a `Failed`.
@@ -151,7 +151,7 @@ class Watch(_Ask, frozen=True, tag=15):
     after: Number | None
 
 
-class Increment(_Ask, frozen=True, tag=16):
+class Increment(_Request, frozen=True, tag=16):
     """Add to the number under a key, or to `default`. Answer: `Sum`."""
 
     key: bytes
@@ -159,18 +159,18 @@ class Increment(_Ask, frozen=True, tag=16):
     default: bytes
 
 
-class GetLocks(_Ask, frozen=True, tag=20):
+class GetLocks(_Request, frozen=True, tag=20):
     """Who holds which lock, as this node's copy says. Answer: `LocksAre`."""
 
 
-class BreakLock(_Ask, frozen=True, tag=21):
+class BreakLock(_Request, frozen=True, tag=21):
     """Take a lock from the holder with this token. Answer: `Held`, whether there was one."""
 
     name: Annotated[str, msgspec.Meta(max_length=1000)]
     token: Number
 
 
-class SetForAWhile(_Ask, frozen=True, tag=22):
+class SetForAWhile(_Request, frozen=True, tag=22):
     """Store a value that goes after `ttl` seconds; if the key is absent, or this revision wrote the present one, if so
     asked. Not a field of `Set`: a release that does not know it would store for ever. Answer: `Stored` or `Held`."""
 
@@ -181,7 +181,7 @@ class SetForAWhile(_Ask, frozen=True, tag=22):
     if_revision: Number | None = None
 
 
-Ask = (
+Request = (
     Get
     | Set
     | Add
@@ -207,11 +207,11 @@ Ask = (
 WRITES = (
     Set, Add, Replace, Delete, Increment, AddPeer, RemovePeer, Transfer, Join, Supersede, BreakLock, SetForAWhile,
 )  # fmt: skip
-"""What leaves a trace: an ask of these that was not answered may or may not be done."""
+"""What leaves a trace: a request of these that was not answered may or may not be done."""
 
 
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """Common shape of all answers; `id` is that of the ask."""
+    """Common shape of all answers; `id` is that of the request."""
 
     id: Number
 
@@ -328,5 +328,5 @@ class LocksAre(_Answer, frozen=True, tag=20):
 
 Answer = Done | Failed | Value | Stored | Held | Keys | StatusIs | MembersAre | Joined | Piece | Events | Sum | LocksAre
 
-decode_ask = msgspec.msgpack.Decoder(Ask).decode
+decode_request = msgspec.msgpack.Decoder(Request).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode

@@ -315,7 +315,7 @@ class Engine(SyncObj):
         said = known.configuration()
         return msg.MembersAre(self.state.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
 
-    def hear_stranger(self, message: msg.MembersAre) -> None:
+    def hear_from_non_member(self, message: msg.MembersAre) -> None:
         """Who is no member here has proved to be of this cluster, and says who is: all that this node knew may have
         been replaced while it was away (4.1). One that has a leader was not away, and believes nobody else."""
         if not self.elections.leader_is_alive():

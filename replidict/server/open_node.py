@@ -38,12 +38,12 @@ from replidict.raft.engine import Engine
 from replidict.raft.install_snapshot import tidy
 from replidict.raft.outbox import Network
 from replidict.security import Security
-from replidict.server.request_handler import Desk
+from replidict.server.request_handler import RequestHandler
 from replidict.server.scheduled_snapshots import Automatic
 from replidict.server.stop_callbacks import StopCallbacks
-from replidict.server.supersede_notifier import Herald
+from replidict.server.supersede_notifier import SupersedeNotifier
 from replidict.storage.directory import Beginning, Directory, connect, founded_by
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import Store
 from replidict.transport.handshake import NodeIdentity
 from replidict.transport.links import TcpTransport
@@ -88,13 +88,17 @@ class Host:
             self.backups = Backups(self.node, self.directory.path)
             self.cluster = Cluster(self.node, security)
             self.futures = Futures(self.node, f"{OWN_THREADS}futures")
-            self._desk: Desk | None = None
+            self._request_handler: RequestHandler | None = None
             network = self.node.engine.transport
             if isinstance(network, TcpTransport):
-                guests = network.clients
-                self._desk = Desk(self.node, guests, self.cluster, self.backups, codec, options, self.directory.path)
+                clients = network.clients
+                self._request_handler = RequestHandler(
+                    self.node, clients, self.cluster, self.backups, codec, options, self.directory.path
+                )
             recovered = self.node.store.recovered
-            self._herald = None if security is None or recovered is None else Herald(self.node, security, recovered)
+            self._supersede_notifier = (
+                None if security is None or recovered is None else SupersedeNotifier(self.node, security, recovered)
+            )
             self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
             self._log_writer = LogWriter()
             self._log_writer.start()
@@ -106,8 +110,8 @@ class Host:
             if security is not None:
                 self._background.start()
             self._automatic.start()
-            if self._herald is not None:
-                self._herald.start()
+            if self._supersede_notifier is not None:
+                self._supersede_notifier.start()
         except BaseException:
             self.close()
             raise
@@ -141,7 +145,7 @@ class Host:
                 max_frame_bytes=options.max_frame_bytes,
                 admit=engine.admit,
                 farewell=engine.members_are,
-                hear_of_members=engine.hear_stranger,
+                hear_of_members=engine.hear_from_non_member,
                 denied=engine.hear_of_another,
                 meet=lambda address, release: engine.meet(address, release),
             )
@@ -182,7 +186,7 @@ class Host:
             raise StorageError(f"{directory.path}: can't remove what an interrupted snapshot left: {error}") from error
         connection = connect(directory.file, options.durability)
         cleanup.callback(connection.close)
-        mark = Mark(directory.mark) if options.durability == "fsync" else None
+        mark = HighWaterMark(directory.mark) if options.durability == "fsync" else None
         if mark is not None:
             cleanup.callback(mark.close)
         store = Store(connection, directory.file.absolute().as_uri(), log_retain=log_retain, mark=mark)
@@ -220,10 +224,10 @@ class Host:
         self._ticker.join()
         self._automatic.join()
         self.futures.join()
-        if self._herald is not None:
-            self._herald.join()
-        if self._desk is not None:
-            self._desk.join()
+        if self._supersede_notifier is not None:
+            self._supersede_notifier.join()
+        if self._request_handler is not None:
+            self._request_handler.join()
         self._log_writer.finish()
         self._log_writer.join()
         _open_hosts.discard(self)
@@ -244,10 +248,10 @@ class Host:
     def _end(self, error: ReplidictError) -> None:
         self.node.refuse(error)
         self._automatic.stop()
-        if self._herald is not None:
-            self._herald.stop()
-        if self._desk is not None:
-            self._desk.close()
+        if self._supersede_notifier is not None:
+            self._supersede_notifier.stop()
+        if self._request_handler is not None:
+            self._request_handler.close()
         self.backups.end(error)
 
     def _let_go(self) -> None:
@@ -264,8 +268,8 @@ class Host:
         """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
         self._abandoned = True
         self.node.abandon()
-        if self._herald is not None:
-            self._herald.abandon()
+        if self._supersede_notifier is not None:
+            self._supersede_notifier.abandon()
         _of_parents.append(self.node)
         self.node.refuse(
             ClosedError(

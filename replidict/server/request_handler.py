@@ -1,12 +1,13 @@
-"""What a node does for its guests (see `asks`): executes what they ask, in threads of its own, and answers.
+"""What a node does for its clients (see `client_messages`): executes what they ask, in threads of its own, and answers.
 
 Rules kept here:
 
-1. Nothing that a guest asks is done in the node's thread but to tell the node's status; the answers leave there.
-2. What may take long does not hold up what is quick: each kind of work has a lane. Only answers in parts wait until the
-   guest has taken others, and these have lanes of their own. What could not begin within its timeout is refused then.
+1. Nothing that a client asks is done in the node's thread but to tell the node's status; the answers leave there.
+2. What may take long does not hold up what is quick: each kind of work has a pool of threads. Only answers in parts
+   wait until the client has taken others, and these have pools of their own. What could not begin within its timeout is
+   refused then.
 3. Keys, values and addresses are checked as those of the program are, and stored as if it had given them.
-4. Work for a guest that is gone ends, what waits for a majority at the end of its timeout; so does all work when the
+4. Work for a client that is gone ends, what waits for a majority at the end of its timeout; so does all work when the
    node stops, and nothing is left of it.
 """
 
@@ -41,7 +42,7 @@ from replidict.node.moments import keys_in_order
 from replidict.node.node import Node
 from replidict.options import Options
 from replidict.protocol import client_messages
-from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.release import Release
 from replidict.security import member_of
@@ -53,31 +54,31 @@ from replidict.transport.handshake import printable
 
 logger = Logger(__name__)
 
-LANES = {"waits": 16, "changes": 4, "looks": 4, "lists": 4, "copies": 2}
+POOLS = {"waits": 16, "changes": 4, "looks": 4, "lists": 4, "copies": 2}
 """Threads for: what waits for a majority; changes of the members; what this node tells on its own; keys; backups."""
 
 NO_THREAD = "this node can't start another thread: try again"
-FULL_PAUSE = 0.05  # seconds before an answer is offered again to a guest that has not taken the last ones
+FULL_PAUSE = 0.05  # seconds before an answer is offered again to a client that has not taken the last ones
 PIECE_BYTES = 256 * 1024
 KEYS_BYTES = 64 * 1024
 
 ASKED = "asked-"
-"""How the name of a backup begins that is on its way to a guest."""
+"""How the name of a backup begins that is on its way to a client."""
 
 _ID = re.compile("[0-9a-f]{32}")
 
 
 class _GoneError(Exception):
-    """The guest is gone, and with it the reason for this work."""
+    """The client is gone, and with it the reason for this work."""
 
 
-class Desk:
+class RequestHandler:
     """One node's. `hear` is for the node's thread, `close` and `join` for any."""
 
     def __init__(
         self,
         node: Node,
-        guests: Clients,
+        clients: Clients,
         cluster: Cluster,
         backups: Backups,
         codec: Codec,
@@ -85,178 +86,182 @@ class Desk:
         directory: Path,
     ) -> None:
         """`directory` is the node's own."""
-        self._node, self._guests, self._cluster, self._backups = node, guests, cluster, backups
+        self._node, self._clients, self._cluster, self._backups = node, clients, cluster, backups
         self._codec, self._options, self._directory = codec, options, directory
-        self._lanes = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in LANES.items()}
+        self._pools = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in POOLS.items()}
         for left in directory.glob(f"{ASKED}*"):
             remove(left)  # of a process that was killed
-        self._watches = WatchStreams(node, guests, codec)
-        guests.on_ask, guests.on_over = self.hear, self.over
+        self._watches = WatchStreams(node, clients, codec)
+        clients.on_request, clients.on_over = self.hear, self.over
 
-    def hear(self, guest: int, ask: Ask) -> None:
-        """A guest asks something."""
-        if isinstance(ask, client_messages.GetStatus):
-            self._guests.answer(
-                guest, ask.id, self._guests.frame(client_messages.StatusIs.of(ask.id, self._node.status())), True
+    def hear(self, client: int, request: Request) -> None:
+        """A client asks something."""
+        if isinstance(request, client_messages.GetStatus):
+            self._clients.answer(
+                client,
+                request.id,
+                self._clients.frame(client_messages.StatusIs.of(request.id, self._node.status())),
+                True,
             )
-        elif isinstance(ask, client_messages.Watch):
-            self._watches.begin(guest, ask)
-        elif not self._put(guest, ask, clock() + ask.timeout):
-            busy = client_messages.Failed(ask.id, "ReplidictError", NO_THREAD)
-            self._guests.answer(guest, ask.id, self._guests.frame(busy), True)
+        elif isinstance(request, client_messages.Watch):
+            self._watches.begin(client, request)
+        elif not self._put(client, request, clock() + request.timeout):
+            busy = client_messages.Failed(request.id, "ReplidictError", NO_THREAD)
+            self._clients.answer(client, request.id, self._clients.frame(busy), True)
 
-    def over(self, guest: int, ask: Ask) -> None:
-        """Refuse what has not begun: its time is over, or the guest is gone."""
-        if any(lane.withdraw((guest, ask.id)) for lane in self._lanes.values()):
-            self._guests.answer(guest, ask.id, self._guests.frame(self._too_late(ask)), True)
+    def over(self, client: int, request: Request) -> None:
+        """Refuse what has not begun: its time is over, or the client is gone."""
+        if any(pool.withdraw((client, request.id)) for pool in self._pools.values()):
+            self._clients.answer(client, request.id, self._clients.frame(self._too_late(request)), True)
 
-    def _too_late(self, ask: Ask) -> client_messages.Failed:
-        kind = NotCommitted if isinstance(ask, client_messages.WRITES) else ReadTimeout
-        why = f"{self._node.engine.address} was too busy to begin within {ask.timeout:g} s"
-        return client_messages.Failed(ask.id, kind.__name__, why)
+    def _too_late(self, request: Request) -> client_messages.Failed:
+        kind = NotCommitted if isinstance(request, client_messages.WRITES) else ReadTimeout
+        why = f"{self._node.engine.address} was too busy to begin within {request.timeout:g} s"
+        return client_messages.Failed(request.id, kind.__name__, why)
 
-    def _put(self, guest: int, ask: Ask, deadline: float) -> bool:
-        return self._lanes[_lane_of(ask)].put((guest, ask.id), partial(self._serve, guest, ask, deadline))
+    def _put(self, client: int, request: Request, deadline: float) -> bool:
+        return self._pools[_pool_of(request)].put((client, request.id), partial(self._serve, client, request, deadline))
 
     def close(self) -> None:
         """Begin nothing more. What is under way ends when the node has stopped."""
         self._watches.close()
-        for lane in self._lanes.values():
-            lane.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def join(self) -> None:
         """Wait for what is under way. The node must have stopped."""
         self._watches.join()
-        for lane in self._lanes.values():
-            lane.join()
+        for pool in self._pools.values():
+            pool.join()
 
-    # -- in a thread of a lane ----------------------------------------------------------------------------------------
+    # -- in a thread of a pool ----------------------------------------------------------------------------------------
 
-    def _serve(self, guest: int, ask: Ask, deadline: float) -> None:
-        if deadline <= clock() and ask.timeout:
-            self._send(guest, self._too_late(ask))
+    def _serve(self, client: int, request: Request, deadline: float) -> None:
+        if deadline <= clock() and request.timeout:
+            self._send(client, self._too_late(request))
             return
         try:
-            with closing(self._answers(guest, ask, deadline)) as answers:
+            with closing(self._answers(client, request, deadline)) as answers:
                 for answer in answers:
-                    if not self._send(guest, answer):
+                    if not self._send(client, answer):
                         return
         except _GoneError:
             pass
         except (ReplidictError, ValueError) as error:
             name = type(error).__name__
             known = name if hasattr(errors, name) or name == "ValueError" else "ReplidictError"
-            self._send(guest, client_messages.Failed(ask.id, known, str(error)))
+            self._send(client, client_messages.Failed(request.id, known, str(error)))
         except Exception:
-            logger.exception("%s: could not do what a guest asked", self._node.engine.address)
+            logger.exception("%s: could not do what a client asked", self._node.engine.address)
             self._send(
-                guest, client_messages.Failed(ask.id, "ReplidictError", "an internal error of this node: see its log")
+                client,
+                client_messages.Failed(request.id, "ReplidictError", "an internal error of this node: see its log"),
             )
 
-    def _send(self, guest: int, answer: Answer) -> bool:
-        """Hand out an answer, when the guest has room for it. False if it is gone, or the node has stopped."""
-        framed, last = self._guests.frame(answer), not isinstance(answer, client_messages.Keys | client_messages.Piece)
+    def _send(self, client: int, answer: Answer) -> bool:
+        """Hand out an answer, when the client has room for it. False if it is gone, or the node has stopped."""
+        framed, last = self._clients.frame(answer), not isinstance(answer, client_messages.Keys | client_messages.Piece)
         while True:
             try:
-                done = self._node.call_and_wait(lambda: self._guests.answer(guest, answer.id, framed, last))
+                done = self._node.call_and_wait(lambda: self._clients.answer(client, answer.id, framed, last))
             except ReplidictError:
                 return False
             if done != "full":
                 return done == "sent"
             time.sleep(FULL_PAUSE)
 
-    def _answers(self, guest: int, ask: Ask, deadline: float) -> Generator[Answer]:
-        """What there is to say; the last one ends the ask."""
+    def _answers(self, client: int, request: Request, deadline: float) -> Generator[Answer]:
+        """What there is to say; the last one ends the request."""
         left = max(deadline - clock(), 0.0)
-        match ask:
+        match request:
             case client_messages.Get():
-                yield self._get(ask, left)
+                yield self._get(request, left)
             case client_messages.Set():
-                yield client_messages.Stored(ask.id, int(self._write(self._pair(cmd.Put, ask), left)))  # type: ignore[arg-type]
+                yield client_messages.Stored(request.id, int(self._write(self._pair(cmd.Put, request), left)))  # type: ignore[arg-type]
             case client_messages.Add():
-                yield client_messages.Held(ask.id, self._write(self._pair(cmd.Add, ask), left) is True)
+                yield client_messages.Held(request.id, self._write(self._pair(cmd.Add, request), left) is True)
             case client_messages.Replace():
-                operation = partial(cmd.Replace, revision=ask.revision)
-                yield client_messages.Held(ask.id, self._write(self._pair(operation, ask), left) is True)
+                operation = partial(cmd.Replace, revision=request.revision)
+                yield client_messages.Held(request.id, self._write(self._pair(operation, request), left) is True)
             case client_messages.SetForAWhile():
-                yield self._set_for_a_while(ask, left)
+                yield self._set_for_a_while(request, left)
             case client_messages.BreakLock():
-                broken = self._write(cmd.BreakLock(ask.name, ask.token), left)
-                yield client_messages.Held(ask.id, broken is True)
+                broken = self._write(cmd.BreakLock(request.name, request.token), left)
+                yield client_messages.Held(request.id, broken is True)
             case client_messages.GetLocks():
                 found = self._node.call(lambda: self._node.locks.infos(self._node.expiry.now())).result()
-                yield client_messages.LocksAre(ask.id, list(found))
+                yield client_messages.LocksAre(request.id, list(found))
             case client_messages.Delete():
-                yield client_messages.Held(ask.id, self._write(cmd.Delete(self._key(ask.key)), left) is True)
+                yield client_messages.Held(request.id, self._write(cmd.Delete(self._key(request.key)), left) is True)
             case client_messages.Increment():
-                yield self._increment(ask, left)
-            case client_messages.ListKeys() if ask.linearizable:
+                yield self._increment(request, left)
+            case client_messages.ListKeys() if request.linearizable:
                 make_current(self._node, left)
-                if not self._put(guest, replace(ask, linearizable=False), deadline):
+                if not self._put(client, replace(request, linearizable=False), deadline):
                     raise ReplidictError(NO_THREAD)
             case client_messages.ListKeys():
-                yield from self._keys(ask)
+                yield from self._keys(request)
             case client_messages.GetMembers():
-                yield client_messages.MembersAre(ask.id, list(self._cluster.members()))
+                yield client_messages.MembersAre(request.id, list(self._cluster.members()))
             case client_messages.Backup():
-                yield from self._backup(guest, ask)
+                yield from self._backup(client, request)
             case (
                 client_messages.AddPeer()
                 | client_messages.RemovePeer()
                 | client_messages.Transfer()
                 | client_messages.Join()
             ):
-                yield self._change(ask, left)
+                yield self._change(request, left)
             case client_messages.Supersede():
-                yield self._hear_of_successor(ask)
+                yield self._hear_of_successor(request)
 
     # -- the dict -----------------------------------------------------------------------------------------------------
 
-    def _get(self, ask: client_messages.Get, left: float) -> Answer:
-        key = decode_key(self._key(ask.key))
-        if ask.linearizable:
+    def _get(self, request: client_messages.Get, left: float) -> Answer:
+        key = decode_key(self._key(request.key))
+        if request.linearizable:
             make_current(self._node, left)
         item = self._node.machine.find(key)
         if item is None:
-            return client_messages.Value(ask.id, None, 0)
-        return client_messages.Value(ask.id, self._plain(key, item.value), item.revision)
+            return client_messages.Value(request.id, None, 0)
+        return client_messages.Value(request.id, self._plain(key, item.value), item.revision)
 
     def _key(self, data: bytes) -> bytes:
         return encoded_key(decode_key(data), self._options)
 
-    def _set_for_a_while(self, ask: client_messages.SetForAWhile, left: float) -> Answer:
-        key, value = self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options)
+    def _set_for_a_while(self, request: client_messages.SetForAWhile, left: float) -> Answer:
+        key, value = self._key(request.key), encoded_value(decode(request.value), self._codec, self._options)
         operation: cmd.Put | cmd.Add | cmd.Replace = cmd.Put(key, value)
-        if ask.if_absent:
+        if request.if_absent:
             operation = cmd.Add(key, value)
-        elif ask.if_revision is not None:
-            operation = cmd.Replace(key, value, ask.if_revision)
-        expiring = cmd.Expiring(operation, milliseconds(ttl_of(ask.ttl)), None)
+        elif request.if_revision is not None:
+            operation = cmd.Replace(key, value, request.if_revision)
+        expiring = cmd.Expiring(operation, milliseconds(ttl_of(request.ttl)), None)
         said = write(self._node, expiring, len(key) + len(value), left)
         if isinstance(operation, cmd.Put):
-            return client_messages.Stored(ask.id, int(said))  # type: ignore[arg-type]
-        return client_messages.Held(ask.id, said is True)
+            return client_messages.Stored(request.id, int(said))  # type: ignore[arg-type]
+        return client_messages.Held(request.id, said is True)
 
     def _pair(
         self,
         operation: Callable[[bytes, bytes], cmd.Operation],
-        ask: client_messages.Set | client_messages.Add | client_messages.Replace,
+        request: client_messages.Set | client_messages.Add | client_messages.Replace,
     ) -> cmd.Operation:
-        return operation(self._key(ask.key), encoded_value(decode(ask.value), self._codec, self._options))
+        return operation(self._key(request.key), encoded_value(decode(request.value), self._codec, self._options))
 
     def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:
         return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
 
-    def _increment(self, ask: client_messages.Increment, left: float) -> Answer:
-        key = decode_key(ask.key)
+    def _increment(self, request: client_messages.Increment, left: float) -> Answer:
+        key = decode_key(request.key)
         try:
-            operation = increment_of(key, decode(ask.by), decode(ask.default), self._options)
+            operation = increment_of(key, decode(request.by), decode(request.default), self._options)
             data = sum_of(key, operation, self._write(operation, left))
         except (TypeError, OverflowError) as error:
             if isinstance(error, ReplidictError):
                 raise
             raise ReplidictError(str(error)) from error
-        return client_messages.Sum(ask.id, self._plain(key, data))
+        return client_messages.Sum(request.id, self._plain(key, data))
 
     def _plain(self, key: object, data: bytes) -> bytes:
         """A stored value, as clients read it."""
@@ -264,62 +269,62 @@ class Desk:
             return data
         return value_of(lambda stored: encode(self._codec.decode(stored)), key, data)  # type: ignore[no-any-return]
 
-    def _keys(self, ask: client_messages.ListKeys) -> Iterator[Answer]:
-        after = None if ask.after is None else decode_key(ask.after)
-        behind = after if type(after) is str else ask.after
-        texts, others = keys_in_order(self._node.machine, ask.prefix, behind, ask.limit)
+    def _keys(self, request: client_messages.ListKeys) -> Iterator[Answer]:
+        after = None if request.after is None else decode_key(request.after)
+        behind = after if type(after) is str else request.after
+        texts, others = keys_in_order(self._node.machine, request.prefix, behind, request.limit)
         some: list[bytes] = []
         size = 0
         for key in chain(map(encode_key, texts), others):
             some.append(key)
             size += len(key)
             if size >= KEYS_BYTES:
-                yield client_messages.Keys(ask.id, some)
+                yield client_messages.Keys(request.id, some)
                 some, size = [], 0
         if some:
-            yield client_messages.Keys(ask.id, some)
-        yield client_messages.Done(ask.id)
+            yield client_messages.Keys(request.id, some)
+        yield client_messages.Done(request.id)
 
     # -- the cluster --------------------------------------------------------------------------------------------------
 
     def _change(
         self,
-        ask: client_messages.AddPeer | client_messages.RemovePeer | client_messages.Transfer | client_messages.Join,
+        request: client_messages.AddPeer | client_messages.RemovePeer | client_messages.Transfer | client_messages.Join,
         left: float,
     ) -> Answer:
-        match ask:
+        match request:
             case client_messages.AddPeer():
-                self._cluster.change(AddMember(member_of(ask.address), ask.voter), left)
+                self._cluster.change(AddMember(member_of(request.address), request.voter), left)
             case client_messages.RemovePeer():
-                self._cluster.change(RemoveMember(member_of(ask.address), ask.force), left)
+                self._cluster.change(RemoveMember(member_of(request.address), request.force), left)
             case client_messages.Transfer():
-                self._cluster.hand_over(None if ask.to is None else member_of(ask.to), left)
+                self._cluster.hand_over(None if request.to is None else member_of(request.to), left)
             case client_messages.Join():
-                _check_id("node_id", ask.node_id)
-                address, release = member_of(ask.address), Release(ask.level, printable(ask.version))
+                _check_id("node_id", request.node_id)
+                address, release = member_of(request.address), Release(request.level, printable(request.version))
                 if (too_old := self._node.feature_level.too_old(address, release)) is not None:
                     raise ReplidictError(too_old)
-                said = self._cluster.admit(address, ask.node_id, ask.voter, left)
+                said = self._cluster.admit(address, request.node_id, request.voter, left)
                 members = said.configuration()
                 return client_messages.Joined(
-                    ask.id, self._node.store.identity.cluster_id, said.index,
+                    request.id, self._node.store.identity.cluster_id, said.index,
                     members.voters, members.learners, members.node_ids, members.readers,
                 )  # fmt: skip
-        return client_messages.Done(ask.id)
+        return client_messages.Done(request.id)
 
-    def _hear_of_successor(self, ask: client_messages.Supersede) -> Answer:
-        at = dt.datetime.fromisoformat(ask.at).isoformat()  # which takes any character between date and time
-        said = replace(ask, address=member_of(ask.address), founder=member_of(ask.founder), at=at)
+    def _hear_of_successor(self, request: client_messages.Supersede) -> Answer:
+        at = dt.datetime.fromisoformat(request.at).isoformat()  # which takes any character between date and time
+        said = replace(request, address=member_of(request.address), founder=member_of(request.founder), at=at)
         _check_id("successor", said.successor)
         _check_id("node_id", said.node_id)
         self._node.call_and_wait(lambda: self._node.engine.superseded.hear(said))
-        return client_messages.Done(ask.id)
+        return client_messages.Done(request.id)
 
     # -- backups ------------------------------------------------------------------------------------------------------
 
-    def _backup(self, guest: int, ask: client_messages.Backup) -> Iterator[Answer]:
+    def _backup(self, client: int, request: client_messages.Backup) -> Iterator[Answer]:
         def look_up() -> None:
-            if not self._guests.waits(guest, ask.id):
+            if not self._clients.waits(client, request.id):
                 raise _GoneError
 
         file = self._directory / f"{ASKED}{secrets.token_hex(4)}"
@@ -327,8 +332,8 @@ class Desk:
             total = self._backups.write(file, file, look_up).size
             with file.open("rb") as opened:
                 while piece := opened.read(PIECE_BYTES):
-                    yield client_messages.Piece(ask.id, total, piece)
-            yield client_messages.Done(ask.id)
+                    yield client_messages.Piece(request.id, total, piece)
+            yield client_messages.Done(request.id)
         except OSError as error:
             raise not_made(file, error) from error
         finally:
@@ -340,8 +345,8 @@ def _check_id(name: str, given: str) -> None:
         raise ValueError(f"{name}={given!r}: must be 32 hexadecimal digits")
 
 
-def _lane_of(ask: Ask) -> str:
-    match ask:
+def _pool_of(request: Request) -> str:
+    match request:
         case (
             client_messages.AddPeer()
             | client_messages.RemovePeer()
@@ -353,8 +358,8 @@ def _lane_of(ask: Ask) -> str:
             return "copies"
         case client_messages.GetMembers() | client_messages.Supersede() | client_messages.GetLocks():
             return "looks"
-        case client_messages.Get() if not ask.linearizable:
+        case client_messages.Get() if not request.linearizable:
             return "looks"
-        case client_messages.ListKeys() if not ask.linearizable:
+        case client_messages.ListKeys() if not request.linearizable:
             return "lists"
     return "waits"

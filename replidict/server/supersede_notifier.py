@@ -5,8 +5,8 @@ Rules kept here:
 
 1. Each place where a member of an old cluster was is looked at again and again, as long as it is nobody's of the
    present cluster: to find who starts there before it has a leader takes less than an election timeout.
-2. It calls as a guest, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does not
-   let it in, is left alone from then on.
+2. It calls as a client, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does
+   not let it in, is left alone from then on.
 3. Who is found is told again and again, for it goes by that; the log hears of it when something changes, in few lines
    a minute, whatever is answered.
 4. All that is done has a deadline, so `join` does not take longer than one call.
@@ -31,12 +31,12 @@ from replidict.transport.handshake import printable
 LOOK_EVERY = 0.4  # election timeouts
 TELL_EVERY = 0.5  # seconds
 CALL_SECONDS = 2.0
-ASK_SECONDS = 1.0
+REQUEST_SECONDS = 1.0
 LINES = 5  # in the log about each place, of one level, a minute
 TEXT_MAX = 1000  # characters of an answer, there
 
 
-class Herald:
+class SupersedeNotifier:
     """The threads that do so, one for each place."""
 
     def __init__(self, node: Node, security: Security, recovered: records.Recovered) -> None:
@@ -52,7 +52,8 @@ class Herald:
         places = {address for old in self._old.values() for address in old.members} - {node.engine.address}
         self._log_throttle = {place: LogThrottle(node.engine.address) for place in places}
         self._threads = [
-            OwnThread(partial(self._watch, place), f"{OWN_THREADS}herald {place}") for place in sorted(places)
+            OwnThread(partial(self._watch, place), f"{OWN_THREADS}supersede notifier {place}")
+            for place in sorted(places)
         ]
 
     def start(self) -> None:
@@ -108,7 +109,7 @@ class Herald:
         try:
             while not self._stopping.is_set:
                 try:
-                    client.ask(said, Done, timeout=ASK_SECONDS)
+                    client.request(said, Done, timeout=REQUEST_SECONDS)
                     told = "has come back, and is told that its cluster goes on here: without a leader there, it stops"
                     self._log(place, logging.WARNING, told)
                 except (UnreachableError, NotCommitted, OutcomeUnknown):

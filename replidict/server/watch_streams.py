@@ -44,8 +44,8 @@ FULL_PAUSE = 0.05
 class _Stream:
     """What one client watches. Parts that wait to be taken are framed already."""
 
-    guest: int
-    ask: Watch
+    client: int
+    request: Watch
     cursor: Cursor | None = None
     parts: list[bytes] = field(default_factory=list)
     queued: bool = False
@@ -64,7 +64,7 @@ class WatchStreams:
         self._full: set[_Stream] = set()  # they have not taken the last parts
         self._closed = False
 
-    def begin(self, guest: int, ask: Watch) -> None:
+    def begin(self, client: int, request: Watch) -> None:
         """A client wants to watch."""
         if self._closed:
             return
@@ -75,12 +75,12 @@ class WatchStreams:
                 thread.start()
             except RuntimeError:
                 failed = self._frame(
-                    Failed(ask.id, "ReplidictError", "this node can't start another thread: try again")
+                    Failed(request.id, "ReplidictError", "this node can't start another thread: try again")
                 )
-                self._clients.answer(guest, ask.id, failed, True)
+                self._clients.answer(client, request.id, failed, True)
                 return
             self._thread = thread
-        self._queue.put(_Stream(guest, ask))
+        self._queue.put(_Stream(client, request))
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -122,29 +122,31 @@ class WatchStreams:
                 stream.cursor = self._open(stream)
                 self._streams.add(stream)
                 stream.parts = [self._part(stream, stream.cursor.revision)]
-            if not self._clients.waits(stream.guest, stream.ask.id):
+            if not self._clients.waits(stream.client, stream.request.id):
                 self._end(stream)
                 return
             self._read(stream, stream.cursor)
         except (ReplidictError, ValueError) as error:
             numbers = [error.oldest, error.current] if isinstance(error, HistoryLost) else []
             name = type(error).__name__ if isinstance(error, HistoryLost | ValueError) else "ReplidictError"
-            self._fail(stream, Failed(stream.ask.id, name, str(error), numbers))
+            self._fail(stream, Failed(stream.request.id, name, str(error), numbers))
         except Exception:
             logger.exception("%s: could not go on with what a client watches", self._node.engine.address)
-            self._fail(stream, Failed(stream.ask.id, "ReplidictError", "an internal error of this node: see its log"))
+            self._fail(
+                stream, Failed(stream.request.id, "ReplidictError", "an internal error of this node: see its log")
+            )
 
     def _fail(self, stream: _Stream, failed: Failed) -> None:
         self._answer(stream, [self._frame(failed)], last=True)
         self._end(stream)
 
     def _open(self, stream: _Stream) -> Cursor:
-        ask, history = stream.ask, self._node.history
-        key = None if ask.key is None else frozenset((place(ask.key),))
-        if key is not None and ask.prefix is not None:
+        request, history = stream.request, self._node.history
+        key = None if request.key is None else frozenset((place(request.key),))
+        if key is not None and request.prefix is not None:
             raise ValueError("watch a key or a prefix, not both")
-        after = history.newest if ask.after is None else ask.after
-        return Cursor(history, Interest(key, ask.prefix), lambda: self._woken(stream), after)
+        after = history.newest if request.after is None else request.after
+        return Cursor(history, Interest(key, request.prefix), lambda: self._woken(stream), after)
 
     def _woken(self, stream: _Stream) -> None:
         """By the node's thread, mostly."""
@@ -172,7 +174,7 @@ class WatchStreams:
         def hand_out() -> str:
             said = "sent"
             while parts and said == "sent":
-                said = self._clients.answer(stream.guest, stream.ask.id, parts[0], last)
+                said = self._clients.answer(stream.client, stream.request.id, parts[0], last)
                 if said == "sent":
                     del parts[0]
             return said
@@ -194,11 +196,11 @@ class WatchStreams:
             event = Event(kind, key, self._bytes(key, value), self._bytes(key, previous))
             length = len(key) + len(event.value or b"") + len(event.previous or b"")
             if some and size + length > PART_BYTES:
-                yield Events(stream.ask.id, revision, False, some)
+                yield Events(stream.request.id, revision, False, some)
                 some, size = [], 0
             some.append(event)
             size += length
-        yield Events(stream.ask.id, revision, True, some)
+        yield Events(stream.request.id, revision, True, some)
 
     def _bytes(self, key: bytes, data: bytes | None) -> bytes | None:
         if data is None or isinstance(self._codec, FaithfulCodec):
@@ -214,7 +216,7 @@ class WatchStreams:
 
     def _part(self, stream: _Stream, revision: int) -> bytes:
         stream.told = revision
-        return self._frame(Events(stream.ask.id, revision, True, []))
+        return self._frame(Events(stream.request.id, revision, True, []))
 
     def _frame(self, answer: Answer) -> bytes:
         return self._clients.frame(answer)

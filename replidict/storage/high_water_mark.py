@@ -25,7 +25,7 @@ _CRC = struct.Struct("<I")
 _SECTOR = 4096  # the slots are so far apart
 
 
-class Mark:
+class HighWaterMark:
     """The mark of one node. Used by the tick thread alone."""
 
     def __init__(self, path: Path) -> None:

@@ -37,7 +37,7 @@ from replidict.storage.directory import (
     in_use,
     read_note,
 )
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import RECOVERED, Store
 
 
@@ -172,7 +172,7 @@ def _wal(file: Path) -> Path:
 
 
 @contextmanager
-def _unchanged(path: Path) -> Iterator[tuple[sqlite3.Connection, Mark | None]]:
+def _unchanged(path: Path) -> Iterator[tuple[sqlite3.Connection, HighWaterMark | None]]:
     """A connection to a node's file, and its mark, by which nothing there is changed."""
     file = path / FILE_NAME
     with tempfile.TemporaryDirectory(prefix="replidict-") as temporary:
@@ -185,7 +185,7 @@ def _unchanged(path: Path) -> Iterator[tuple[sqlite3.Connection, Mark | None]]:
         mark = None
         if (path / "mark").exists():
             shutil.copyfile(path / "mark", Path(temporary) / "mark")
-            mark = Mark(Path(temporary) / "mark")
+            mark = HighWaterMark(Path(temporary) / "mark")
         try:
             with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
                 yield db, mark
@@ -246,7 +246,7 @@ def _level(db: sqlite3.Connection, committed: int) -> int:
     return max(levels)
 
 
-def _damage(db: sqlite3.Connection, file: Path, mark: Mark | None) -> str | None:
+def _damage(db: sqlite3.Connection, file: Path, mark: HighWaterMark | None) -> str | None:
     try:
         check_version(db, file)
         check_inside(db, file)

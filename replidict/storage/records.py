@@ -56,7 +56,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 class Vote(msgspec.Struct, frozen=True, array_like=True):
     """Figure 2, persistent state: the current term, and for whom this node voted in it. `cuts` counts how often the
-    log's end was cut off or replaced by a snapshot: only then may its last index go back (see `mark`)."""
+    log's end was cut off or replaced by a snapshot: only then may its last index go back (see `high_water_mark`)."""
 
     term: int = 0
     voted_for: str | None = None

@@ -29,7 +29,7 @@ from replidict.storage import records
 from replidict.storage.bulk_insert import put
 from replidict.storage.file_format import LATEST, FileFormat, has_kept
 from replidict.storage.file_format import read as read_format
-from replidict.storage.high_water_mark import Mark
+from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.log import Log
 from replidict.storage.state_table import StateTable
 
@@ -51,7 +51,9 @@ _pack = msgspec.msgpack.encode
 class Store:
     """All that a node keeps, over one SQLite connection. Used by the tick thread alone."""
 
-    def __init__(self, connection: sqlite3.Connection, uri: str, *, log_retain: int, mark: Mark | None = None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, uri: str, *, log_retain: int, mark: HighWaterMark | None = None
+    ) -> None:
         """Take over a checked connection to `uri`, in autocommit mode, and the mark beside it.
 
         Raises `StorageError` if what it holds does not fit together.

@@ -4,15 +4,16 @@ Rules this module keeps:
 
 1. At most `CLIENTS_MAX` clients are connected. For a new one, the one that has been idle longest goes; if none is idle,
    the new one does.
-2. A client has at most `ASKS_MAX` asks under way, and all together at most `room` bytes of asks: `BYTES_MAX` and one
-   frame of the largest size. A client that asks more is sent away.
-3. What is kept of asks that are still coming, and of answers that are not taken, has as much room, of all clients
+2. A client has at most `REQUESTS_MAX` requests under way, and all together at most `room` bytes of requests:
+   `BYTES_MAX` and one frame of the largest size. A client that asks more is sent away.
+3. What is kept of requests that are still coming, and of answers that are not taken, has as much room, of all clients
    together. Beyond it, one goes of those that take up more than their share of `BYTES_MAX`: the one that has neither
-   said nor taken anything for longest. So one large ask or answer always has room, and small ones are in nobody's way.
-4. A client goes that takes nothing of its answers, or says nothing in the middle of an ask, for `STALL_MAX`.
-5. An ask is given back to `on_over` at the end of its timeout, and when its client is gone: if it has not begun, it is
-   not to wait for its turn.
-6. A client never reaches the engine: what it asks is handed to `on_ask`, which must not block; `answer` takes what
+   said nor taken anything for longest. So one large request or answer always has room, and small ones are in nobody's
+   way.
+4. A client goes that takes nothing of its answers, or says nothing in the middle of a request, for `STALL_MAX`.
+5. A request is given back to `on_over` at the end of its timeout, and when its client is gone: if it has not begun, it
+   is not to wait for its turn.
+6. A client never reaches the engine: what it asks is handed to `on_request`, which must not block; `answer` takes what
    comes of it. Both happen in the node's thread.
 """
 
@@ -23,23 +24,23 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from replidict.protocol.client_messages import Answer, Ask, Failed
+from replidict.protocol.client_messages import Answer, Failed, Request
 from replidict.protocol.peer_messages import encode
 from replidict.transport.framing import frame
 from replidict.transport.tcp import SocketConnection
 
 CLIENTS_MAX = 64
-ASKS_MAX = 16
+REQUESTS_MAX = 16
 BYTES_MAX = 64 * 1024 * 1024
-IDLE_MAX = 60.0  # seconds without an ask under way
-STALL_MAX = 10.0  # seconds in which a client takes nothing of what waits for it, or says nothing amid an ask
+IDLE_MAX = 60.0  # seconds without a request under way
+STALL_MAX = 10.0  # seconds in which a client takes nothing of what waits for it, or says nothing amid a request
 PING_INTERVAL = 0.5  # seconds of silence after which a client that waits is shown that this node is alive
 
 
 class Asked(NamedTuple):
-    """An ask under way."""
+    """A request under way."""
 
-    ask: Ask
+    request: Request
     size: int
     begin_by: float  # on the node's clock
 
@@ -49,7 +50,7 @@ class ConnectedClient:
 
     def __init__(self, number: int, connection: SocketConnection, now: float) -> None:
         self.number, self.connection = number, connection
-        self.under_way: dict[int, Asked] = {}  # by the id of the ask
+        self.under_way: dict[int, Asked] = {}  # by the id of the request
         self.since = now  # when it became idle, or last took something
         self.taken = 0
 
@@ -77,10 +78,10 @@ class Clients:
     ) -> None:
         self._queue, self._part, self._drop, self._tag_bytes = queue, part, drop, tag_bytes
         self.room = BYTES_MAX + max_frame_bytes
-        self.on_ask: Callable[[int, Ask], None] | None = None
+        self.on_request: Callable[[int, Request], None] | None = None
         """Gets the number of a client and what it asks."""
-        self.on_over: Callable[[int, Ask], None] = lambda number, ask: None
-        """Gets an ask that is not to be begun any more; it may have been long ago."""
+        self.on_over: Callable[[int, Request], None] = lambda number, request: None
+        """Gets a request that is not to be begun any more; it may have been long ago."""
         self._clients: dict[int, ConnectedClient] = {}
         self._bytes = 0
         self._last = 0
@@ -105,34 +106,36 @@ class Clients:
         client = self._clients.pop(number)
         self._bytes -= sum(asked.size for asked in client.under_way.values())
         for asked in client.under_way.values():
-            self.on_over(number, asked.ask)
+            self.on_over(number, asked.request)
 
-    def hear(self, number: int, ask: Ask, now: float) -> None:
+    def hear(self, number: int, request: Request, now: float) -> None:
         """It asks something."""
         client = self._clients[number]
-        size = sum(len(part) for part in msgspec.structs.astuple(ask) if isinstance(part, bytes | str))
-        if ask.id in client.under_way or not ask.id:
-            self._send_away(client.connection, f"the id {ask.id} can't be used (again)")
-        elif len(client.under_way) >= ASKS_MAX or self._bytes + size > self.room:
-            self._send_away(client.connection, f"too much at once: wait for the answers to {ASKS_MAX} asks")
-        elif self.on_ask is None:
+        size = sum(len(part) for part in msgspec.structs.astuple(request) if isinstance(part, bytes | str))
+        if request.id in client.under_way or not request.id:
+            self._send_away(client.connection, f"the id {request.id} can't be used (again)")
+        elif len(client.under_way) >= REQUESTS_MAX or self._bytes + size > self.room:
+            self._send_away(client.connection, f"too much at once: wait for the answers to {REQUESTS_MAX} requests")
+        elif self.on_request is None:
             self._send_away(client.connection, "this node is not ready yet: try again")
         else:
-            client.under_way[ask.id] = Asked(ask, size, now + ask.timeout if ask.timeout else float("inf"))
+            client.under_way[request.id] = Asked(
+                request, size, now + request.timeout if request.timeout else float("inf")
+            )
             self._bytes += size
             client.since = now
-            self.on_ask(client.number, ask)
+            self.on_request(client.number, request)
 
-    def answer(self, number: int, ask_id: int, framed: bytes, last: bool) -> Literal["sent", "full", "gone"]:
-        """Send what `frame` made of an answer; the `last` one ends the ask. `full`: a part that is not sent, try again
-        later."""
+    def answer(self, number: int, request_id: int, framed: bytes, last: bool) -> Literal["sent", "full", "gone"]:
+        """Send what `frame` made of an answer; the `last` one ends the request. `full`: a part that is not sent, try
+        again later."""
         client = self._clients.get(number)
-        if client is None or client.connection.dead or ask_id not in client.under_way:
+        if client is None or client.connection.dead or request_id not in client.under_way:
             return "gone"
         if not last and client.connection.full:
             return "full"
         if last:
-            self._bytes -= client.under_way.pop(ask_id).size
+            self._bytes -= client.under_way.pop(request_id).size
         self._queue(client.connection, framed)
         self.check_room(number)
         return "sent"
@@ -149,10 +152,10 @@ class Clients:
             else:
                 self._drop(victim.connection, "stalled", "too much waits for it, and for others")
 
-    def waits(self, number: int, ask_id: int) -> bool:
+    def waits(self, number: int, request_id: int) -> bool:
         """Whether this client is still there, and waits for the answer. For any thread."""
         client = self._clients.get(number)
-        return client is not None and ask_id in client.under_way
+        return client is not None and request_id in client.under_way
 
     def frame(self, answer: Answer) -> bytes:
         """What `answer` takes. For any thread."""
@@ -166,7 +169,7 @@ class Clients:
             client.taken, client.since = connection.taken, now
         for asked in list(client.under_way.values()):
             if now >= asked.begin_by:
-                self.on_over(client.number, asked.ask)
+                self.on_over(client.number, asked.request)
         if not connection.idle:
             due, why = client.since + STALL_MAX, "it does not take its answers"
         elif connection.session.held:

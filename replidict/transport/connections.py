@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
-from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import Message
 from replidict.transport.dialing import reason
 from replidict.transport.framing import WireError
@@ -21,7 +21,7 @@ from replidict.transport.handshake import Opened
 from replidict.transport.tcp import SocketConnection, connected
 
 HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other
-READ_BYTES, READ_BYTES_STRANGER = 256 * 1024, 16 * 1024
+READ_BYTES, READ_BYTES_UNAUTHENTICATED = 256 * 1024, 16 * 1024
 
 _READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WRITE
 
@@ -35,7 +35,7 @@ class Traffic:
         poller: Poller,
         clock: Callable[[], float],
         *,
-        heard: Callable[[SocketConnection, Message | Ask | Answer | Opened], None],
+        heard: Callable[[SocketConnection, Message | Request | Answer | Opened], None],
         moved: Callable[[SocketConnection], None],
         ended: Callable[[SocketConnection, str, str, bool], None],
     ) -> None:
@@ -112,7 +112,7 @@ class Traffic:
         self.say(connection)
 
     def _read(self, connection: SocketConnection) -> None:
-        room = READ_BYTES_STRANGER if connection.node is None else READ_BYTES
+        room = READ_BYTES_UNAUTHENTICATED if connection.node is None else READ_BYTES
         try:
             count = connection.sock.recv_into(self._scratch, room)
         except (BlockingIOError, InterruptedError):

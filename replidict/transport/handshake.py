@@ -48,7 +48,7 @@ from typing import Annotated, Literal, NoReturn
 import msgspec
 
 from replidict.errors import ReplidictError
-from replidict.protocol.client_messages import Answer, Ask, decode_answer, decode_ask
+from replidict.protocol.client_messages import Answer, Request, decode_answer, decode_request
 from replidict.protocol.peer_messages import Message, decode, encode
 from replidict.release import FIRST, THIS, Release
 from replidict.security import Security, split_address
@@ -180,7 +180,7 @@ class WireSession:
         self.tag_bytes = TAG_BYTES if security.mode == "secret" else 0
         self._me, self._security, self._key, self._called = me, security, key, called
         self._may_call, self._admit, self._meet, self._bid_farewell = may_call, admit, meet, farewell
-        self._decode: Callable[[bytearray], Message | Ask | Answer] = decode
+        self._decode: Callable[[bytearray], Message | Request | Answer] = decode
         self._max_frame_bytes = max_frame_bytes
         self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -203,7 +203,7 @@ class WireSession:
         elif self._called is not None:
             self._say_hello()
 
-    def receive(self, data: bytes | memoryview) -> Iterator[Message | Ask | Answer | Opened]:
+    def receive(self, data: bytes | memoryview) -> Iterator[Message | Request | Answer | Opened]:
         """Take bytes from the network; yields `OPENED` once, then messages, or what a client asks or is answered.
 
         Raises `WireError` alone.
@@ -353,7 +353,7 @@ class WireSession:
         if self.is_client:
             if not calling and hello.node_id:
                 self._refuse("address", "a node needs an address, and a client has no node id")
-            self._decode = decode_answer if calling else decode_ask
+            self._decode = decode_answer if calling else decode_request
         elif not calling:
             self._check_name(hello.address)
             self.unwelcome = self._may_call(hello.address)
@@ -427,7 +427,7 @@ class WireSession:
         if not hmac.compare_digest(tag, self._receive.tag(body)):
             raise WireError("tag", "a frame was forged, changed, repeated or lost on the way")
 
-    def _message(self, body: bytearray) -> Message | Ask | Answer:
+    def _message(self, body: bytearray) -> Message | Request | Answer:
         try:
             return self._decode(body)
         except _UNDECODABLE as error:

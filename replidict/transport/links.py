@@ -6,8 +6,8 @@ Rules this module keeps:
 2. The engine hears of a peer only once both sides have accepted each other (see `wire`): connected, then messages in
    order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
 3. One connection per pair (see `pairs`). A new one replaces the old one.
-4. Whatever a stranger does (see `strangers`) costs bounded memory, bounded work per poll, and one line in the log per
-   host and minute; whatever a peer does, few lines a minute.
+4. Whatever a stranger does (see `unauthenticated`) costs bounded memory, bounded work per poll, and one line in the log
+   per host and minute; whatever a peer does, few lines a minute.
 5. A client (see `clients`) and a caller that is no member never reach the engine, but for what such a caller says of
    the members.
 """
@@ -29,7 +29,7 @@ from replidict.errors import ReplidictError
 from replidict.log_throttle import LogThrottle
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
-from replidict.protocol.client_messages import Answer, Ask
+from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import MembersAre, Message, encode
 from replidict.release import Release
 from replidict.security import Security, split_address
@@ -40,7 +40,7 @@ from replidict.transport.framing import TAG_BYTES, frame
 from replidict.transport.handshake import CLOSE, OPENED, PING, NodeIdentity, Opened, State, WireSession
 from replidict.transport.peer_link import Pair
 from replidict.transport.tcp import Listener, SocketConnection, dial
-from replidict.transport.unauthenticated import Strangers
+from replidict.transport.unauthenticated import UnauthenticatedConnections
 
 logger = Logger(__name__)
 
@@ -84,7 +84,7 @@ class TcpTransport(Transport):
         self._peers: dict[str, Pair] = {}
         self._traffic = Traffic(poller, clock, heard=self._hear, moved=self._moved, ended=self._ended)
         self._connections = self._traffic.connections
-        self._strangers = Strangers()
+        self._unauthenticated = UnauthenticatedConnections()
         self._announced: dict[str, SocketConnection] = {}  # the connections that the engine knows of, by address
         self._lookups: list[Lookup] = []  # under way
         self._log_throttle = LogThrottle(identity.address)
@@ -199,7 +199,7 @@ class TcpTransport(Transport):
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def _hear(self, connection: SocketConnection, event: Message | Ask | Answer | Opened) -> None:
+    def _hear(self, connection: SocketConnection, event: Message | Request | Answer | Opened) -> None:
         """A session yielded something."""
         if event is OPENED:
             self._open(connection)
@@ -210,7 +210,7 @@ class TcpTransport(Transport):
         elif connection.node is not None:
             self._onMessageReceived(connection.node, event)
         else:
-            assert connection.client is not None and isinstance(event, Ask)
+            assert connection.client is not None and isinstance(event, Request)
             self.clients.hear(connection.client, event, connection.heard_at)
 
     def _moved(self, connection: SocketConnection) -> None:
@@ -227,7 +227,7 @@ class TcpTransport(Transport):
         self._traffic.say(connection)
         session, now = connection.session, self._clock()
         if session.is_client:
-            self._strangers.gone(connection)
+            self._unauthenticated.gone(connection)
             self.clients.come(connection, now)
             return
         if session.farewell is not None:
@@ -242,7 +242,7 @@ class TcpTransport(Transport):
         if peer.live is not None:
             self._traffic.fail(peer.live, "replaced", "the peer made a new one")
         self._tell_lost(address)
-        self._strangers.gone(connection)
+        self._unauthenticated.gone(connection)
         if peer.calling is not None and peer.calling is not connection:
             self._traffic.fail(peer.calling, "replaced", "the peer made one first")
         peer.opened(connection, now)
@@ -273,7 +273,7 @@ class TcpTransport(Transport):
 
     def _forget(self, connection: SocketConnection) -> None:
         """It is nobody's any more whom this node lets in."""
-        self._strangers.gone(connection)
+        self._unauthenticated.gone(connection)
         hello = connection.session.peer
         peer = self._peers.get(hello.address) if hello is not None else None
         if peer is not None and peer.coming is connection:
@@ -414,6 +414,6 @@ class TcpTransport(Transport):
         self._come(self._add(sock, remote, None, self._clock() + HANDSHAKE_TIMEOUT))
 
     def _come(self, connection: SocketConnection) -> None:
-        victim = self._strangers.come(connection)
+        victim = self._unauthenticated.come(connection)
         if victim is not None:
             self._traffic.fail(victim, "crowd", "too many connections wait to be accepted")

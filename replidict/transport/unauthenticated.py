@@ -19,10 +19,10 @@ import random
 
 from replidict.transport.tcp import SocketConnection
 
-STRANGERS_MAX = 128
+UNAUTHENTICATED_MAX = 128
 
 
-class Strangers:
+class UnauthenticatedConnections:
     """Those of one node."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Strangers:
 
     def come(self, connection: SocketConnection) -> SocketConnection | None:
         """Somebody called. Returns who must go for it, if any: `gone` is to follow."""
-        victim = self._last_in_line() if self._count >= STRANGERS_MAX else None
+        victim = self._last_in_line() if self._count >= UNAUTHENTICATED_MAX else None
         self._by_host.setdefault(_host(connection.remote), {})[connection.fd] = connection
         self._count += 1
         return victim

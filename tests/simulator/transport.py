@@ -29,7 +29,7 @@ class Member(Protocol):
         """Words for a caller who is no member."""
         ...
 
-    def hear_stranger(self, message: MembersAre) -> None:
+    def hear_from_non_member(self, message: MembersAre) -> None:
         """Words of such a caller."""
         ...
 
@@ -143,7 +143,7 @@ class SimulatedTransport(Transport):
         self._parting.discard(connection)
         self._network.cut(connection)
         if kind == "message" and isinstance(message := decode(data), MembersAre):
-            self._engine.hear_stranger(message)
+            self._engine.hear_from_non_member(message)
 
     def _open(self, connection: Connection, node: Node) -> None:
         connection.opened = True

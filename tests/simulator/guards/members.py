@@ -174,7 +174,7 @@ def tell_who_the_members_are() -> Replacements:
 
 
 @guard("thesis 4.1", scenario=member_scenarios.all_it_knew_are_gone)
-def hear_strangers_on_the_members() -> Replacements:
+def hear_non_members_on_the_members() -> Replacements:
     """A member that was away while all others were replaced listens to none of them (found: S4)."""
 
     def parted(self: SimulatedTransport, connection: Any, *what: Any) -> None:

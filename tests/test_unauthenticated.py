@@ -21,7 +21,7 @@ from replidict.transport import unauthenticated
 from replidict.transport.framing import WireError, frame
 from replidict.transport.handshake import PING, Refused
 from replidict.transport.links import LINES_PER_PEER
-from replidict.transport.unauthenticated import STRANGERS_MAX
+from replidict.transport.unauthenticated import UNAUTHENTICATED_MAX
 from tests.wire_nets import (
     Host,
     Net,
@@ -135,7 +135,7 @@ def test_garbage(net: Net, mode: Mode, what: str, caplog: pytest.LogCaptureFixtu
             net.run(lambda sock=sock: closed(sock), seconds=3.0)  # type: ignore[misc]
         serves(net, hosts)
         assert len(warnings(caplog)) == 1 and "refused a connection from 127.0.0.1" in caplog.text
-        assert not hosts[0].wire._strangers and len(hosts[0].wire._connections) == 2
+        assert not hosts[0].wire._unauthenticated and len(hosts[0].wire._connections) == 2
         assert all(len(host.events) == 2 for host in hosts)
         caplog.clear()
         net.pass_time(61)
@@ -154,7 +154,7 @@ def test_a_thousand_idle_connections(net: Net, mode: Mode, caplog: pytest.LogCap
         for _ in range(1000):
             stranger.call()
             net.round()
-            assert len(hosts[0].wire._strangers) <= STRANGERS_MAX
+            assert len(hosts[0].wire._unauthenticated) <= UNAUTHENTICATED_MAX
         hosts.append(net.host(peers[2], peers, net.certificates.security(mode)))
         net.run(lambda: all(len(host.up) == 2 for host in hosts), seconds=1.0)
         serves(net, hosts)
@@ -231,7 +231,7 @@ def back_in_a_flood(net: Net, mode: Mode, source: str, said: bytes | None, slown
             del stranger.sockets[:-200]
             net.round()
 
-        while len(host.wire._strangers) < STRANGERS_MAX:
+        while len(host.wire._unauthenticated) < UNAUTHENTICATED_MAX:
             flood()
         again = net.host(returning.address, [host.address], net.certificates.security(mode))
         net.hosts.remove(again)
@@ -242,7 +242,7 @@ def back_in_a_flood(net: Net, mode: Mode, source: str, said: bytes | None, slown
                 flood()
             again.poller.poll(0)
             again.wire.tick(net.now)
-        assert len(host.wire._strangers) <= STRANGERS_MAX
+        assert len(host.wire._unauthenticated) <= UNAUTHENTICATED_MAX
         return net.now - start
 
 
@@ -267,10 +267,10 @@ def test_who_has_said_who_it_is_stays(net: Net, mode: Mode) -> None:
     with Stranger(hosts[0]) as stranger:
         said = stranger.call(handshake_of(net, hosts[0], hosts[2].address, mode))
         net.run(lambda: len(hosts[0].wire._connections) == 3)
-        for _ in range(5 * STRANGERS_MAX):
+        for _ in range(5 * UNAUTHENTICATED_MAX):
             stranger.call()
             net.round()
-        assert len(hosts[0].wire._strangers) == STRANGERS_MAX and not closed(said)
+        assert len(hosts[0].wire._unauthenticated) == UNAUTHENTICATED_MAX and not closed(said)
         serves(net, hosts)
 
 
@@ -361,14 +361,14 @@ def test_farewell_is_for_the_proven(net: Net, what: str, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("who", ["a stranger", "a guest", "a node"])
+@pytest.mark.parametrize("who", ["a stranger", "a client", "a node"])
 def test_who_is_believed_to_know_another_node_here(
     net: Net, mode: Mode, who: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That a node took another's place is heard from proven nodes of the cluster, of which it may know none."""
     low, high = addresses(2)
     host = net.host(low, [], net.certificates.security(mode), farewell=lambda: FAREWELL)
-    session = session_for(net, host, "" if who == "a guest" else high, mode)
+    session = session_for(net, host, "" if who == "a client" else high, mode)
     lie = frame(encode(Refused("identity", "another was here")))
     if who == "a stranger":
         session._say_proof = lambda: session._output.append(lie)  # type: ignore[method-assign]
@@ -398,7 +398,7 @@ def test_last_words_are_not_waited_for_long(net: Net) -> None:
     host = net.host(addresses(1)[0], [], net.certificates.security("plain"), farewell=lambda: FAREWELL)
     with Stranger(host) as stranger:
         peer = RawPeer(net, stranger, host, "127.0.0.1:40000", "plain")
-        net.run(lambda: host.wire._strangers)
+        net.run(lambda: host.wire._unauthenticated)
         start = net.now
         while not closed(peer.sock):
             peer.say(peer_messages.encode(Propose(1, b"x")))

@@ -72,7 +72,7 @@ def test_a_majority_that_comes_back_is_told_and_stops(
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     founder = old.open(0)
     assert founder.wait_ready(30)
-    assert founder._host._herald is not None and len(founder._host._herald._threads) == 2
+    assert founder._host._supersede_notifier is not None and len(founder._host._supersede_notifier._threads) == 2
     caplog.set_level(logging.INFO)
     back = [old.open(1), old.open(2)]
     wait_until(lambda: all(map(old.has_stopped, back)), "both have stopped")
@@ -98,11 +98,11 @@ def test_a_majority_that_comes_back_is_told_and_stops(
         assert joined.get("k", linearizable=True) == "after"
     wait_until(lambda: all(member.voter for member in founder.members()), "both have a vote")
     assert len(founder.members()) == 3
-    guests = wire_of(joined).clients
-    called = guests._last
+    clients = wire_of(joined).clients
+    called = clients._last
     looked = time.monotonic() + 1
     wait_until(lambda: time.monotonic() > looked, "it would have been called five times if it were still looked for")
-    assert guests._last == called
+    assert clients._last == called
     assert "before the quorum was lost" not in caplog.text
 
 
@@ -232,7 +232,7 @@ def test_a_forked_child_calls_nobody(tmp_path: Path, stack: ExitStack) -> None:
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     living = [old.open(1), old.open(2)]
     leader_of(living)
-    founder = old.open(0)._host._herald
+    founder = old.open(0)._host._supersede_notifier
     assert founder is not None
     wait_until(lambda: len(founder._clients) == 2, "both are told")
     assert in_child(lambda: [client._socket.fileno() for client in founder._clients]) == "[-1, -1]"
@@ -241,19 +241,19 @@ def test_a_forked_child_calls_nobody(tmp_path: Path, stack: ExitStack) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_ever_other_words_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: Mode) -> None:
-    """Whoever a guest says that it was recovered as, the log of a cluster that lives has one line, on one line."""
+    """Whoever a client says that it was recovered as, the log of a cluster that lives has one line, on one line."""
     certificates = Certificates(tmp_path)
     with cluster(tmp_path, **given(mode, certificates)) as nodes:
         nodes[0]["k"] = 1
         status = nodes[0].status()
         address, cluster_id = str(status.address), str(status.cluster_id)
         caplog.clear()
-        with Client(address, security=certificates.security(mode, address)) as guest:
+        with Client(address, security=certificates.security(mode, address)) as client:
 
             def refused(why: str, host: str, node_id: str = "1" * 32) -> None:
                 at = "2026-01-01\n00:00:00"
                 with pytest.raises((ReplidictError, ValueError), match=why):
-                    guest.ask(
+                    client.request(
                         lambda number, timeout: Supersede(
                             number, timeout, cluster_id, node_id, f"{host}:1", NUMBER_MAX, "0" * 32, "n1:7000", at
                         ),
