@@ -18,7 +18,7 @@ test: $(READY) lint
 	$(MAKE) --jobs=2 --output-sync=target test-real test-simulated
 
 test-real: $(READY)
-	$(BIN)/python -m pytest $(SIMULATED:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(SIMULATED:%=--ignore=%)
 
 test-simulated: $(READY)
 	nice -n 19 $(BIN)/python -m pytest $(SIMULATED)

@@ -155,7 +155,7 @@ def test_a_node_of_the_last_release_refuses_in_words(nodes: list[Dict], monkeypa
     old: Any = known[0]
     for kind in known[1:]:
         old |= kind
-    monkeypatch.setattr(handshake, "decode_ask", msgspec.msgpack.Decoder(old).decode)
+    monkeypatch.setattr(handshake, "decode_request", msgspec.msgpack.Decoder(old).decode)
     refused = Tail(address(nodes[0]))
     assert refused.ends() == 1
     assert "does not know how to watch, its release is too old" in refused.errors[0]

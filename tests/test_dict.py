@@ -769,11 +769,11 @@ def test_iterating_while_others_write_never_raises(d: Dict) -> None:
 
     def write(name: str) -> None:
         try:
-            for number in range(150):
+            for number in range(40):
                 d[name, number] = number
                 d.pop((name, number - 5), None)
                 d.update({(name, "x"): 1, (name, "y"): 2})
-                if number % 50 == 49:
+                if number % 10 == 9:
                     d.clear()
         finally:
             stop.set()

@@ -24,6 +24,12 @@ from tests.test_http_serve import leader_of, three
 from tests.test_http_server import OPTIONS, request, serving
 
 
+@pytest.fixture(autouse=True)
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its heartbeats a stream finds that its client is gone."""
+    monkeypatch.setattr(watches, "HEARTBEAT_SECONDS", 0.5)
+
+
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[tuple[Dict, int]]:
     with ReplicatedDict[Any, Any](tmp_path / "d", options=OPTIONS) as d, serving(d) as (port, _):

@@ -33,7 +33,7 @@ class Waker:
     """A pipe by which any thread ends the tick thread's wait."""
 
     def __init__(self) -> None:
-        self.sleeping = False
+        self.sleeping = self.woken = False
         self._writing: list[None] = []  # one for each who may be writing: a closed descriptor's number may be reused
         self._open = True
         self._read_end, self._write_end = os.pipe()
@@ -47,6 +47,7 @@ class Waker:
 
     def _drain(self, descriptor: int, events: int) -> None:
         os.read(self._read_end, 4096)
+        self.woken = True
 
     def wake(self) -> None:
         """End the wait, if there is one."""
@@ -147,12 +148,15 @@ class Ticker:
         try:
             while not self._stopping:
                 waker.sleeping = True  # before looking whether there is work: who queues some afterwards wakes us
-                pause = min(node.idle_until() - clock(), LONGEST_PAUSE)
+                due = node.idle_until()
+                pause = min(due - clock(), LONGEST_PAUSE)
                 if self._stopping:
                     break
                 engine.poll(max(pause, 0.0))
                 waker.sleeping = False
-                node.step()
+                if waker.woken or node.is_due(due):
+                    waker.woken = False
+                    node.step()
                 if clock() >= check_at:
                     check_at = clock() + CHECK_EVERY
                     self._check()

@@ -163,6 +163,11 @@ class Node:
             self.leases.next_deadline(),
         )
 
+    def is_due(self, due: float) -> bool:
+        """Whether a step is due, where it was due at a clock time before the last messages were handled."""
+        engine = self.engine
+        return engine.stirred or engine.clock() >= min(due, engine.transport.next_deadline())
+
     def refuse(self, failure: ReplidictError) -> None:
         """Have every call, and every reader, get this from now on."""
         self.failure = failure

@@ -215,12 +215,13 @@ class Proposals:
 
     def on_outcome(self, outcome: Outcome) -> None:
         """An entry was applied on this node."""
-        self.waiting = True
         if isinstance(outcome, BatchApplied):
             if outcome.session == self._session:
                 self._on_batch(outcome)
         elif isinstance(outcome, SessionOpened) and outcome.nonce == self._nonce and self._session is None:
             self._session, self._sequence = outcome.session, 0
+        if self._queue:  # there may be room for it now
+            self.waiting = True
 
     def _on_batch(self, outcome: BatchApplied) -> None:
         batch = self._in_flight.get(outcome.sequence)
@@ -228,7 +229,7 @@ class Proposals:
             return  # sent twice, and answered the first time
         results = outcome.results
         if results is Refusal.GAP:
-            batch.sent_by = None
+            batch.sent_by, self.waiting = None, True
         elif results is Refusal.NO_SESSION:
             self._session_ended()
         elif isinstance(results, Refusal):

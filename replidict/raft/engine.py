@@ -99,6 +99,8 @@ class Engine(SyncObj):
         self.on_step: Callable[[], None] = lambda: None
         self.on_changes: Callable[[Changes], None] = lambda changes: None
         self.meet: Callable[[str, Release], str | None] = lambda address, release: None  # see `node.feature_level`
+        self.stirred = True
+        """Whether something has happened since the last step that may leave something to do."""
         self.log_throttle = LogThrottle(state.address)
         super().__init__(Node(state.address), [], SyncObjConf(autoTick=False), transportClass=transport)
         self.transport: Network = self._SyncObj__transport
@@ -216,6 +218,7 @@ class Engine(SyncObj):
 
     def step(self) -> None:
         """Rule 1. Raises `StorageError` when the node can't go on."""
+        self.stirred = False
         self.outbox.retry_answers()
         self.transport.tick(self.clock())
         self.elections.tick()
@@ -234,7 +237,7 @@ class Engine(SyncObj):
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
-        if self.state.last_applied < self.state.commit_index or self.store.pending:
+        if self.stirred or self.state.last_applied < self.state.commit_index or self.store.pending:
             return float("-inf")
         return min(self.transport.next_deadline(), self.elections.next_deadline(), self.replication.next_deadline())
 
@@ -256,6 +259,7 @@ class Engine(SyncObj):
         members = state.configurations.applied(index)
         changes = machine.take_changes()
         self.store.record(entries[-1].term, changes, None if members is None else members.stored())
+        self.read_index.note_time()
         self.on_changes(changes)
         if members is not None:
             self._settle_membership(members)
@@ -289,13 +293,27 @@ class Engine(SyncObj):
     def _SyncObj__onMessageReceived(self, node: Node, message: msg.Message) -> None:
         peer = self.peers.get(node.id)
         if peer is not None:
+            late = type(message) is msg.AppendReply and self._is_late(peer, message)
             self._handlers[type(message)](peer, message)
+            self.stirred = self.stirred or not late
+
+    def _is_late(self, peer: Peer, message: msg.AppendReply) -> bool:
+        """Whether a follower acknowledges only what a majority has acknowledged before, and nothing waits for it."""
+        state = self.state
+        return (
+            message.success
+            and message.term == state.term
+            and message.match_index <= state.commit_index
+            and peer.next_index > state.log.last_index
+            and not (peer.probing or peer.snapshot_sending or self.read_index.waiting or self.transfer.active)
+            and not state.members.learners
+        )
 
     @override
     def _SyncObj__onNodeConnected(self, node: Node) -> None:
         peer = self.peers.get(node.id)
         if peer is not None:
-            peer.connected = True
+            self.stirred = peer.connected = True
             peer.connections += 1
             peer.reconnected()
             self.snapshots.reconnected(peer)
@@ -305,7 +323,7 @@ class Engine(SyncObj):
     def _SyncObj__onNodeDisconnected(self, node: Node) -> None:
         peer = self.peers.get(node.id)
         if peer is not None:
-            peer.connected = False
+            peer.connected, self.stirred = False, True
 
     # -- members ----------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,11 @@ class ReadIndex:
         elif not self._calls.ask(lambda number: ReadIndexRequest(term, number), answer):
             answer(None)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a read waits for a majority to confirm this leader."""
+        return bool(self._waiting or self._new)
+
     def tick(self) -> None:
         """Begin one round for all reads that came since the last; fail those whose leader is gone."""
         state = self._state
@@ -72,7 +77,7 @@ class ReadIndex:
                 answer(None)
         for answer in self._calls.take_lost():
             answer(None)
-        self._note_time()
+        self.note_time()
         if self._waiting:
             self._rounds.count()  # by fewer, perhaps, than when the round began
             self._answer_confirmed()
@@ -171,7 +176,7 @@ class ReadIndex:
         self._lease_ended_in = self._state.term
         self.lease_until = float("-inf")
 
-    def _note_time(self) -> None:
+    def note_time(self) -> None:
         """Work out `lease_until` and `fresh_as_of`, which other threads read at any time."""
         state = self._state
         self.lease_until = float("-inf")

@@ -78,7 +78,7 @@ class Replication:
         state = self._state
         if not state.is_leader or not state.peers:
             return float("inf")
-        heartbeat_due = min(peer.sent_at for peer in state.peers.values()) + state.options.heartbeat
+        heartbeat_due = min([peer.sent_at for peer in state.peers.values()]) + state.options.heartbeat
         return min(heartbeat_due, self._commit_due)
 
     def send(self) -> None:
@@ -133,7 +133,7 @@ class Replication:
             if not self._send(peer, peer.next_index - 1, prev_term, entries, now):
                 break
             last = entries[-1].index
-            size = sum(len(entry.command) for entry in entries)
+            size = sum([len(entry.command) for entry in entries])
             peer.in_flight.append((last, size))
             peer.in_flight_bytes += size
             self._count_sent(peer, entries)
@@ -142,9 +142,9 @@ class Replication:
         return sent
 
     def _count_sent(self, peer: Peer, entries: list[Entry]) -> None:
-        highest = self._highest_sent.get(peer.address, 0)
-        self.entries_resent += sum(entry.index <= highest for entry in entries)
-        self._highest_sent[peer.address] = max(highest, entries[-1].index)
+        first, last, highest = entries[0].index, entries[-1].index, self._highest_sent.get(peer.address, 0)
+        self.entries_resent += max(min(highest, last) - first + 1, 0)
+        self._highest_sent[peer.address] = max(highest, last)
 
     def _send_heartbeat(self, peer: Peer, now: float) -> None:
         state = self._state
@@ -209,6 +209,8 @@ class Replication:
         if not state.is_leader:
             return
         log = state.log
+        if state.commit_index == log.last_index:
+            return
         stored = [
             log.durable_index if address == state.address else state.peers[address].match_index
             for address in state.members.voters

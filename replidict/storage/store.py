@@ -270,16 +270,24 @@ class Store:
         """
         if not self.pending and not self._table.due:
             return
-        with self._errors("write"):
+        if self._failed is not None:
+            raise self._failed
+        try:
             if self.log.cut_from is not None:
                 self._count_cut()
-            with self._transaction():
-                self._write(commit_index)
+            db = self._db
+            db.execute("BEGIN IMMEDIATE")
+            self._write(commit_index)
+            db.execute("COMMIT")
+            self.commits += 1
             self._table.written()
             self.log.written()
             self._dirty = False
             self._note()
             self.log.release_memory(self.applied.index)
+        except BaseException as error:
+            self._fail("write", error)
+            raise
 
     def _count_cut(self) -> None:
         self._vote = msgspec.structs.replace(self._vote, cuts=self._vote.cuts + 1)
@@ -358,12 +366,16 @@ class Store:
         try:
             yield
         except BaseException as error:
-            if self._failed is None:
-                self._failed = self._interrupted  # at once, and without a need for memory
-                self._failed = self._failure(verb, error)
-            if isinstance(error, Exception):
-                raise self._failed from error
+            self._fail(verb, error)
             raise
+
+    def _fail(self, verb: str, error: BaseException) -> None:
+        """This was raised, so nothing is written any more. Raises what that means, unless it is no `Exception`."""
+        if self._failed is None:
+            self._failed = self._interrupted  # at once, and without a need for memory
+            self._failed = self._failure(verb, error)
+        if isinstance(error, Exception):
+            raise self._failed from error
 
     def _failure(self, verb: str, error: BaseException) -> StorageError:
         if isinstance(error, records.FAILURES) and records.is_damage(error):

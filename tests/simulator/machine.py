@@ -78,6 +78,7 @@ class Machine:
         self.on_start: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []
         self._inbox: list[Event] = []
+        self._woken = False
         self._timer: Timer | None = None
         self._busy_until = 0.0
         self._stepping = False
@@ -297,6 +298,7 @@ class Machine:
 
     def wake(self) -> None:
         """Another thread queued something."""
+        self._woken = True
         if not self._stepping and self.node is not None:
             self._schedule_at(self.cluster.loop.now)
 
@@ -347,13 +349,16 @@ class Machine:
         transport = self.transport
         assert transport is not None
         try:
+            due = node.idle_until()
             for event in inbox:
                 transport.handle(event)
             if self.backs_up:
                 if self.crashes_in_backups and node.store.term_pending:
                     self.disk.fault, self.crashes_in_backups = Fault("committed", 0, True), False
                 node.call(node.store.flush)
-            node.step()
+            if self._woken or node.is_due(due):
+                self._woken = False
+                node.step()
             cluster.checker.stepped(self)
         except Crash:
             cluster.checker.knows_committed(self)

@@ -248,5 +248,5 @@ def fresh_when_applied() -> Replacements:
         finally:
             state.last_applied = applied
 
-    original = read_index.ReadIndex._note_time
-    yield read_index.ReadIndex, "_note_time", note_time
+    original = read_index.ReadIndex.note_time
+    yield read_index.ReadIndex, "note_time", note_time
