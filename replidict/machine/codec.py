@@ -113,14 +113,15 @@ def encode_key(key: Any, /) -> bytes:
     database of each machine, so nodes could disagree on which keys are the same. Raises `EncodingError`.
     """
     data = encode(key)
-    _check_key(key)
+    if type(key) is not str:  # most are, and it saves a call
+        _check_key(key)
     return data
 
 
 def decode_key(data: bytes, /) -> Hashable:
     """Return the key that `encode_key` made these bytes from; raise `EncodingError` for any others."""
     key = decode(data)
-    if type(key) is not str:  # most are, and it saves a call
+    if type(key) is not str:
         _check_key(key)
     return key  # type: ignore[no-any-return]
 
