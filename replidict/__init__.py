@@ -1,5 +1,6 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict import aio as aio
 from replidict.api.changes import Change, Event
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease

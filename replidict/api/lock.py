@@ -283,7 +283,7 @@ class Lock:
         return f"<{state} replidict.Lock object {self.name!r}, {token}at {id(self):#x}>"
 
 
-class _NotHeldError(RuntimeError, ValueError):
+class NotHeldError(RuntimeError, ValueError):
     """Released more often than acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
 
 
@@ -328,7 +328,7 @@ class Semaphore:
             found = self._find()
             if found is None:
                 self._all.update(reversed(taken))
-                raise _NotHeldError(f"release of {n} permits of {self.name!r}, and {len(taken)} are held")
+                raise NotHeldError(f"release of {n} permits of {self.name!r}, and {len(taken)} are held")
             entry = self._all.pop(found[0], None)
             if entry is not None:  # else another thread, or a signal handler, has taken it
                 taken.append((found[0], entry))

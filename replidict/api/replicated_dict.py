@@ -43,6 +43,8 @@ from replidict.server.open_node import Host
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
 
+    from replidict.aio.async_dict import AsyncDict
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 D = TypeVar("D")
@@ -345,6 +347,16 @@ class ReplicatedDict(
 
     def _run(self, steps: Steps[Returned]) -> Returned:
         return run(self._host.node, steps)
+
+    @property
+    def aio(self) -> AsyncDict[K, V]:
+        """The same dict for coroutines of asyncio, the same object each time. See `replidict.aio`."""
+        face: AsyncDict[K, V] | None = self.__dict__.get("_aio")
+        if face is None:
+            from replidict.aio.async_dict import AsyncDict
+
+            face = self.__dict__.setdefault("_aio", AsyncDict(self))
+        return face
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
