@@ -225,14 +225,32 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
             raise conflict(t.changed) from body.error
         await calls.make(t.committing(seconds, fence))
 
+    @overload
     async def transact(
         self,
-        function: Callable[..., Awaitable[Returned] | Returned],
+        function: Callable[..., Awaitable[Returned]],
+        *args: Any,
+        attempts: int | None = ...,
+        fence: Held | None = ...,
+        timeout: float | None = ...,
+    ) -> Returned: ...
+    @overload
+    async def transact(
+        self,
+        function: Callable[..., Returned],
+        *args: Any,
+        attempts: int | None = ...,
+        fence: Held | None = ...,
+        timeout: float | None = ...,
+    ) -> Returned: ...
+    async def transact(
+        self,
+        function: Callable[..., Any],
         *args: Any,
         attempts: int | None = None,
         fence: Held | None = None,
         timeout: float | None = None,
-    ) -> Returned:
+    ) -> Any:
         """Await `function(t, *args)` as one transaction, and again after a pause when others have changed what it read.
 
         See `ReplicatedDict.transact` for arguments and errors; the function may be a plain one as well. If this is
@@ -251,11 +269,11 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
             t: Transaction[K, V] = Transaction(inside.node, inside.codec, inside.options)
             with Body(t) as body:
                 returned = function(t, *args)
-                result: Any = await returned if inspect.isawaitable(returned) else returned
+                result = await returned if inspect.isawaitable(returned) else returned
             if body.error is None:
                 try:
                     await calls.make(t.committing(tries.seconds(), fence))
-                    return result  # type: ignore[no-any-return]
+                    return result
                 except TransactionConflict as error:
                     keys = error.keys
             else:

@@ -52,7 +52,8 @@ class Inbox:
             if loop is not None:
                 loop.call_soon_threadsafe(self._empty)
         except RuntimeError:  # it is closed
-            self._rung.clear()
+            while self._rung:
+                self._rung.popleft().forget()
             self._told = False
         except Exception:  # a loop of somebody else's must not end the node
             logger.exception("an event loop can't be woken")
@@ -92,6 +93,11 @@ class Bell:
         waiting = self._waiting
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+
+    def forget(self) -> None:
+        """The loop is closed. Who waits never goes on, and must not be kept alive by this: it ends when it is freed,
+        and lets go of what it has asked for."""
+        self._waiting = None
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Wait until it rings, for so many seconds at most. Returns whether it did."""

@@ -42,9 +42,7 @@ class Body:
 
 def _is_changed(error: BaseException) -> bool:
     """Whether this is, or is made only of, what ends a body that would see two moments."""
-    return isinstance(error, Changed) or (
-        isinstance(error, BaseExceptionGroup) and error.subgroup(lambda each: not _is_changed(each)) is None
-    )
+    return isinstance(error, Changed) or (isinstance(error, BaseExceptionGroup) and error.split(Changed)[1] is None)
 
 
 class Attempts:
