@@ -1,12 +1,14 @@
 """A dict that survives the loss of the machine it runs on."""
 
+from replidict import aio as aio
+from replidict.api.changes import Change, Event
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease
 from replidict.api.lock import Held, Lock, Semaphore
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned
-from replidict.api.watch import Change, Event, Watch
+from replidict.api.watch import Watch
 from replidict.errors import (
     ClosedError,
     DecodingError,

@@ -17,10 +17,12 @@ Returned = TypeVar("Returned")
 class Call(Generic[Returned]):
     """One function that another thread is to call."""
 
-    __slots__ = ("_begun", "_error", "_function", "_over", "_returned", "_withdrawn")
+    __slots__ = ("_begun", "_done", "_error", "_function", "_over", "_returned", "_withdrawn")
 
-    def __init__(self, function: Callable[[], Returned]) -> None:
+    def __init__(self, function: Callable[[], Returned], done: Callable[[], object] | None = None) -> None:
+        """`done` is called when it is over, by whoever ends it; it neither blocks nor raises."""
         self._function = function
+        self._done = done
         self._over = Latch()
         self._begun = self._withdrawn = False
         self._error: BaseException | None = None
@@ -36,15 +38,20 @@ class Call(Generic[Returned]):
                 self._error = error
             except BaseException as error:  # noqa: BLE001 -- meant for the thread that it runs in, and not for the caller
                 self._error = StorageError(f"this node has stopped: {type(error).__name__}: {error}".removesuffix(": "))
-                self._over.set()
+                self._end()
                 return error
-            self._over.set()
+            self._end()
         return self._error
+
+    def _end(self) -> None:
+        self._over.set()
+        if self._done is not None:
+            self._done()
 
     def refuse(self, error: ReplidictError) -> None:
         """Say why it will not be called."""
         self._error = error
-        self._over.set()
+        self._end()
 
     def withdraw(self) -> bool:
         """Give it up; returns whether it was not begun, and never will be."""

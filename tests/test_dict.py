@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replidict import EncodingError, NotCommitted, Options, OutcomeUnknown, ReplicatedDict
-from replidict.node.blocking_calls import in_part
+from replidict.node.update import in_part
 from tests.clusters import Dict
 
 QUICK = Options(durability="process")

@@ -24,6 +24,7 @@ from replidict import (
     ReplicatedDict,
     Watch,
 )
+from replidict.api.changes import ANY
 from tests.clusters import Dict, cluster, credentials, leader_of, wait_until
 
 PATIENCE = 60.0  # seconds
@@ -421,3 +422,17 @@ def test_a_slow_watcher_holds_up_nobody(d: Dict) -> None:
             d["a"] = number
         assert len(rest(quick)) == 101
         assert len(rest(slow)) == 100
+
+
+@pytest.mark.parametrize("key", [ANY, "k0"], ids=["all", "one key"])
+def test_a_snapshot_that_nobody_takes_hides_no_loss(tmp_path: Path, key: Any) -> None:
+    """What is dropped before the snapshot of a watch is taken is told as lost, and not passed over."""
+    with ReplicatedDict[str, int](tmp_path / "d", options=Options(history_entries=10)) as d:
+        d["k0"] = 0
+        with d.watch(key, snapshot=True) as watch:
+            for number in range(50):
+                d[f"k{number}"] = number
+            change = watch.next(0)
+            assert change is not None and change.kind == "snapshot" and len(change.events) == 1
+            with pytest.raises(HistoryLost):
+                watch.next(0)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from replidict.api.coordination import fenced
 from replidict.api.lock import Held
+from replidict.api.operations import fenced
 from replidict.brief import brief
 from replidict.errors import EncodingError, TransactionConflict
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, decode_key
-from replidict.node.blocking_calls import write
 from replidict.node.call_arguments import encoded_key, encoded_value
 from replidict.node.increments import increment_of
 from replidict.node.node import Node
+from replidict.node.steps import Prepared, Steps, run
 from replidict.options import Options
 
 SHOWN = 3
@@ -54,8 +54,12 @@ class Commit:
         that can't be incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then,
         but for `OutcomeUnknown`.
         """
+        return run(self._node, self.steps(seconds, fence))
+
+    def steps(self, seconds: float, fence: Held | None) -> Steps[int]:
+        """The same, to be made by whoever waits in another way."""
         operation, size = self.operation()
-        found = write(self._node, fenced(operation, fence), size, seconds)
+        found = yield Prepared(fenced(operation, fence), size), seconds
         if isinstance(found, list):
             raise conflict([decode_key(key) for key in found])
         if isinstance(found, bytes):

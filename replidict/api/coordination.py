@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from replidict.api.leadership import Leadership
-from replidict.api.lease import Lease
+from replidict.api.lease import Lease, not_granted
 from replidict.api.lock import Held, Lock, Semaphore
+from replidict.api.operations import Operations
+from replidict.api.wanted import wanted_lock, wanted_permit
 from replidict.errors import NotCommitted, raise_anew, waits_for_itself
 from replidict.latch import Latch
-from replidict.machine import commands as cmd
-from replidict.machine.locks import EXCLUSIVE
-from replidict.node.blocking_calls import rounded
 from replidict.node.call_arguments import ttl_of
-from replidict.node.leases import milliseconds
-from replidict.node.locks import Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import result_of
+from replidict.node.steps import Returned, Steps
 from replidict.own_threads import in_node_thread
 from replidict.status import LockInfo
 
 if TYPE_CHECKING:
     from replidict.server.open_node import Host
-
-Written = TypeVar("Written", cmd.Put, cmd.Add, cmd.CompareAndSet, cmd.Replace)
-
-NAME_MAX = 1000
-"""Characters of a lock's name, and of what its holder says."""
-
-
-def expiring(operation: Written, ttl: float | None, lease: Lease | None) -> Written | cmd.Expiring:
-    """A write whose key ends by itself, if it does. Raises `ValueError` for what is no ttl or lease."""
-    if ttl is None and lease is None:
-        return operation
-    if lease is not None and not isinstance(lease, Lease):
-        raise ValueError(f"lease={lease!r}: must be what lease() gives")
-    ttl_ms = None if ttl is None else milliseconds(ttl_of(ttl))
-    return cmd.Expiring(operation, ttl_ms, None if lease is None else lease.id)
-
-
-def fenced(
-    operation: cmd.Put | cmd.Add | cmd.CompareAndSet | cmd.Replace | cmd.Expiring | cmd.Transact, fence: Held | None
-) -> cmd.Operation:
-    """A write that needs a lock, if it does. Raises `ValueError` for what is no lock."""
-    check_fence(fence)
-    return operation if fence is None else cmd.Fenced(fence.name, fence.token, operation)
-
-
-def check_fence(fence: object) -> None:
-    """Raise `ValueError` for what is no lock that was held."""
-    if not (fence is None or isinstance(fence, Held)):
-        raise ValueError(f"fence={fence!r}: must be what a lock gives that is held: `with d.lock(...) as held`")
-
-
-def _text_of(value: object, name: str, least: int) -> str:
-    if (
-        not isinstance(value, str)
-        or not least <= len(value) <= NAME_MAX
-        or any("\ud800" <= c <= "\udfff" for c in value)
-    ):
-        raise ValueError(f"{name}={value!r}: must be a text of {least} to {NAME_MAX} characters")
-    return value
 
 
 class Coordination:
@@ -70,11 +29,12 @@ class Coordination:
     _host: Host
     _timeout: float
 
+    _operations: Operations[Any, Any]
+
     if TYPE_CHECKING:
 
-        def _key(self, key: object) -> bytes: ...
-        def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result: ...
-        def _let_it_finish(self) -> None: ...
+        def _seconds(self, timeout: float | None) -> float: ...
+        def _run(self, steps: Steps[Returned]) -> Returned: ...
 
     @property
     def _node(self) -> Node:
@@ -97,9 +57,7 @@ class Coordination:
             ValueError: `ttl` is no positive number.
             NotCommitted, OutcomeUnknown, EncodingError, ClosedError, StorageError: As `set`.
         """
-        encoded = self._key(key)
-        ttl_ms = None if ttl is None else milliseconds(ttl_of(ttl))
-        return self._write(cmd.Expire(encoded, ttl_ms), len(encoded), timeout) is True
+        return self._run(self._operations.expire(key, ttl, self._seconds(timeout)))
 
     def ttl(self, key: object) -> float | None:
         """Seconds until a key goes, as this node knows; None: it is permanent. One that hangs on a lease goes with it.
@@ -140,7 +98,7 @@ class Coordination:
         held, write = node.leases.ask(seconds, done.set)
         try:
             if not done.wait(self._timeout):
-                raise NotCommitted(f"no majority granted a lease within {rounded(self._timeout)} s")
+                raise not_granted(self._timeout)
             result_of(write)
         except BaseException:
             node.leases.give_back(held, "nobody waited for it")
@@ -164,21 +122,14 @@ class Coordination:
         Raises:
             ValueError: One of these makes no sense.
         """
-        if not isinstance(shared, bool):
-            raise ValueError(f"shared={shared!r}: must be True or False")
-        return Lock(self._node, self._wanted(name, ttl, shared, EXCLUSIVE, info), self._timeout)
+        return Lock(self._node, wanted_lock(name, ttl, shared, info), self._timeout)
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 10.0, info: str = "") -> Semaphore:
         """A semaphore: `permits` holders in the whole cluster at a time. All who use it give the same number.
 
         Args and errors as for `lock`.
         """
-        if isinstance(permits, bool) or not isinstance(permits, int) or not 0 < permits < 2**31:
-            raise ValueError(f"permits={permits!r}: must be a positive number")
-        return Semaphore(self._node, self._wanted(name, ttl, False, permits, info), self._timeout)
-
-    def _wanted(self, name: str, ttl: float, shared: bool, permits: int, info: str) -> Wanted:
-        return Wanted(_text_of(name, "name", 1), ttl_of(ttl), shared, permits, _text_of(info, "info", 0))
+        return Semaphore(self._node, wanted_permit(name, permits, ttl, info), self._timeout)
 
     def locks(self) -> tuple[LockInfo, ...]:
         """Who holds a lock or a permit, in order of name and token, as this node's copy says; `barrier` first, for all.
@@ -203,9 +154,7 @@ class Coordination:
         Returns:
             Whether it was held with that token.
         """
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**63:
-            raise ValueError(f"token={token!r}: must be a token, as locks() gives it")
-        return self._write(cmd.BreakLock(_text_of(name, "name", 1), token), 64 + len(name)) is True
+        return self._run(self._operations.break_lock(name, token, self._timeout))
 
     # -- leaders ------------------------------------------------------------------------------------------------------
 
@@ -233,7 +182,7 @@ class Coordination:
             raise ValueError(f"work={work!r}: must be a function that takes what is held")
         if self._node.failure is not None:
             raise_anew(self._node.failure)
-        return Leadership(self._node, self._wanted(name, ttl, False, EXCLUSIVE, info), work, self._timeout)
+        return Leadership(self._node, wanted_lock(name, ttl, False, info), work, self._timeout)
 
     def leader(self, name: str) -> LockInfo | None:
         """Who leads `name`, as this node's copy says; None: nobody."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from replidict.api.lock import Held, Patience, give_back, obtain
 from replidict.errors import ReplidictError
 from replidict.latch import Latch
-from replidict.node.locks import Request, Wanted
+from replidict.node.locks import Wanted
 from replidict.node.node import Node
 from replidict.own_threads import in_node_thread
 
@@ -76,15 +76,15 @@ class Leadership:
         pause = SHORTEST_PAUSE
         while not self._stopping.is_set:
             try:
-                request = obtain(self._node, self._wanted, None, patience=self._patience)
+                held = obtain(self._node, self._wanted, None, patience=self._patience)
             except ReplidictError as error:
                 if self._node.failure is None:
                     self.error = error
                     logger.exception("nobody stands for %r here any more", self._wanted.name)
                 return
-            if request is None:
+            if held is None:
                 return
-            failed = self._lead(request)
+            failed = self._lead(held)
             if failed is None:
                 return
             if failed:
@@ -93,9 +93,9 @@ class Leadership:
             else:
                 pause = SHORTEST_PAUSE
 
-    def _lead(self, request: Request) -> bool | None:
+    def _lead(self, held: Held) -> bool | None:
         """Do the work. Returns whether it failed; None: it is done."""
-        held = self._held = Held(self._node, request)
+        self._held = held
         failed: bool | None = None
         try:
             if not self._stopping.is_set:
@@ -108,7 +108,7 @@ class Leadership:
             if failed is None and held.lost.is_set():
                 failed = False
             try:
-                give_back(self._node, request, self._timeout)
+                give_back(held, self._timeout)
             except ReplidictError:
                 failed = failed or False  # lost: it was not for the work to end
         return failed

@@ -5,23 +5,15 @@ from __future__ import annotations
 import threading
 from typing import Self
 
+from replidict.errors import NotCommitted
 from replidict.latch import Latch
+from replidict.node.blocking_calls import rounded
 from replidict.node.leases import HeldLease, Leases
 from replidict.own_threads import in_node_thread
 
 
-class Lease:
-    """A promise that this process is alive: keys attached to it go when it ends, and it ends when nobody renews it.
-
-    The node's own thread renews it every third of its ttl, whatever the program does meanwhile. It ends by `revoke`, on
-    leaving the `with` block, by `close` of the dict, and ttl seconds after the last renewal that reached a majority. It
-    is not inherited by `os.fork`.
-
-    Example:
-        >>> with d.lease(ttl=5) as lease:  # doctest: +SKIP
-        ...     d.set("workers/7", "10.0.0.7:8000", lease=lease)
-        ...     serve(until=lease.lost)
-    """
+class GrantedLease:
+    """A lease, without the ways to end it: those are different for threads and for coroutines."""
 
     def __init__(self, leases: Leases, held: HeldLease, timeout: float) -> None:
         self._leases, self._held, self._timeout = leases, held, timeout
@@ -54,6 +46,24 @@ class Lease:
         """
         self._leases.see_to(self._held)
 
+    def __repr__(self) -> str:
+        state = "lost" if self.lost.is_set() else f"{self.remaining:.3g} s left"
+        return f"<{type(self).__name__} {self.id}, ttl {self.ttl:g} s, {state}>"
+
+
+class Lease(GrantedLease):
+    """A promise that this process is alive: keys attached to it go when it ends, and it ends when nobody renews it.
+
+    The node's own thread renews it every third of its ttl, whatever the program does meanwhile. It ends by `revoke`, on
+    leaving the `with` block, by `close` of the dict, and ttl seconds after the last renewal that reached a majority. It
+    is not inherited by `os.fork`.
+
+    Example:
+        >>> with d.lease(ttl=5) as lease:  # doctest: +SKIP
+        ...     d.set("workers/7", "10.0.0.7:8000", lease=lease)
+        ...     serve(until=lease.lost)
+    """
+
     def revoke(self) -> None:
         """End it now: its keys go, as one change. Does nothing if it has ended already.
 
@@ -72,6 +82,7 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self.revoke()
 
-    def __repr__(self) -> str:
-        state = "lost" if self.lost.is_set() else f"{self.remaining:.3g} s left"
-        return f"<{type(self).__name__} {self.id}, ttl {self.ttl:g} s, {state}>"
+
+def not_granted(seconds: float) -> NotCommitted:
+    """What is raised when a lease was not granted in time."""
+    return NotCommitted(f"no majority granted a lease within {rounded(seconds)} s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from replidict.errors import LockLost, LockTimeout, NotCommitted, OutcomeUnknown, ReplidictError, waits_for_itself
@@ -15,7 +15,7 @@ from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
 from replidict.node.locks import Request, State, Wanted
 from replidict.node.node import Node
-from replidict.node.proposals import result_of
+from replidict.node.proposals import Write, result_of
 from replidict.own_threads import in_node_thread
 
 
@@ -91,28 +91,44 @@ class Patience:
 
 def obtain(
     node: Node, wanted: Wanted, seconds: float | None, *, wait: bool = True, patience: Patience | None = None
-) -> Request | None:
+) -> Held | None:
+    """Ask for a lock and wait until it is granted: see `obtaining`."""
+    _refuse_in_node_thread(wanted.name)
+    patience = patience or Patience()
+    waits = obtaining(node, wanted, seconds, wait, patience.ring)
+    try:
+        left = next(waits)
+        while True:
+            left = waits.send(patience.wait(left))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        waits.close()  # it may have been interrupted (Ctrl-C)
+
+
+def obtaining(
+    node: Node, wanted: Wanted, seconds: float | None, wait: bool, ring: Callable[[], object]
+) -> Generator[float | None, bool, Held | None]:
     """Ask for a lock and wait until it is granted, for `seconds` at most (None: for as long as it takes).
 
-    None: it was not, and this process is not in line any more. Raises what has ended the node, and `ReplidictError`
-    when the name is that of something else.
+    It yields for how long to wait until something rings, and is sent whether there is any use in going on. It gives
+    None if the lock was not granted, and this process is not in line any more; so it is, too, if this is closed before
+    it has ended. Raises what has ended the node, and `ReplidictError` when the name is that of something else.
     """
-    _refuse_in_node_thread(wanted.name)
     deadline = None if seconds is None else clock() + seconds
-    patience = patience or Patience()
     while True:
-        request = node.locks.ask(wanted, wait, patience.ring)
+        request = node.locks.ask(wanted, wait, ring)
         try:
             while request.state in (State.ASKED, State.WAITING):
                 left = None if deadline is None else max(deadline - clock(), 0.0)
-                if not patience.wait(left):
+                if not (yield left):
                     node.locks.withdraw(request)
                     return None
-        except BaseException:  # Ctrl-C
+            if request.state is State.HELD:
+                return Held(node, request)
+        except BaseException:
             node.locks.withdraw(request)
             raise
-        if request.state is State.HELD:
-            return request
         if request.state is State.REFUSED:
             node.locks.withdraw(request)
             return None
@@ -126,29 +142,43 @@ def _refuse_in_node_thread(name: str) -> None:
         raise waits_for_itself(NotCommitted, f"the lock {name!r} was not asked for, and is not held")
 
 
-def give_back(node: Node, request: Request, seconds: float) -> None:
+def give_back(held: Held, seconds: float) -> None:
     """Give back what was held. Raises `LockLost` if it was lost before, and is not held either way.
 
     That others have it is waited for, for so many seconds at most, and not in the thread of a node: it is sent in any
     case.
     """
-    try:
-        node.locks.see_to(request)
-    except LockLost:
-        node.locks.withdraw(request)
-        raise
     done = Latch()
-    write = node.locks.release(request, done.set)
+    write = send_back(held, done.set)
+    if write is not None and done.wait(0.0 if in_node_thread() else seconds):
+        check_given_back(held, write)
+
+
+def send_back(held: Held, done: Callable[[], object]) -> Write | None:
+    """Say that something is held no more; `done` is called when that is applied. Raises `LockLost` as `give_back`.
+
+    None: somebody else is just doing so.
+    """
+    locks, request = held._node.locks, held._request
+    try:
+        locks.see_to(request)
+    except LockLost:
+        locks.withdraw(request)
+        raise
+    write = locks.release(request, done)
     if write is None:
-        node.locks.see_to(request)
-        return
-    if done.wait(0.0 if in_node_thread() else seconds):
-        try:
-            held = result_of(write)
-        except OutcomeUnknown:
-            return  # the node has stopped: its lease is given back as well, or ends
-        if held is not True:
-            raise LockLost(f"the lock {request.name!r} was lost: it is not held any more, says the log")
+        locks.see_to(request)
+    return write
+
+
+def check_given_back(held: Held, write: Write) -> None:
+    """That write is answered. Raises `LockLost` if there was nothing to give back."""
+    try:
+        was_held = result_of(write)
+    except OutcomeUnknown:
+        return  # the node has stopped: its lease is given back as well, or ends
+    if was_held is not True:
+        raise LockLost(f"the lock {held.name!r} was lost: it is not held any more, says the log")
 
 
 class Lock:
@@ -200,16 +230,16 @@ class Lock:
         begun = clock()
         if not self._mine.acquire(blocking, timeout):
             return False
-        request = None
+        held = None
         try:
             left = seconds if seconds is None else max(seconds - (clock() - begun), 0.0)
-            request = obtain(self._node, self._wanted, left if blocking else self._timeout, wait=blocking)
-            if request is not None:
-                self._held.append(Held(self._node, request))
+            held = obtain(self._node, self._wanted, left if blocking else self._timeout, wait=blocking)
+            if held is not None:
+                self._held.append(held)
         finally:
-            if request is None:
+            if held is None:
                 self._mine.release()
-        return request is not None
+        return held is not None
 
     def release(self) -> None:
         """Give the lock back.
@@ -225,7 +255,7 @@ class Lock:
         except IndexError:
             raise RuntimeError(f"release of the lock {self.name!r}, which is not held") from None
         try:
-            give_back(self._node, held._request, self._timeout)
+            give_back(held, self._timeout)
         finally:
             self._mine.release()
 
@@ -253,7 +283,7 @@ class Lock:
         return f"<{state} replidict.Lock object {self.name!r}, {token}at {id(self):#x}>"
 
 
-class _NotHeldError(RuntimeError, ValueError):
+class NotHeldError(RuntimeError, ValueError):
     """Released more often than acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
 
 
@@ -269,7 +299,7 @@ class Semaphore:
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
         self._node, self._wanted, self._timeout = node, wanted, timeout
-        self._all: dict[int, tuple[int, Held]] = {}  # by number: who acquired it, what is held
+        self._all: dict[int, tuple[int, Held]] = {}  # by token: who acquired it, what is held
 
     @property
     def name(self) -> str:
@@ -283,7 +313,7 @@ class Semaphore:
         return None if found is None else found[1]
 
     def _find(self) -> tuple[int, Held] | None:
-        """The number of a permit, and it: the last one of this thread, or of any if it has none."""
+        """The token of a permit, and it: the last one of this thread, or of any if it has none."""
         me, mine, last = threading.get_ident(), None, None
         for number, (thread, held) in list(self._all.items()):
             last = number, held
@@ -298,7 +328,7 @@ class Semaphore:
             found = self._find()
             if found is None:
                 self._all.update(reversed(taken))
-                raise _NotHeldError(f"release of {n} permits of {self.name!r}, and {len(taken)} are held")
+                raise NotHeldError(f"release of {n} permits of {self.name!r}, and {len(taken)} are held")
             entry = self._all.pop(found[0], None)
             if entry is not None:  # else another thread, or a signal handler, has taken it
                 taken.append((found[0], entry))
@@ -307,10 +337,10 @@ class Semaphore:
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Wait for a permit, as `Lock.acquire` does for the lock; `timeout=None` waits for as long as it takes."""
         seconds = seconds_for(blocking, -1 if timeout is None else timeout)
-        request = obtain(self._node, self._wanted, seconds if blocking else self._timeout, wait=blocking)
-        if request is not None:
-            self._all[request.number] = threading.get_ident(), Held(self._node, request)
-        return request is not None
+        held = obtain(self._node, self._wanted, seconds if blocking else self._timeout, wait=blocking)
+        if held is not None:
+            self._all[held.token] = threading.get_ident(), held
+        return held is not None
 
     def release(self, n: int = 1) -> None:
         """Give `n` permits back, first those that this thread acquired.
@@ -324,7 +354,7 @@ class Semaphore:
         lost = None
         for held in self._take(n):
             try:
-                give_back(self._node, held._request, self._timeout)
+                give_back(held, self._timeout)
             except LockLost as error:
                 lost = error
         if lost is not None:

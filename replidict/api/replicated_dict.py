@@ -18,33 +18,32 @@ from typing_extensions import override
 
 from replidict.api.administration import Administration
 from replidict.api.coordination import Coordination
+from replidict.api.operations import Operations
 from replidict.api.transaction import Transactions
 from replidict.api.views import Items, Keys, Values, Versioned, contents
 from replidict.api.watch import Watching
 from replidict.api.writing import Writing
 from replidict.client.join import way_in
-from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, Codec
 from replidict.machine.values import value_of
-from replidict.node.blocking_calls import make_current, make_recent, update, write
+from replidict.node.blocking_calls import make_current, make_recent
 from replidict.node.call_arguments import (
     check_kinds,
     encoded_key,
-    encoded_value,
     founders_of,
-    in_commands,
     member_to_join,
     network_of,
-    pairs_of,
     seconds_of,
 )
-from replidict.node.pop import pop, popitem
+from replidict.node.steps import Returned, Steps, run
 from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Strings
 from replidict.server.open_node import Host
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
+
+    from replidict.aio.async_dict import AsyncDict
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -110,6 +109,7 @@ class ReplicatedDict(
         self._decode = codec.decode
         self._host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
         self._machine = self._host.node.machine
+        self._operations = Operations[K, V](self._host.node, codec, options)
         weakref.finalize(self, self._host.forgotten).atexit = False  # `open_node` sees to that
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -237,8 +237,7 @@ class ReplicatedDict(
 
     def delete(self, key: K, *, timeout: float | None = None) -> bool:
         """Remove a key, without a look at its value. Returns whether it was there."""
-        encoded = self._key(key)
-        return self._write(cmd.Delete(encoded), len(encoded), timeout) is True
+        return self._run(self._operations.delete(key, self._seconds(timeout)))
 
     @override
     def __delitem__(self, key: K) -> None:
@@ -256,9 +255,8 @@ class ReplicatedDict(
 
         Raises `DecodingError` if this machine can't decode the value, which stays.
         """
-        encoded = self._key(key)
         try:
-            return pop(self._host.node, self._decode, key, encoded, self._seconds(timeout))
+            return self._run(self._operations.pop(key, self._seconds(timeout)))
         except KeyError:
             if default is _ABSENT:
                 raise
@@ -267,7 +265,7 @@ class ReplicatedDict(
     @override
     def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
         """Remove the pair inserted last and return it; `KeyError` if the dict is empty. Else as `pop`."""
-        return popitem(self._host.node, self._decode, self._seconds(timeout))
+        return self._run(self._operations.popitem(self._seconds(timeout)))
 
     @overload
     def setdefault(
@@ -278,16 +276,12 @@ class ReplicatedDict(
     @override
     def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
         """Store `default` if the key is absent. Returns the value that is there afterwards."""
-        encoded, data = self._key(key), self._value(default)
-        fresh = value_of(self._decode, key, data)  # now: what can't be decoded is not stored
-        found = self._write(cmd.SetDefault(encoded, data), len(encoded) + len(data), timeout)
-        assert isinstance(found, bytes)
-        return fresh if found == data else value_of(self._decode, key, found)
+        return self._run(self._operations.setdefault(key, default, self._seconds(timeout)))
 
     @override
     def clear(self, *, timeout: float | None = None) -> None:
         """Remove everything."""
-        self._write(cmd.Clear(), 0, timeout)
+        self._run(self._operations.clear(self._seconds(timeout)))
 
     @overload
     def update(self, other: SupportsKeysAndGetItem[K, V], /) -> None: ...
@@ -306,8 +300,7 @@ class ReplicatedDict(
         Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
         one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
         """
-        encoded = [(self._key(key), self._value(value)) for key, value in pairs_of(other, values)]
-        update(self._host.node, in_commands(encoded, self._options.max_command_bytes), len(encoded), self._timeout)
+        self._run(self._operations.update(other, values, self._timeout))
 
     @overload
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]: ...
@@ -352,11 +345,18 @@ class ReplicatedDict(
     def _key(self, key: object) -> bytes:
         return encoded_key(key, self._options)
 
-    def _value(self, value: object) -> bytes:
-        return encoded_value(value, self._codec, self._options)
+    def _run(self, steps: Steps[Returned]) -> Returned:
+        return run(self._host.node, steps)
 
-    def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
-        return write(self._host.node, operation, size, self._seconds(timeout))
+    @property
+    def aio(self) -> AsyncDict[K, V]:
+        """The same dict for coroutines of asyncio, the same object each time. See `replidict.aio`."""
+        face: AsyncDict[K, V] | None = self.__dict__.get("_aio")
+        if face is None:
+            from replidict.aio.async_dict import AsyncDict
+
+            face = self.__dict__.setdefault("_aio", AsyncDict(self))
+        return face
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-import random
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from itertools import count
 from time import sleep
 from typing import Any, Generic, TypeVar
 
+from replidict.api.attempts import Attempts, Body, check_plain
 from replidict.api.commit import Commit, conflict
-from replidict.api.coordination import check_fence
 from replidict.api.lock import Held
-from replidict.api.transaction_view import Changed, Transaction, check_page
-from replidict.brief import brief
+from replidict.api.operations import Operations, check_fence
+from replidict.api.transaction_view import Transaction, check_page
 from replidict.errors import TransactionConflict
-from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec
 from replidict.machine.values import value_of
-from replidict.monotonic_clock import clock
-from replidict.node.blocking_calls import make_current, rounded
-from replidict.node.increments import increment_of, sum_of
+from replidict.node.blocking_calls import make_current
 from replidict.node.moments import keys_in_order, pairs_in_order
+from replidict.node.steps import Steps
 from replidict.options import Options
 from replidict.server.open_node import Host
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Returned = TypeVar("Returned")
-
-FIRST_PAUSE = 0.001
-"""Seconds that a body waits at most before it is run for the second time; before each further time it is twice as
-long."""
-LONGEST_PAUSE = 0.1
+Result = TypeVar("Result")
 
 
 class Transactions(Generic[K, V]):
@@ -45,10 +36,9 @@ class Transactions(Generic[K, V]):
     _options: Options
     _decode: Callable[[bytes], Any]
 
-    def _key(self, key: object) -> bytes:
-        raise NotImplementedError
+    _operations: Operations[K, V]
 
-    def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result:
+    def _run(self, steps: Steps[Result]) -> Result:
         raise NotImplementedError
 
     def _seconds(self, timeout: float | None) -> float:
@@ -91,15 +81,11 @@ class Transactions(Generic[K, V]):
         if linearizable:
             make_current(self._host.node, seconds)
         t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
-        try:
+        with Body(t) as body:
             yield t
-        except Changed:
-            pass  # to be told here
-        except Exception as error:
-            if not t.stale():
-                raise
-            raise conflict(t.changed) from error
-        t.commit(seconds, fence)
+        if body.error is not None:
+            raise conflict(t.changed) from body.error
+        self._run(t.committing(seconds, fence))
 
     def transact(
         self,
@@ -140,30 +126,23 @@ class Transactions(Generic[K, V]):
 
             d.transact(transfer, "alice", "bob", 10)
         """
-        seconds = self._seconds(timeout)
+        tries = Attempts(self._seconds(timeout), attempts)
         check_fence(fence)
-        if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
-            raise ValueError(f"attempts={brief(attempts)}: must be a number of calls from 1 on, or None")
-        if inspect.iscoroutinefunction(function):
-            raise TypeError("transact() calls a plain function, and nobody would await this one")
-        deadline = clock() + seconds
-        for runs in count(1):
+        check_plain(function)
+        while True:
             t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
-            ended, result = _run(t, function, args)
-            if ended:
+            with Body(t) as body:
+                result = function(t, *args)
+            if body.error is None:
                 try:
-                    t.commit(max(deadline - clock(), 0.0) if runs > 1 else seconds, fence)
+                    self._run(t.committing(tries.seconds(), fence))
                     return result
                 except TransactionConflict as error:
                     keys = error.keys
             else:
                 keys = tuple(t.changed)
-            pause = random.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(runs - 1, 16)))
-            if runs == attempts or clock() + pause >= deadline:
-                within = f"in {runs} attempts" if runs == attempts else f"within {rounded(seconds)} s"
-                raise conflict(keys, f"so it did each time {within} ({runs} in all), and nothing was written")
-            sleep(pause)
-        raise AssertionError("a count has no end")
+            body.error = None  # its traceback refers to all this
+            sleep(tries.pause(keys))
 
     def increment(
         self,
@@ -196,10 +175,7 @@ class Transactions(Generic[K, V]):
         Example:
             ticket = d.increment("tickets")
         """
-        operation = increment_of(key, by, default, self._options)
-        size = len(operation.key) + len(operation.by) + len(operation.default)
-        data = sum_of(key, operation, self._write(operation, size, timeout))
-        return value_of(self._decode, key, data)  # type: ignore[no-any-return]
+        return self._run(self._operations.increment(key, by, default, self._seconds(timeout)))
 
     def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[tuple[str, V]]:
         """The pairs whose keys are texts that begin with `prefix`, in order of their code points, at one moment.
@@ -238,15 +214,3 @@ def texts_in_order(d: Transactions[Any, Any], prefix: str, after: str | None, li
 def commit_on(d: Transactions[Any, Any]) -> Commit:
     """Checks and writes for a dict, to be decided in the log without reading this node's copy."""
     return Commit(d._host.node, d._codec, d._options)
-
-
-def _run(t: Transaction[K, V], function: Callable[..., Returned], args: tuple[Any, ...]) -> tuple[bool, Returned | Any]:
-    """Whether the body ran to its end, and what it returned. Raises what it raises out of what is still current."""
-    try:
-        return True, function(t, *args)
-    except Changed:
-        return False, None
-    except Exception:
-        if not t.stale():
-            raise
-        return False, None

@@ -15,9 +15,9 @@ from typing import Any, NoReturn, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.commit import Commit, conflict
-from replidict.api.coordination import expiring
-from replidict.api.lease import Lease
+from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
+from replidict.api.operations import expiring
 from replidict.api.views import Items, Keys, Values
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -30,6 +30,7 @@ from replidict.node.call_arguments import encoded_key, encoded_value
 from replidict.node.increments import increment_of
 from replidict.node.moments import pairs_in_order, within_a_step
 from replidict.node.node import Node
+from replidict.node.steps import Steps
 from replidict.options import Options
 
 K = TypeVar("K", bound=Hashable)
@@ -250,7 +251,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def set(self, key: K, value: V, *, ttl: float | None = None, lease: Lease | None = None) -> None:
+    def set(self, key: K, value: V, *, ttl: float | None = None, lease: GrantedLease | None = None) -> None:
         """Store a value, when the transaction is written.
 
         Args:
@@ -343,7 +344,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def commit(self, seconds: float, fence: Held | None) -> None:
+    def committing(self, seconds: float, fence: Held | None) -> Steps[None]:
         """The body has ended: have everything written, within so many seconds. Raises as `Commit.send`."""
         if self._conflict is not None or (self._own and self.stale()):
             self._give_up()
@@ -351,7 +352,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         if not self._own:
             self._revision = self._node.machine.settled if self._at < 0 else self._at
             return
-        self._revision = self.prepared().send(seconds, fence)
+        self._revision = yield from self.prepared().steps(seconds, fence)
 
     def prepared(self) -> Commit:
         """All that was read and written, as one command."""

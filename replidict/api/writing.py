@@ -6,13 +6,10 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from replidict.api.coordination import expiring, fenced
-from replidict.api.lease import Lease
+from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
-from replidict.machine import commands as cmd
-from replidict.machine.codec import Codec
-from replidict.machine.state_machine import StateMachine
-from replidict.node.call_arguments import check_comparable, revision_of
+from replidict.api.operations import Operations
+from replidict.node.steps import Returned, Steps
 
 if TYPE_CHECKING:
     from replidict.server.open_node import Host
@@ -25,15 +22,13 @@ class Writing(Generic[K, V]):
     """Part of `ReplicatedDict`."""
 
     _host: Host
-    _codec: Codec
-    _machine: StateMachine
+    _operations: Operations[K, V]
     _timeout: float
 
     if TYPE_CHECKING:
 
-        def _key(self, key: object) -> bytes: ...
-        def _value(self, value: object) -> bytes: ...
-        def _write(self, operation: cmd.Operation, size: int, timeout: float | None = None) -> cmd.Result: ...
+        def _seconds(self, timeout: float | None) -> float: ...
+        def _run(self, steps: Steps[Returned]) -> Returned: ...
 
     def set(
         self,
@@ -41,7 +36,7 @@ class Writing(Generic[K, V]):
         value: V,
         *,
         ttl: float | None = None,
-        lease: Lease | None = None,
+        lease: GrantedLease | None = None,
         fence: Held | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -53,9 +48,7 @@ class Writing(Generic[K, V]):
         Raises `NotCommitted`, `OutcomeUnknown`, `EncodingError`, `ClosedError` or `StorageError`, and of `NotCommitted`
         `LeaseLost` (the lease has ended) and `LockLost` (the lock is not held any more).
         """
-        encoded, data = self._key(key), self._value(value)
-        operation = fenced(expiring(cmd.Put(encoded, data), ttl, lease), fence)
-        return self._write(operation, len(encoded) + len(data), timeout)  # type: ignore[return-value]
+        return self._run(self._operations.set(key, value, ttl, lease, fence, self._seconds(timeout)))
 
     def submit(
         self,
@@ -63,7 +56,7 @@ class Writing(Generic[K, V]):
         value: V,
         *,
         ttl: float | None = None,
-        lease: Lease | None = None,
+        lease: GrantedLease | None = None,
         fence: Held | None = None,
     ) -> Future[int]:
         """As `set`, but returns a future of the revision at once: one thread can have many writes under way.
@@ -73,9 +66,7 @@ class Writing(Generic[K, V]):
         other callbacks and `close` wait. It may use this dict and its futures. Raises `EncodingError`, `ClosedError`
         or `StorageError`.
         """
-        encoded, data = self._key(key), self._value(value)
-        operation, size = fenced(expiring(cmd.Put(encoded, data), ttl, lease), fence), len(encoded) + len(data)
-        return self._host.futures.submit(operation, size, self._timeout)
+        return self._host.futures.submit(*self._operations.put(key, value, ttl, lease, fence), self._timeout)
 
     def add(
         self,
@@ -83,14 +74,12 @@ class Writing(Generic[K, V]):
         value: V,
         *,
         ttl: float | None = None,
-        lease: Lease | None = None,
+        lease: GrantedLease | None = None,
         fence: Held | None = None,
         timeout: float | None = None,
     ) -> bool:
         """Store a value only if the key is absent. Returns whether it was. `ttl`, `lease` and `fence` as for `set`."""
-        encoded, data = self._key(key), self._value(value)
-        operation = fenced(expiring(cmd.Add(encoded, data), ttl, lease), fence)
-        return self._write(operation, len(encoded) + len(data), timeout) is True
+        return self._run(self._operations.add(key, value, ttl, lease, fence, self._seconds(timeout)))
 
     def compare_and_set(
         self,
@@ -99,7 +88,7 @@ class Writing(Generic[K, V]):
         value: V,
         *,
         ttl: float | None = None,
-        lease: Lease | None = None,
+        lease: GrantedLease | None = None,
         fence: Held | None = None,
         timeout: float | None = None,
     ) -> bool:
@@ -109,11 +98,8 @@ class Writing(Generic[K, V]):
         A value is also equal to itself when it holds NaN; one that holds a `ZoneInfo` equals nothing but itself. An
         absent key equals nothing: `add` is for that. `ttl`, `lease` and `fence` as for `set`.
         """
-        encoded, old, data = self._key(key), self._value(expected), self._value(value)
-        present = self._machine.find(key)
-        check_comparable(self._codec, [old, data] if present is None else [old, data, present.value])
-        operation = fenced(expiring(cmd.CompareAndSet(encoded, old, data), ttl, lease), fence)
-        return self._write(operation, len(encoded) + len(old) + len(data), timeout) is True
+        seconds = self._seconds(timeout)
+        return self._run(self._operations.compare_and_set(key, expected, value, ttl, lease, fence, seconds))
 
     def replace(
         self,
@@ -122,7 +108,7 @@ class Writing(Generic[K, V]):
         *,
         revision: int,
         ttl: float | None = None,
-        lease: Lease | None = None,
+        lease: GrantedLease | None = None,
         fence: Held | None = None,
         timeout: float | None = None,
     ) -> bool:
@@ -130,6 +116,4 @@ class Writing(Generic[K, V]):
 
         `ttl`, `lease` and `fence` as for `set`.
         """
-        operation = cmd.Replace(self._key(key), self._value(value), revision_of(revision))
-        size = len(operation.key) + len(operation.value)
-        return self._write(fenced(expiring(operation, ttl, lease), fence), size, timeout) is True
+        return self._run(self._operations.replace(key, value, revision, ttl, lease, fence, self._seconds(timeout)))

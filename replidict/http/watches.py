@@ -19,8 +19,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from replidict.api.changes import Change
 from replidict.api.replicated_dict import ReplicatedDict
-from replidict.api.watch import Change, Watch, open_watch
+from replidict.api.watch import Watch, open_watch
 from replidict.errors import EncodingError, HistoryLost, ReplidictError
 from replidict.http.arguments import TIMEOUT, parameters_of
 from replidict.http.bulkheads import Bulkhead

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 
 from replidict.errors import NotCommitted, OutcomeUnknown, ReadTimeout, ReplidictError, raise_anew, waits_for_itself
 from replidict.machine import commands as cmd
-from replidict.monotonic_clock import clock
 from replidict.node.linearizable_reads import Read
 from replidict.node.node import Node
 from replidict.node.proposals import Write, result_of
 from replidict.own_threads import in_node_thread
-
-Pairs = list[tuple[bytes, bytes]]
 
 
 def rounded(seconds: float) -> str:
@@ -21,13 +17,31 @@ def rounded(seconds: float) -> str:
     return f"{float(f'{seconds:.3g}'):g}"
 
 
-def make_current(node: Node, seconds: float) -> None:
-    """Return when this node's copy includes all that was acknowledged anywhere before the call; else `ReadTimeout`."""
+def is_current(node: Node) -> bool:
+    """Whether this node's copy surely includes all that was acknowledged anywhere before, without asking anybody."""
     if node.failure is not None:
         raise_anew(node.failure)
     engine = node.engine
     commit_index = engine.commit_index
-    if engine.clock() < engine.read_index.lease_until and engine.last_applied >= commit_index:
+    return engine.clock() < engine.read_index.lease_until and engine.last_applied >= commit_index
+
+
+def is_recent(node: Node, max_staleness: float) -> bool:
+    """Whether it surely includes all that was acknowledged anywhere up to `max_staleness` seconds ago."""
+    return node.engine.clock() - node.engine.read_index.fresh_as_of <= max_staleness
+
+
+def not_current(seconds: float) -> ReadTimeout:
+    """What is raised when nobody could say so in time."""
+    return ReadTimeout(
+        f"no majority of the cluster confirmed within {rounded(seconds)} s that this node is up to date: check "
+        "that a majority of the peers is running and reachable, or read this node's own copy"
+    )
+
+
+def make_current(node: Node, seconds: float) -> None:
+    """Return when this node's copy includes all that was acknowledged anywhere before the call; else `ReadTimeout`."""
+    if is_current(node):
         return
     if in_node_thread():
         raise waits_for_itself(ReplidictError, "this read can't be made sure to be up to date")
@@ -37,17 +51,14 @@ def make_current(node: Node, seconds: float) -> None:
     node.reads.submit(read)
     if not done.acquire(timeout=seconds):
         read.abandoned = True
-        raise ReadTimeout(
-            f"no majority of the cluster confirmed within {rounded(seconds)} s that this node is up to date: check "
-            "that a majority of the peers is running and reachable, or read this node's own copy"
-        )
+        raise not_current(seconds)
     if read.error is not None:
         raise_anew(read.error)
 
 
 def make_recent(node: Node, max_staleness: float, seconds: float) -> None:
     """Return when this node's copy includes all that was acknowledged anywhere up to `max_staleness` seconds ago."""
-    if not node.engine.clock() - node.engine.read_index.fresh_as_of <= max_staleness:
+    if not is_recent(node, max_staleness):
         make_current(node, seconds)
 
 
@@ -67,28 +78,6 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
             raise error
         # else the answer came at the last moment
     return result_of(submitted)
-
-
-def update(node: Node, parts: Iterable[tuple[Pairs, int]], count: int, seconds: float) -> None:
-    """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
-    deadline, stored = clock() + seconds, 0
-    for pairs, size in parts:
-        try:
-            write(node, cmd.Update(pairs), size, max(deadline - clock(), 0.0) if stored else seconds)
-        except (NotCommitted, OutcomeUnknown) as error:
-            if not stored:
-                raise
-            raise in_part(stored, count, error) from error
-        stored += len(pairs)
-
-
-def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> OutcomeUnknown:
-    """So many entries of an update are stored, and then there was this error: what its caller is to be told."""
-    others = "the others are not" if isinstance(error, NotCommitted) else "some of the others may be"
-    return OutcomeUnknown(
-        f"the first {stored:,} of the {whole:,} entries of this update are stored, and {others}: it was larger than "
-        "Options(max_command_bytes=...), and its time ran out, or the majority was gone. To do it again completes it"
-    )
 
 
 def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:

@@ -221,8 +221,11 @@ class Cursor:
         self._look_ahead(found.revision, found.piece, found.stop)
 
     def restart(self, revision: int) -> None:
-        """Go on behind this revision, whatever was read before."""
-        self._look_ahead(revision, self._history.find(revision), 0)
+        """Go on behind this revision, whatever was read before. Raises `HistoryLost` if that can't be told any more."""
+        first = self._history.find(revision)
+        if revision < self._history.oldest:  # looked for after it was found, as `_drop_first` notes it before
+            raise self._lost()
+        self._look_ahead(revision, first, 0)
 
     def _look_ahead(self, revision: int, piece: int, place: int) -> None:
         following: tuple[int, int] | None = (piece, place)

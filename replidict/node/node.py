@@ -25,6 +25,7 @@ from replidict.node.leases import Leases
 from replidict.node.linearizable_reads import Reads
 from replidict.node.locks import Locks
 from replidict.node.proposals import Proposals
+from replidict.node.step_end import StepEnd
 from replidict.options import NO_NETWORK, Options
 from replidict.own_threads import in_node_thread
 from replidict.raft.engine import Engine, MakeTransport
@@ -77,6 +78,7 @@ class Node:
         self.expiry = Expiry(self.engine, self.machine)
         self.leases = Leases(self.engine, self.machine, self.proposals)
         self.locks = Locks(self.engine, self.machine, self.proposals, self.leases)
+        self.step_end = StepEnd()
         self.failure: ReplidictError | None = None
         self._background = background
         self._wake = wake
@@ -120,12 +122,13 @@ class Node:
             self.step()
         self.history.follow()
 
-    def call(self, function: Callable[[], Returned]) -> Call[Returned]:
+    def call(self, function: Callable[[], Returned], done: Callable[[], object] | None = None) -> Call[Returned]:
         """Have something done between two steps; for any thread. The call gives what it returns or raises.
 
         A `StorageError` or `RemovedError` ends the node as well; a node that stops refuses what it has not begun.
+        `done` is called, mostly by the node's thread, when the call is over.
         """
-        call = Call(function)
+        call = Call(function, done)
         self._calls.append(call)
         if self.failure is not None and call.withdraw():  # looked for after it was queued, as `stop` does it before
             raise_anew(self.failure)
@@ -146,11 +149,15 @@ class Node:
 
     def step(self) -> None:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
-        self._answer_calls()
-        self.engine.step()
-        self.history.follow()
-        self.reads.release()
-        self.history.wake()
+        self.step_end.begin()
+        try:
+            self._answer_calls()
+            self.engine.step()
+            self.history.follow()
+            self.reads.release()
+            self.history.wake()
+        finally:
+            self.step_end.end()
 
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
@@ -182,6 +189,7 @@ class Node:
 
     def stop(self, failure: ReplidictError) -> None:
         """Go no further: everybody who waits is told, the file and the sockets are let go of."""
+        self.step_end.begin()
         self.refuse(failure)
         while self._calls:
             self._calls.popleft().refuse(failure)
@@ -195,6 +203,7 @@ class Node:
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
+            ends.callback(self.step_end.end)
             ends.callback(self.leases.stop, str(failure))
             ends.callback(self.history.waiters.wake_all)
             ends.callback(self.reads.stop, failure)

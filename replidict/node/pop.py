@@ -20,8 +20,9 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key, encode_key
 from replidict.machine.equality import key_at
 from replidict.machine.values import removed_value_of, value_of
-from replidict.node.blocking_calls import rounded, write
+from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
+from replidict.node.steps import Prepared, Steps
 
 Decode = Callable[[bytes], Any]
 
@@ -30,18 +31,18 @@ NO_REVISION = 0
 _ANY_KEY = encode_key(None)
 
 
-def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Any:
+def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: float) -> Steps[Any]:
     """Remove a key and return its value. Raises `KeyError`, `DecodingError`, and what `write` raises."""
     if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
         item = node.machine.find(key)
         if item is not None:
             value_of(decode, key, item.value)
-        data = write(node, cmd.Pop(encoded), len(encoded), seconds)
+        data = yield Prepared(cmd.Pop(encoded), len(encoded)), seconds
         if not isinstance(data, bytes):
             raise KeyError(key)
         return removed_value_of(decode, key, data)
 
-    taken = _take(node, decode, cmd.Take(encoded), seconds)
+    taken = yield from _take(decode, cmd.Take(encoded), seconds)
     if taken is None:
         raise KeyError(key)
     if taken is not False:
@@ -53,36 +54,36 @@ def pop(node: Node, decode: Decode, key: Hashable, encoded: bytes, seconds: floa
             return cmd.Remove(encoded, NO_REVISION), None
         return cmd.Remove(encoded, item.revision), value_of(decode, key, item.value)
 
-    removed, value = _remove(node, look, f"the value of key {brief(key)}", seconds)
+    removed, value = yield from _remove(node, look, f"the value of key {brief(key)}", seconds)
     if not removed:
         raise KeyError(key)
     return value
 
 
-def popitem(node: Node, decode: Decode, seconds: float) -> tuple[Any, Any]:
+def popitem(node: Node, decode: Decode, seconds: float) -> Steps[tuple[Any, Any]]:
     """Remove the key inserted last and return it with its value. Raises `KeyError`, and what `pop` raises."""
     if node.machine.level < cmd.LEVEL_OF[cmd.Remove]:
         _last(node, decode)
-        pair = write(node, cmd.PopItem(), 0, seconds)
+        pair = yield Prepared(cmd.PopItem(), 0), seconds
         if not isinstance(pair, list):
             raise KeyError("popitem(): dictionary is empty")
         return (key := decode_key(pair[0])), removed_value_of(decode, key, pair[1])
-    taken = _take(node, decode, cmd.Take(), seconds)
+    taken = yield from _take(decode, cmd.Take(), seconds)
     if taken is None:
         raise KeyError("popitem(): dictionary is empty")
     if taken is not False:
         return decode_key(taken[0]), decode(taken[1])
-    removed, last = _remove(node, lambda: _last(node, decode), "the key inserted last", seconds)
+    removed, last = yield from _remove(node, lambda: _last(node, decode), "the key inserted last", seconds)
     if not removed:
         raise KeyError("popitem(): dictionary is empty")
     return last  # type: ignore[no-any-return]
 
 
-def _take(node: Node, decode: Decode, operation: cmd.Take, seconds: float) -> list[bytes] | Literal[False] | None:
+def _take(decode: Decode, operation: cmd.Take, seconds: float) -> Steps[list[bytes] | Literal[False] | None]:
     """Rule 1: the pair that was removed, None if there is none; False where rule 2 counts."""
     if decode is not DEFAULT_CODEC.decode:
         return False
-    return write(node, operation, len(operation.key or b""), seconds)  # type: ignore[return-value]
+    return (yield Prepared(operation, len(operation.key or b"")), seconds)  # type: ignore[return-value]
 
 
 def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
@@ -98,12 +99,14 @@ def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
     return cmd.Remove(item.key, item.revision, last=True), (key, value_of(decode, key, item.value))
 
 
-def _remove(node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float) -> tuple[bool, Any]:
+def _remove(
+    node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float
+) -> Steps[tuple[bool, Any]]:
     """Have what `look` finds removed; look again when it was changed meanwhile. Whether there was anything, and it."""
     deadline, left = node.engine.clock() + seconds, seconds
     while True:
         operation, found = look()
-        removed = write(node, operation, len(operation.key), left)
+        removed = yield Prepared(operation, len(operation.key)), left
         if removed is not False:
             return removed is True, found
         left = deadline - node.engine.clock()

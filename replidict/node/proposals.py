@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
 from replidict.large_encoding import LARGE, encode_large
@@ -85,6 +86,7 @@ class Proposals:
         self._options = options
         self._wake = wake
         self._queue: deque[Write] = deque()
+        self._left: list[tuple[float, int, Write]] = []  # a heap by deadline
         self._in_flight: dict[int, _Batch] = {}
         self._sequence = 0
         self._session: int | None = None
@@ -116,11 +118,17 @@ class Proposals:
             pass  # it was taken to be sent, or the node stopped meanwhile
         return not write.sent
 
+    def leave(self, write: Write, seconds: float) -> None:
+        """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
+        heappush(self._left, (self._engine.clock() + seconds, id(write), write))
+
     # -- tick thread --------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Send what waits, and again what may have got lost."""
         self.waiting = False  # before looking: what is queued from here on is new
+        if self._left:
+            self._see_to_those_left()
         if not self._queue and not self._in_flight:
             return
         route = self._route()
@@ -138,6 +146,12 @@ class Proposals:
             gathered = self._gather()
             if gathered is None or not self._send(gathered, route, now):
                 return
+
+    def _see_to_those_left(self) -> None:
+        """Give up those whose time is over."""
+        now = self._engine.clock()
+        while self._left and self._left[0][0] <= now:
+            self.give_up(heappop(self._left)[2])
 
     def _route(self) -> object:
         """How commands go to the leader now; another one means that those under way may be lost."""

@@ -1,0 +1,55 @@
+"""What another face of a dict works with."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+from replidict.api.operations import Operations
+from replidict.api.replicated_dict import ReplicatedDict
+from replidict.machine.codec import Codec
+from replidict.node.node import Node
+from replidict.options import Options
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Inside(Generic[K, V]):
+    """The inside of one dict."""
+
+    def __init__(self, d: ReplicatedDict[K, V]) -> None:
+        self._dict = d
+
+    @property
+    def node(self) -> Node:
+        """Its node."""
+        return self._dict._host.node
+
+    @property
+    def operations(self) -> Operations[K, V]:
+        """What it writes."""
+        return self._dict._operations
+
+    @property
+    def codec(self) -> Codec:
+        """What encodes its values."""
+        return self._dict._codec
+
+    @property
+    def options(self) -> Options:
+        """Its options."""
+        return self._dict._options
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take which says nothing else."""
+        return self._dict._timeout
+
+    def seconds(self, timeout: float | None) -> float:
+        """Those that this call may take. Raises `ValueError`."""
+        return self._dict._seconds(timeout)
+
+    def encoded(self, key: Any) -> bytes:
+        """A key as bytes. Raises `EncodingError`."""
+        return self._dict._key(key)

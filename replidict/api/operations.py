@@ -1,0 +1,178 @@
+"""The methods of a dict that write, each as steps: encoded, and with what the answer means.
+
+Nothing waits here. Threads and coroutines have the steps made in their own ways, so both do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from replidict.api.lease import GrantedLease
+from replidict.api.lock import Held
+from replidict.api.wanted import text_of
+from replidict.machine import commands as cmd
+from replidict.machine.codec import Codec
+from replidict.machine.values import value_of
+from replidict.node.call_arguments import (
+    check_comparable,
+    encoded_key,
+    encoded_value,
+    in_commands,
+    pairs_of,
+    revision_of,
+    ttl_of,
+)
+from replidict.node.increments import increment_of, sum_of
+from replidict.node.leases import milliseconds
+from replidict.node.node import Node
+from replidict.node.pop import pop, popitem
+from replidict.node.steps import Prepared, Steps
+from replidict.node.update import update
+from replidict.options import Options
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+Written = TypeVar("Written", cmd.Put, cmd.Add, cmd.CompareAndSet, cmd.Replace)
+
+
+def expiring(operation: Written, ttl: float | None, lease: GrantedLease | None) -> Written | cmd.Expiring:
+    """A write whose key ends by itself, if it does. Raises `ValueError` for what is no ttl or lease."""
+    if ttl is None and lease is None:
+        return operation
+    if lease is not None and not isinstance(lease, GrantedLease):
+        raise ValueError(f"lease={lease!r}: must be what lease() gives")
+    ttl_ms = None if ttl is None else milliseconds(ttl_of(ttl))
+    return cmd.Expiring(operation, ttl_ms, None if lease is None else lease.id)
+
+
+def fenced(
+    operation: cmd.Put | cmd.Add | cmd.CompareAndSet | cmd.Replace | cmd.Expiring | cmd.Transact, fence: Held | None
+) -> cmd.Operation:
+    """A write that needs a lock, if it does. Raises `ValueError` for what is no lock."""
+    check_fence(fence)
+    return operation if fence is None else cmd.Fenced(fence.name, fence.token, operation)
+
+
+def check_fence(fence: object) -> None:
+    """Raise `ValueError` for what is no lock that was held."""
+    if not (fence is None or isinstance(fence, Held)):
+        raise ValueError(f"fence={fence!r}: must be what a lock gives that is held: `with d.lock(...) as held`")
+
+
+class Operations(Generic[K, V]):
+    """Those of one dict. The arguments are those of the methods of the same names, `seconds` is the time to wait."""
+
+    def __init__(self, node: Node, codec: Codec, options: Options) -> None:
+        self._node, self._codec, self._options = node, codec, options
+        self._decode: Callable[[bytes], Any] = codec.decode
+
+    def _key(self, key: object) -> bytes:
+        return encoded_key(key, self._options)
+
+    def _value(self, value: object) -> bytes:
+        return encoded_value(value, self._codec, self._options)
+
+    def put(self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None) -> Prepared:
+        """What `set` and `submit` write."""
+        encoded, data = self._key(key), self._value(value)
+        return Prepared(fenced(expiring(cmd.Put(encoded, data), ttl, lease), fence), len(encoded) + len(data))
+
+    def set(
+        self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None, seconds: float
+    ) -> Steps[int]:
+        """Store a value; its revision."""
+        return (yield self.put(key, value, ttl, lease, fence), seconds)  # type: ignore[return-value]
+
+    def add(
+        self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None, seconds: float
+    ) -> Steps[bool]:
+        """Store a value if there is none; whether it was stored."""
+        encoded, data = self._key(key), self._value(value)
+        operation = fenced(expiring(cmd.Add(encoded, data), ttl, lease), fence)
+        return (yield Prepared(operation, len(encoded) + len(data)), seconds) is True
+
+    def compare_and_set(
+        self,
+        key: K,
+        expected: V,
+        value: V,
+        ttl: float | None,
+        lease: GrantedLease | None,
+        fence: Held | None,
+        seconds: float,
+    ) -> Steps[bool]:
+        """Store a value if there is an equal one; whether it was stored."""
+        encoded, old, data = self._key(key), self._value(expected), self._value(value)
+        present = self._node.machine.find(key)
+        check_comparable(self._codec, [old, data] if present is None else [old, data, present.value])
+        operation = fenced(expiring(cmd.CompareAndSet(encoded, old, data), ttl, lease), fence)
+        return (yield Prepared(operation, len(encoded) + len(old) + len(data)), seconds) is True
+
+    def replace(
+        self,
+        key: K,
+        value: V,
+        revision: int,
+        ttl: float | None,
+        lease: GrantedLease | None,
+        fence: Held | None,
+        seconds: float,
+    ) -> Steps[bool]:
+        """Store a value if the one that is there has this revision; whether it was stored."""
+        operation = cmd.Replace(self._key(key), self._value(value), revision_of(revision))
+        size = len(operation.key) + len(operation.value)
+        return (yield Prepared(fenced(expiring(operation, ttl, lease), fence), size), seconds) is True
+
+    def delete(self, key: K, seconds: float) -> Steps[bool]:
+        """Remove a key; whether it was there."""
+        encoded = self._key(key)
+        return (yield Prepared(cmd.Delete(encoded), len(encoded)), seconds) is True
+
+    def pop(self, key: K, seconds: float) -> Steps[Any]:
+        """Remove a key; its value."""
+        return pop(self._node, self._decode, key, self._key(key), seconds)
+
+    def popitem(self, seconds: float) -> Steps[tuple[Any, Any]]:
+        """Remove the last pair; it."""
+        return popitem(self._node, self._decode, seconds)
+
+    def setdefault(self, key: K, default: Any, seconds: float) -> Steps[Any]:
+        """Store a value if there is none; the one that is there."""
+        encoded, data = self._key(key), self._value(default)
+        fresh = value_of(self._decode, key, data)  # now: what can't be decoded is not stored
+        found = yield Prepared(cmd.SetDefault(encoded, data), len(encoded) + len(data)), seconds
+        assert isinstance(found, bytes)
+        return fresh if found == data else value_of(self._decode, key, found)
+
+    def clear(self, seconds: float) -> Steps[None]:
+        """Remove everything."""
+        yield Prepared(cmd.Clear(), 0), seconds
+
+    def update(self, other: Any, values: dict[str, Any], seconds: float) -> Steps[None]:
+        """Store many values."""
+        pairs: Iterable[tuple[Any, Any]] = pairs_of(other, values)
+        encoded = [(self._key(key), self._value(value)) for key, value in pairs]
+        return update(in_commands(encoded, self._options.max_command_bytes), len(encoded), seconds)
+
+    def increment(
+        self, key: K, by: int | float | Decimal, default: int | float | Decimal, seconds: float
+    ) -> Steps[int | float | Decimal]:
+        """Add to a number; the sum."""
+        operation = increment_of(key, by, default, self._options)
+        size = len(operation.key) + len(operation.by) + len(operation.default)
+        data = sum_of(key, operation, (yield Prepared(operation, size), seconds))
+        return value_of(self._decode, key, data)  # type: ignore[no-any-return]
+
+    def expire(self, key: object, ttl: float | None, seconds: float) -> Steps[bool]:
+        """Have a key go later, or never; whether it is there."""
+        encoded = self._key(key)
+        ttl_ms = None if ttl is None else milliseconds(ttl_of(ttl))
+        return (yield Prepared(cmd.Expire(encoded, ttl_ms), len(encoded)), seconds) is True
+
+    def break_lock(self, name: str, token: int, seconds: float) -> Steps[bool]:
+        """Take a lock from its holder; whether it had it."""
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**63:
+            raise ValueError(f"token={token!r}: must be a token, as locks() gives it")
+        return (yield Prepared(cmd.BreakLock(text_of(name, "name", 1), token), 64 + len(name)), seconds) is True

@@ -1,0 +1,34 @@
+"""Many pairs at once: one write if they fit into it, else several in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from replidict.errors import NotCommitted, OutcomeUnknown
+from replidict.machine import commands as cmd
+from replidict.monotonic_clock import clock
+from replidict.node.steps import Prepared, Steps
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float) -> Steps[None]:
+    """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
+    deadline, stored = clock() + seconds, 0
+    for pairs, size in parts:
+        try:
+            yield Prepared(cmd.Update(pairs), size), max(deadline - clock(), 0.0) if stored else seconds
+        except (NotCommitted, OutcomeUnknown) as error:
+            if not stored:
+                raise
+            raise in_part(stored, count, error) from error
+        stored += len(pairs)
+
+
+def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> OutcomeUnknown:
+    """So many entries of an update are stored, and then there was this error: what its caller is to be told."""
+    others = "the others are not" if isinstance(error, NotCommitted) else "some of the others may be"
+    return OutcomeUnknown(
+        f"the first {stored:,} of the {whole:,} entries of this update are stored, and {others}: it was larger than "
+        "Options(max_command_bytes=...), and its time ran out, or the majority was gone. To do it again completes it"
+    )
