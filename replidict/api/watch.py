@@ -17,10 +17,9 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeAlias, Ty
 
 from replidict.brief import brief
 from replidict.errors import ClosedError, HistoryLost, ReplidictError, raise_anew, waits_for_itself
-from replidict.machine.changes import KeyChange
+from replidict.machine.changes import Item, KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
-from replidict.machine.key_map import Item
 from replidict.machine.values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of

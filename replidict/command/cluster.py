@@ -35,6 +35,8 @@ def status(client: Client, as_json: bool) -> None:
         ("content", f"{found.keys} keys, revision {found.revision}"),
         ("others", ", ".join(connected) or None),
         ("features", f"level {found.feature_level}"),
+        ("digest", f"{found.digest} at log entry {found.digest_index}" if found.digest else None),
+        *([("", f"{found.differing} other members have another one")] if found.differing else []),
         ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
     ])  # fmt: skip
 
@@ -56,10 +58,11 @@ def members(client: Client, as_json: bool) -> None:
             member.match_index,
             None if member.last_contact is None else f"{member.last_contact:.1f} s ago",
             member.release,
+            None if member.digest is None else f"{member.digest[:8]} at {member.digest_index}",
         )
         for member in found
     ]
-    print_table(["member", "vote", "leads", "on disk up to", "last heard", "release"], rows)
+    print_table(["member", "vote", "leads", "on disk up to", "last heard", "release", "digest"], rows)
 
 
 @click.command()
