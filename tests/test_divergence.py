@@ -18,6 +18,10 @@ from replidict.machine.outcomes import Outcome
 from replidict.raft import divergence
 from replidict.storage import records
 from tests.clusters import Dict, cluster, credentials, leader_of, open_member, wait_until
+from tests.simulator.divergence_scenarios import STORIES
+from tests.simulator.guards import STORY_OPTIONS
+from tests.simulator.run import new_cluster
+from tests.simulator.scenarios import Scenario
 
 FOUND_WITHIN = 60.0
 """Seconds: ample on a machine that has much to do."""
@@ -77,7 +81,8 @@ def test_members_show_the_same_digest(tmp_path: Path) -> None:
 
 def test_a_changed_row_is_found_when_its_file_is_opened(tmp_path: Path) -> None:
     """A node that was closed refuses a file with a changed row, though its checksum is right; `inspect` says so."""
-    with ReplicatedDict(tmp_path / "data") as d:
+    d: Dict = ReplicatedDict(tmp_path / "data")
+    with d:
         d["key"] = "value"
     change_row(tmp_path / "data", "key", "other", digest=True)
     with pytest.raises(StorageError, match=r"diverged from the state that this node had at entry \d+ .* join anew"):
@@ -108,7 +113,7 @@ def test_a_follower_that_differs_stops_and_comes_back(tmp_path: Path, caplog: py
         assert done.exit_code == 5 and "diverged" in done.output
         leader["another"] = 2
         leader.remove_peer(addresses[number])
-        again = ReplicatedDict(
+        again: Dict = ReplicatedDict(
             tmp_path / "new", address=addresses[number], join=addresses[1 - min(number, 1)], **credentials()
         )
         with again:
@@ -145,3 +150,12 @@ def test_two_that_differ_go_on_and_say_so(
         )
         nodes[1]["key"] = "right"
         assert nodes[0].get("key", linearizable=True) == "right"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("story", "nodes"), STORIES, ids=[story.__name__ for story, _ in STORIES])
+def test_who_differs_stops_and_nobody_else(story: Scenario, nodes: int, seed: int) -> None:
+    """In simulated time: rows flipped on a follower, on two of five and on the leader, commands applied in another way
+    by the leader or a follower. Whoever differs stops within ten seconds of the next write, and nobody else does."""
+    with new_cluster(seed, nodes, STORY_OPTIONS) as simulated:
+        story(simulated)
