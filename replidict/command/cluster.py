@@ -58,11 +58,10 @@ def members(client: Client, as_json: bool) -> None:
             member.match_index,
             None if member.last_contact is None else f"{member.last_contact:.1f} s ago",
             member.release,
-            None if member.digest is None else f"{member.digest[:8]} at {member.digest_index}",
         )
         for member in found
     ]
-    print_table(["member", "vote", "leads", "on disk up to", "last heard", "release", "digest"], rows)
+    print_table(["member", "vote", "leads", "on disk up to", "last heard", "release"], rows)
 
 
 @click.command()
