@@ -61,6 +61,15 @@ class Status:
     locks: int = 0
     """Who holds a lock or a permit of a semaphore, in the cluster."""
 
+    digest: str = ""
+    """The digest of the whole replicated state when the log entry `digest_index` was applied, in hexadecimal digits. It
+    is the same on every member that has applied exactly that entry, or this node stops. It is renewed within a second
+    or two of a change, as long as there is a leader."""
+
+    digest_index: int = 0
+    differing: int = 0
+    """Members whose digest is not this node's, at the same log entry, while no majority says who is right. 0: none."""
+
 
 @dataclass(frozen=True)
 class LockInfo:
@@ -102,3 +111,9 @@ class Member:
 
     release: str | None = None
     """The version of replidict that it runs, or ran when this node was last connected to it; None if it never was."""
+
+    digest: str | None = None
+    """The digest of its state that it last told the leader, in hexadecimal digits; None if it has told none."""
+
+    digest_index: int | None = None
+    """The log entry up to which that is: two members with the same one have the same digest."""

@@ -41,7 +41,7 @@ _VOLATILE = [
     (r"^ *\d+ +\d+ +(yes|unknown) ", r"N N \1 "),
     (r"(localhost:\d+) +\d+ +\d+ +", r"\1 N N "),
     (r"\b\d+\.\d+\b", "FLOAT"),
-    (r'("(term|match_index|commit_index|applied_index|log_entries|log_bytes)": ?)\d+', r"\1N"),
+    (r'("(term|match_index|commit_index|applied_index|digest_index|log_entries|log_bytes)": ?)\d+', r"\1N"),
     (r"\b((term|log entry|the last of term|entries|up to|at least|to) )\d+", r"\1N"),
     (r"^(term|committed|log entries) +\d+", r"\1 N"),
     (r"\b\d+( entries)", r"N\1"),

@@ -21,6 +21,7 @@ from replidict.machine import commands as cmd
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import Message
+from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
@@ -99,10 +100,13 @@ class Parts:
         self.snapshots = InstallSnapshot(
             state, outbox, self.elections, LogThrottle("a"), self._restart, background, nowhere
         )
-        self.replication = Replication(state, outbox, log, self.elections, self.snapshots, self.freshness)
+        self.divergence = Divergence(state, LogThrottle("a"), nowhere, lambda: b"digest")
+        self.replication = Replication(
+            state, outbox, log, self.elections, self.snapshots, self.freshness, self.divergence
+        )
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, self.freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
-        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer)
+        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer, self.divergence)
         log.follow_configuration()
         for peer in state.peers.values():
             peer.connected, peer.connections = True, 1

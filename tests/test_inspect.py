@@ -78,7 +78,7 @@ def test_nothing_is_changed(killed: Path, tmp_path: Path, how: str) -> None:
 def test_it_tells_what_is_there(killed: Path) -> None:
     """Identity, term, vote, members, indices, sizes and entries are those of the node, in JSON and for people."""
     done = json.loads(inspect(killed, "--json", "-n", "2").output)
-    assert done.pop("node_id") and done.pop("cluster_id") and done.pop("written") > 0
+    assert done.pop("node_id") and done.pop("cluster_id") and done.pop("written") > 0 and len(done.pop("digest")) == 32
     assert done == {
         "path": str(killed), "address": FOUNDERS[0], "voters": list(FOUNDERS), "learners": [], "term": 3,
         "voted_for": None, "first_index": 1, "last_index": 3, "last_term": 3, "committed_index": 0,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from replidict import ReplicatedDict
 from replidict.machine import commands as cmd
+from replidict.machine.changes import Item
 from replidict.machine.codec import encode, encode_key
 from replidict.machine.key_index import KeyIndex
-from replidict.machine.key_map import Item
 from replidict.machine.state_machine import StateMachine
 from replidict.node.moments import keys_in_order, pairs_in_order, within_a_step
 from tests.clusters import Dict

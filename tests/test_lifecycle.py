@@ -34,7 +34,7 @@ from replidict import (
     ReplidictError,
     StorageError,
 )
-from replidict.machine.key_map import Item
+from replidict.machine.changes import Item
 from replidict.protocol.peer_messages import SnapshotPiece
 from replidict.raft.install_snapshot import INCOMING, _Incoming
 from replidict.raft.progress import Peer

@@ -199,7 +199,7 @@ def test_a_follower_asks_the_leader() -> None:
         assert isinstance(second, ChangeRequest) and isinstance(third, MembersRequest)
         a.hear(a.reconfiguration.on_change_reply, "b", ChangeReply(5, first.request_id, "done", ""))
         a.hear(a.reconfiguration.on_members_reply, "b", MembersReply(5, third.request_id, {"a:1": (3, 0.0)}))
-        assert (said, progress, lost) == ([("done", "")], [{"a:1": (3, 0.0)}], [])
+        assert (said, progress, lost) == ([("done", "")], [{"a:1": (3, 0.0, None)}], [])
         a.peer("b").connections += 1
         a.reconfiguration.tick()
         assert lost == [("lost", "the leader was lost")]

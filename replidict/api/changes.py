@@ -13,10 +13,9 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from replidict.brief import brief
 from replidict.errors import ClosedError, HistoryLost, raise_anew
-from replidict.machine.changes import KeyChange
+from replidict.machine.changes import Item, KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
-from replidict.machine.key_map import Item
 from replidict.machine.values import value_of
 from replidict.node.history import Cursor, Found
 from replidict.node.node import Node

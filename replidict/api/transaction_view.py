@@ -23,8 +23,8 @@ from replidict.brief import brief
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.arithmetic import add
+from replidict.machine.changes import Item
 from replidict.machine.codec import Codec
-from replidict.machine.key_map import Item
 from replidict.machine.values import value_of
 from replidict.node.call_arguments import encoded_key, encoded_value
 from replidict.node.increments import increment_of

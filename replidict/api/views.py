@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from replidict.brief import brief
 from replidict.errors import DecodingError
-from replidict.machine.key_map import Item
+from replidict.machine.changes import Item
 from replidict.machine.values import value_of
 
 K = TypeVar("K")

@@ -35,6 +35,8 @@ def status(client: Client, as_json: bool) -> None:
         ("content", f"{found.keys} keys, revision {found.revision}"),
         ("others", ", ".join(connected) or None),
         ("features", f"level {found.feature_level}"),
+        ("digest", f"{found.digest} at log entry {found.digest_index}" if found.digest else None),
+        *([("", f"{found.differing} other members have another one")] if found.differing else []),
         ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
     ])  # fmt: skip
 

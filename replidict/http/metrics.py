@@ -43,6 +43,8 @@ GAUGES = {
     "log_bytes": "Bytes of the log entries kept on disk",
     "feature_level": "Feature level of the cluster, as far as this node knows",
     "watchers": "Open watches",
+    "digest_index": "Last log entry at which the digest of this node's state was made",
+    "differing": "Members whose state is known to differ from this node's, while no majority says who is right",
 }
 
 

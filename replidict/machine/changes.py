@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import builtins
+from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A stored value, the revision that wrote it, its place in the insertion order, and the key it was first stored
+    under: as in `dict`, an equal key of another type (1, True) finds it and does not replace it. Both are encoded."""
+
+    key: bytes
+    value: bytes
+    revision: int
+    position: int
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
@@ -30,11 +41,16 @@ TELL_AT_MOST = 100_000
 """Keys that a `clear` tells one by one, unless the machine is given another number."""
 
 
+def _unknown() -> bytes:
+    return b""
+
+
 class Changes(msgspec.Struct):
     """What the entries up to `index` changed: rows in order, sessions by number (None: ended), and the totals then.
 
     `kept` is what else is to be kept, by name (None: removed), and `kept_count` how much that is in all. `cleared` says
-    that everything older than these rows is gone; `bytes` is the length of the commands.
+    that everything older than these rows is gone; `bytes` is the length of the commands. `digest` gives the digest of
+    the state at `index` (see `digest`), or nothing if the machine has gone on.
     """
 
     index: int
@@ -48,6 +64,7 @@ class Changes(msgspec.Struct):
     kept_count: int = 0
     cleared: bool = False
     bytes: int = 0
+    digest: Callable[[], builtins.bytes] = _unknown
 
     def absorb(self, later: Changes) -> None:
         """Add what the entries after these changed."""
@@ -61,3 +78,4 @@ class Changes(msgspec.Struct):
         self.kept.update(later.kept)
         self.kept_count = later.kept_count
         self.bytes += later.bytes
+        self.digest = later.digest

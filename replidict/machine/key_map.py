@@ -15,24 +15,13 @@ from functools import partial
 from operator import attrgetter, call, is_
 from typing import Any, Literal, NoReturn
 
-import msgspec
-
 from replidict.brief import brief
 from replidict.errors import EncodingError
-from replidict.machine.changes import TELL_AT_MOST, Changes, KeyChange
+from replidict.machine.changes import TELL_AT_MOST, Changes, Item, KeyChange
 from replidict.machine.coordination import Coordination
+from replidict.machine.digest import StateDigest
 from replidict.machine.equality import key_at, place, place_of
 from replidict.machine.key_index import KeyIndex
-
-
-class Item(msgspec.Struct, frozen=True, gc=False):
-    """A stored value, the revision that wrote it, its place in the insertion order, and the key it was first stored
-    under: as in `dict`, an equal key of another type (1, True) finds it and does not replace it. Both are encoded."""
-
-    key: bytes
-    value: bytes
-    revision: int
-    position: int
 
 
 class Unreadable(dict[Any, Any]):
@@ -69,6 +58,7 @@ class KeyMap:
         self.revision = self.settled = 0
         self.applied_index = 0
         self.coordination = Coordination(self._remove_all)
+        self._digest = StateDigest()
         self._next_position = 1
         self._changes = self._no_changes()
         self._tell_at_most = tell_at_most
@@ -166,7 +156,9 @@ class KeyMap:
                 self.coordination.leases.detach(position)
         self._changes.rows.append((position, encoded, value, revision))
         self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
-        return Item(encoded, value, revision, position)
+        item = Item(encoded, value, revision, position)
+        self._digest.note(position, present, item)
+        return item
 
     def _remove(self, key: Hashable) -> Item | None:
         item = self.items.get(key)
@@ -180,6 +172,7 @@ class KeyMap:
     def _note_removal(self, key: Hashable, item: Item, revision: int, kind: Literal["delete", "expire"]) -> None:
         self.coordination.leases.detach(item.position)
         self._changes.rows.append((item.position, item.key, None, revision))
+        self._digest.note(item.position, item, None)
         self._told.append((revision, kind, key, item.key, None, item.value))
 
     def _remove_all(self, keys: list[Hashable], expired: bool) -> None:

@@ -14,6 +14,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,10 +22,11 @@ import msgspec
 from replidict.errors import EncodingError, LeaseLost, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine import coordination
-from replidict.machine.changes import TELL_AT_MOST, Changes, Session
+from replidict.machine.changes import TELL_AT_MOST, Changes, Item, Session
 from replidict.machine.codec import Codec, FaithfulCodec, is_portable
+from replidict.machine.digest import digest_of
 from replidict.machine.equality import equal, place
-from replidict.machine.key_map import Item, KeyMap
+from replidict.machine.key_map import KeyMap
 from replidict.machine.locks import OtherKind
 from replidict.machine.outcomes import BatchApplied, LevelRaised, Outcome, Refusal, SessionOpened
 from replidict.machine.transactions import conflicts, incremented, planned
@@ -46,6 +48,8 @@ class StateMachine(KeyMap):
         self.level = 1
         self.kept: dict[str, bytes] = {}
         """The state beside keys and sessions as named rows, as of the last `take_changes`."""
+        self.digested = (0, b"")
+        """The last index at which the digest of the state was made, and that."""
         self._codec = codec
 
     # -- changing ---------------------------------------------------------------------------------------------------
@@ -73,6 +77,8 @@ class StateMachine(KeyMap):
         self.applied_index = index
         self._changes = self._no_changes()
         self._told = []
+        self._digest.load(self.items.values(), self.sessions, self.kept)
+        self.digest()
 
     def take_changes(self) -> Changes:
         """What changed since the last call; the caller owns it."""
@@ -80,6 +86,8 @@ class StateMachine(KeyMap):
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
         taken.kept.update(self.coordination.take_rows())
+        taken.digest = partial(self._digest_at, self.applied_index)
+        self._digest.follow(taken, self.kept)
         for name, data in taken.kept.items():
             if data is None:
                 self.kept.pop(name, None)
@@ -88,6 +96,15 @@ class StateMachine(KeyMap):
         taken.kept_count = len(self.kept)
         self._changes = self._no_changes()
         return taken
+
+    def digest(self) -> bytes:
+        """The digest of the state, whose changes must have been taken."""
+        made = digest_of(self._digest.settle(), self.revision, self._next_position)
+        self.digested = (self.applied_index, made)
+        return made
+
+    def _digest_at(self, index: int) -> bytes:
+        return self.digest() if index == self.applied_index else b""
 
     def apply(self, index: int, command: bytes) -> Outcome:
         """Apply the entry at `index`, the one after `applied_index`.
@@ -227,6 +244,7 @@ class StateMachine(KeyMap):
             self.key_index = None
             self.coordination.leases.detach_all()
             self._changes.rows, self._changes.cleared = [], True
+            self._digest.clear()
         return count
 
     def _compare_and_set(self, op: cmd.CompareAndSet) -> cmd.Result:

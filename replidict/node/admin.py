@@ -164,7 +164,7 @@ class Cluster:
         releases[engine.address] = self._node.feature_level.release
 
         def member(address: str) -> Member:
-            match_index, last_contact = (progress or {}).get(address, (None, None))
+            match_index, last_contact, digest = (progress or {}).get(address, (None, None, None))
             release = releases.get(address)
             return Member(
                 address,
@@ -173,6 +173,8 @@ class Cluster:
                 match_index,
                 last_contact,
                 None if release is None else release.version,
+                None if digest is None else digest.digest.hex(),
+                None if digest is None else digest.index,
             )
 
         return tuple(member(address) for address in sorted(known.all))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import TypeVar
 
+from replidict.machine.changes import Item
 from replidict.machine.key_index import KeyIndex
-from replidict.machine.key_map import Item
 from replidict.machine.state_machine import StateMachine
 from replidict.own_threads import in_node_thread
 

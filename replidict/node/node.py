@@ -224,6 +224,7 @@ class Node:
         if stopped:
             role = "removed" if isinstance(self.failure, RemovedError) else "stopped"
         peers = sorted(engine.peers.values(), key=lambda peer: peer.address)
+        digest_index, digest = self.machine.digested
         return Status(
             address=None if engine.address == NO_NETWORK else engine.address,
             node_id=store.identity.node_id,
@@ -244,4 +245,7 @@ class Node:
             watchers=self.history.watchers,
             leases=len(self.machine.coordination.leases.open),
             locks=self.machine.coordination.locks.holders,
+            digest=digest.hex(),
+            digest_index=digest_index,
+            differing=len(engine.divergence.differing),
         )

@@ -32,6 +32,13 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     term: Number
 
 
+class DigestAt(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The digest of the state at an index (see `machine.digest`)."""
+
+    index: Number
+    digest: Annotated[bytes, msgspec.Meta(max_length=16)]
+
+
 class RequestVote(_Message, frozen=True, tag=1):
     """Figure 2, RequestVote. `pre` asks without raising the term (thesis 9.6); `transfer` marks an election
     that the leader itself asked for, which need not wait until the leader falls silent (thesis 4.2.3)."""
@@ -55,7 +62,9 @@ class AppendEntries(_Message, frozen=True, tag=3, gc=True):
 
     `echo` returns the receiver's own `stamp` from its last reply, and `age` says how long ago (seconds, on the
     leader's clock) the leader knew itself to be the leader: together they bound the receiver's staleness. `clock` is
-    what the cluster's clock shows, in milliseconds; 0 if the sender's release has none.
+    what the cluster's clock shows, in milliseconds; 0 if the sender's release has none. `digest` is the leader's, which
+    the receiver is to answer with its own, and `agreed` that of a majority, for one that has answered with another one
+    (see `raft.divergence`).
     """
 
     prev_index: Number
@@ -66,6 +75,8 @@ class AppendEntries(_Message, frozen=True, tag=3, gc=True):
     echo: Seconds = 0.0
     age: Seconds = float("inf")
     clock: Number = 0
+    digest: DigestAt | None = None
+    agreed: DigestAt | None = None
 
     def __post_init__(self) -> None:
         """Refuse, where it is read, what no leader's log can hold: gaps, and terms that fall or are yet to come."""
@@ -81,13 +92,14 @@ class AppendReply(_Message, frozen=True, tag=4):
     """Answer to `AppendEntries`, sent only after what it acknowledges is on disk.
 
     On success `match_index` is the last index that this very message verified. Otherwise it is a hint: the
-    logs surely differ above it.
+    logs surely differ above it. `digest` is the sender's at the last index that the leader has asked about.
     """
 
     success: bool
     match_index: Number
     round: Number = 0
     stamp: Seconds = 0.0
+    digest: DigestAt | None = None
 
 
 class TimeoutNow(_Message, frozen=True, tag=5):
@@ -229,10 +241,12 @@ class MembersRequest(_Message, frozen=True, tag=18):
 
 
 class MembersReply(_Message, frozen=True, tag=19):
-    """By address: the last index known to be on its disk, and seconds since its last answer; None if not the leader."""
+    """By address: the last index known to be on its disk, and seconds since its last answer; None if not the leader.
+    `digests` are the last ones that they have told."""
 
     request_id: Number
     progress: Annotated[dict[Name, tuple[Number, Seconds]], msgspec.Meta(max_length=MEMBERS_MAX)] | None
+    digests: Annotated[dict[Name, DigestAt], msgspec.Meta(max_length=MEMBERS_MAX)] = {}
 
 
 Message = (

@@ -12,6 +12,7 @@ Each rule of Raft stands in a module of its own. What they share is below them, 
     read_index        how a leader knows that it still is one
     transfer          how a leader hands over
     reconfiguration   how the members change
+    divergence        how the members find out that the state of one of them differs
     superseded        what becomes of who is told that the cluster goes on elsewhere
 
 Rules kept here, for all of them:
@@ -49,6 +50,7 @@ from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
 from replidict.raft.configuration import Configurations, MemberSet
+from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
@@ -117,10 +119,11 @@ class Engine(SyncObj):
             background,
             snapshot_directory,
         )
-        self.replication = Replication(state, outbox, log, self.elections, self.snapshots, freshness)
+        self.divergence = Divergence(state, self.log_throttle, snapshot_directory, machine.digest)
+        self.replication = Replication(state, outbox, log, self.elections, self.snapshots, freshness, self.divergence)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
-        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer)
+        self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer, self.divergence)
         self.superseded = Superseded(state, self.elections, self.log_throttle, snapshot_directory)
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._handle_messages()
@@ -227,6 +230,7 @@ class Engine(SyncObj):
         self.reconfiguration.tick()
         self.on_step()
         self.read_index.tick()
+        self.divergence.tick()
         self.replication.send()
         self.outbox.persist()
         self.replication.advance_commit_index()
@@ -243,14 +247,19 @@ class Engine(SyncObj):
 
     def apply(self) -> None:
         """Figure 2, rules for all servers: apply what is committed, or the first part of it."""
+        state, divergence = self.state, self.divergence
+        last = min(state.commit_index, state.last_applied + APPLY_AT_ONCE)
+        if divergence.wanted is not None and state.last_applied < divergence.wanted <= last:
+            self._apply_to(divergence.wanted)
+            divergence.reached()
+        if state.last_applied < last:
+            self._apply_to(last)
+
+    def _apply_to(self, last: int) -> None:
         state, machine = self.state, self.machine
         index = state.last_applied
-        count = min(state.commit_index - index, APPLY_AT_ONCE)
-        if count <= 0:
-            return
-        while count > 0:
-            entries = state.log.entries_from(index + 1, 1 << 20)[:count]
-            count -= len(entries)
+        while index < last:
+            entries = state.log.entries_from(index + 1, 1 << 20)[: last - index]
             for entry in entries:
                 outcome = machine.apply(entry.index, entry.command)
                 index = state.last_applied = entry.index

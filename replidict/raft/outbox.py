@@ -85,8 +85,9 @@ class Outbox:
             for position, (other, earlier) in enumerate(held):
                 if other is peer and type(earlier) is AppendReply and earlier.success and earlier.term == message.term:
                     del held[position]
-                    if earlier.match_index > message.match_index:
-                        message = msgspec.structs.replace(message, match_index=earlier.match_index)
+                    match_index = max(message.match_index, earlier.match_index)
+                    digest = message.digest or earlier.digest
+                    message = msgspec.structs.replace(message, match_index=match_index, digest=digest)
                     break
         held.append((peer, message))
 

@@ -6,6 +6,7 @@ from collections import deque
 
 from pysyncobj.node import Node
 
+from replidict.protocol.peer_messages import DigestAt
 from replidict.release import Release
 
 
@@ -22,6 +23,7 @@ class Peer:
         "commit_sent",
         "connected",
         "connections",
+        "digest",
         "heard_at",
         "in_flight",
         "in_flight_bytes",
@@ -59,6 +61,7 @@ class Peer:
         self.commit_due = float("inf")  # when the peer is to hear of what is committed, on this node's clock
         self.wants_commit = 0  # up to this index somebody there waits to hear of it
         self.commit_sent = 0  # the commit index that the peer knows of once it has what was sent
+        self.digest: DigestAt | None = None  # the last one that it has told
         self.snapshot_sending: str | None = None
         self.snapshot_offset = self.snapshot_acked = 0
         self.reconnected()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from replidict.errors import ReplidictError
 from replidict.log_writer import Logger
@@ -27,6 +28,7 @@ from replidict.protocol.peer_messages import (
     Change,
     ChangeReply,
     ChangeRequest,
+    DigestAt,
     MembersReply,
     MembersRequest,
     RemoveMember,
@@ -34,6 +36,7 @@ from replidict.protocol.peer_messages import (
     Verdict,
 )
 from replidict.raft.configuration import MemberSet
+from replidict.raft.divergence import Divergence
 from replidict.raft.leader_calls import LeaderCalls
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
@@ -49,8 +52,18 @@ MAX_PROMOTION_LAG = 256
 """A learner so many entries behind what is committed, or fewer, is level."""
 
 Answer = Callable[[Verdict, str], None]
-Progress = dict[str, tuple[int, float]]
-"""By address: the last index known to be on that member's disk, and seconds since its last answer."""
+
+
+class MemberProgress(NamedTuple):
+    """The last index known to be on a member's disk, seconds since its last answer, and its digest, if it told one."""
+
+    match_index: int
+    last_contact: float
+    digest: DigestAt | None
+
+
+Progress = dict[str, MemberProgress]
+"""By address."""
 ProgressAnswer = Callable[[Progress | None], None]
 
 
@@ -64,9 +77,10 @@ class Reconfiguration:
         log: ReplicatedLog,
         replication: Replication,
         transfer: LeadershipTransfer,
+        divergence: Divergence,
     ) -> None:
         self._state, self._outbox, self._log = state, outbox, log
-        self._replication, self._transfer = replication, transfer
+        self._replication, self._transfer, self._divergence = replication, transfer, divergence
         self._calls: LeaderCalls[Answer] = LeaderCalls(state, outbox)
         self._progress_calls: LeaderCalls[ProgressAnswer] = LeaderCalls(state, outbox)
         self._waiting: list[tuple[int, int, Answer]] = []  # (index, term, answer), in the log and not yet committed
@@ -92,8 +106,11 @@ class Reconfiguration:
 
     def _progress(self) -> Progress:
         state, now = self._state, self._state.clock()
-        progress = {peer.address: (peer.match_index, max(0.0, now - peer.heard_at)) for peer in state.peers.values()}
-        progress[state.address] = (state.log.durable_index, 0.0)
+        progress = {
+            peer.address: MemberProgress(peer.match_index, max(0.0, now - peer.heard_at), peer.digest)
+            for peer in state.peers.values()
+        }
+        progress[state.address] = MemberProgress(state.log.durable_index, 0.0, self._divergence.latest)
         return progress
 
     def on_change_reply(self, peer: Peer, message: ChangeReply) -> None:
@@ -106,7 +123,12 @@ class Reconfiguration:
         """The leader says how far everybody is."""
         answer = self._progress_calls.answered(peer, message.request_id)
         if answer is not None:
-            answer(message.progress)
+            known = message.progress
+            answer(
+                None
+                if known is None
+                else {who: MemberProgress(*each, message.digests.get(who)) for who, each in known.items()}
+            )
 
     # -- the leader ---------------------------------------------------------------------------------------------------
 
@@ -126,8 +148,10 @@ class Reconfiguration:
     def on_members_request(self, peer: Peer, message: MembersRequest) -> None:
         """Somebody asks how far everybody is."""
         state = self._state
-        progress = self._progress() if state.is_leader else None
-        self._outbox.answer(peer, peer.connections, MembersReply(state.term, message.request_id, progress))
+        known = self._progress() if state.is_leader else None
+        progress = None if known is None else {who: each[:2] for who, each in known.items()}
+        digests = {who: each.digest for who, each in (known or {}).items() if each.digest is not None}
+        self._outbox.answer(peer, peer.connections, MembersReply(state.term, message.request_id, progress, digests))
 
     def _make(self, change: Change, answer: Answer) -> None:
         state = self._state

@@ -18,6 +18,7 @@ from __future__ import annotations
 from replidict.errors import StorageError
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
+from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
@@ -48,9 +49,11 @@ class Replication:
         elections: Elections,
         snapshots: InstallSnapshot,
         freshness: Freshness,
+        divergence: Divergence,
     ) -> None:
         self._state, self._outbox, self._log = state, outbox, log
         self._elections, self._snapshots, self._freshness = elections, snapshots, freshness
+        self._divergence = divergence
         self.rounds = QuorumRounds(state)
         """Entries and heartbeats as questions whether this node still leads."""
         self.entries_resent = 0
@@ -67,11 +70,13 @@ class Replication:
         for peer in state.peers.values():
             peer.reset(state.log.last_index + 1, now)
         self.rounds.reset()
+        self._divergence.reset()
         self._highest_sent.clear()
 
     def stop_leading(self) -> None:
         """Forget what only a leader knows."""
         self.rounds.reset()
+        self._divergence.reset()
 
     def next_deadline(self) -> float:
         """When `send` wants to run next."""
@@ -171,6 +176,8 @@ class Replication:
             peer.stamp,
             age,
             state.tell_time(),
+            self._divergence.question(peer),
+            self._divergence.verdict(peer),
         )
         if not self._outbox.send(peer, message):
             return False
@@ -187,6 +194,8 @@ class Replication:
         peer.heard_at = state.clock()
         peer.stamp = message.stamp
         self.rounds.answer(peer, message.round)
+        if message.digest is not None:
+            self._divergence.hear_answer(peer, message.digest)
         if message.success:
             if message.match_index > state.log.last_index:
                 raise StorageError(
@@ -231,13 +240,15 @@ class Replication:
         self._elections.follow(peer, message.term)
         self._freshness.heard_leader(message)
         state.hear_time(message.clock)
+        self._divergence.hear_leader(message.digest, message.agreed)
+        digest = self._divergence.take_answer()
         match_index = self._match(message)
         if match_index is None:
-            reply = AppendReply(state.term, False, self._hint(message), message.round, state.clock())
+            reply = AppendReply(state.term, False, self._hint(message), message.round, state.clock(), digest)
         else:
             self._verified = max(self._verified, (state.term, match_index))
             self._commit_to(message.commit_index)
-            reply = AppendReply(state.term, True, match_index, message.round, state.clock())
+            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest)
         self._outbox.hold(peer, reply)
 
     def on_commit_to(self, peer: Peer, message: CommitTo) -> None:

@@ -33,6 +33,9 @@ FILE_NAME = "replidict.db"
 SUPERSEDED = "superseded"
 """There if a node may not be opened any more: it says why. See `supersede`."""
 
+DIVERGED = "diverged"
+"""There if its state is not that of the other members: it says so. See `leave_note`."""
+
 _ID = re.compile(b"[0-9a-f]{32}")
 
 
@@ -128,6 +131,8 @@ class Directory:
         wal = Path(f"{file}-wal")
         if self.superseded.exists():
             raise RemovedError(f"{self.path} must not be opened any more. {read_note(self.superseded)}")
+        if (diverged := self.path / DIVERGED).exists():
+            raise StorageError(f"{self.path} must not be opened any more. {read_note(diverged)}")
         if file.exists():
             return False
         for left in (wal, self.mark):
@@ -184,18 +189,26 @@ def supersede(directory: Path, old: str, new: str, founder: str, at: str) -> str
         f"Its cluster {old} lost its quorum and goes on as {new}, founded by {founder} on {at}: to bring this node "
         "back, give it an empty directory and have it join that one."
     )
-    note = directory / SUPERSEDED
+    _leave(directory / SUPERSEDED, text)
+    return text
+
+
+def leave_note(directory: Path, text: str) -> None:
+    """Have the node in this directory never be opened again, because its state has diverged. Raises `StorageError`."""
+    _leave(directory / DIVERGED, text)
+
+
+def _leave(note: Path, text: str) -> None:
     made = note.with_suffix(".new")
     try:
         write_private(made, f"{text}\n")
         sync(made)
         made.rename(note)
-        sync(directory)
+        sync(note.parent)
     except OSError as error:
         raise StorageError(f"{note}: could not be written: {error}") from error
     finally:
         remove(made)
-    return text
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:

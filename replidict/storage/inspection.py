@@ -29,6 +29,7 @@ from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.state_machine import StateMachine
 from replidict.storage import records
 from replidict.storage.directory import (
+    DIVERGED,
     FILE_NAME,
     SUPERSEDED,
     check_inside,
@@ -87,6 +88,9 @@ class Inspected:
     feature_level: int
     """The cluster's, as of the last entry that this node surely knew to be committed."""
 
+    digest: bytes | None
+    """That of the state table; None if it can't be read."""
+
     damage: str | None
     """What is wrong, if something is: a node would refuse it."""
 
@@ -141,7 +145,7 @@ def inspect(path: Path, last: int = 0) -> Inspected:
     The caller holds its lock. Raises `StorageError` when it can't be read at all.
     """
     see_to_a_node(path)
-    file, note = path / FILE_NAME, path / SUPERSEDED
+    file, note, diverged = path / FILE_NAME, path / SUPERSEDED, path / DIVERGED
     try:
         damage = None
         try:
@@ -156,14 +160,16 @@ def inspect(path: Path, last: int = 0) -> Inspected:
             committed = max(committed, facts["applied"].index)
             settled, between = _configurations(db, facts["members"], committed)
             level = _level(db, committed)
-            damage = damage or _damage(db, file, mark)
+            machine = StateMachine(DEFAULT_CODEC)
+            damage = damage or _damage(db, file, mark, machine)
+            damage = damage or (read_note(diverged) if diverged.exists() else None)
     except (KeyError, *records.FAILURES) as error:
         raise StorageError(damage or f"{file}: can't be read: {error}") from error
     return Inspected(
         path, facts["identity"], facts["vote"], facts["applied"], (settled, *between)[-1], settled, between,
         first, last_index, last_term, committed, entries,
-        written, sizes[0], sizes[1], level, damage, read_note(note) if note.exists() else None,
-        mark is not None, facts.get(RECOVERED),
+        written, sizes[0], sizes[1], level, machine.digested[1] or None, damage,
+        read_note(note) if note.exists() else None, mark is not None, facts.get(RECOVERED),
     )  # fmt: skip
 
 
@@ -246,12 +252,12 @@ def _level(db: sqlite3.Connection, committed: int) -> int:
     return max(levels)
 
 
-def _damage(db: sqlite3.Connection, file: Path, mark: HighWaterMark | None) -> str | None:
+def _damage(db: sqlite3.Connection, file: Path, mark: HighWaterMark | None, machine: StateMachine) -> str | None:
     try:
         check_version(db, file)
         check_inside(db, file)
         store = Store(db, file.absolute().as_uri(), log_retain=0, mark=mark)
-        store.load_into(StateMachine(DEFAULT_CODEC))
+        store.load_into(machine)
     except StorageError as error:
         return str(error)
     return None

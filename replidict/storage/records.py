@@ -64,7 +64,8 @@ class Vote(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """What the state and session tables hold: all up to `index`, and how many rows that makes."""
+    """What the state and session tables hold: all up to `index`, and how many rows that makes. `digest` is that of the
+    state (see `machine.digest`), if it was known: it is when a node is closed, and in a backup."""
 
     index: int = 0
     term: int = 0
@@ -72,6 +73,7 @@ class Applied(msgspec.Struct, frozen=True, array_like=True):
     next_position: int = 1
     rows: int = 0
     sessions: int = 0
+    digest: bytes = b""
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):

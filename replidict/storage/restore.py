@@ -45,7 +45,7 @@ def restore(backup: Path, path: Path, address: str) -> None:
             db.execute("INSERT OR REPLACE INTO fact SELECT * FROM backup.fact WHERE name = 'kept'")
             _skip_tokens(db)
         (data,) = db.execute("SELECT data FROM backup.fact WHERE name = 'applied'").fetchone()
-        applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), sessions=0)
+        applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), sessions=0, digest=b"")
         put_facts(db, {
             "applied": applied,
             "log_start": records.LogStart(applied.index, applied.term),

@@ -21,9 +21,11 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from replidict.errors import ReplidictError, StorageError
+from replidict.machine import digest
 from replidict.machine.changes import Session
 from replidict.storage import file_format, records
 from replidict.storage.directory import make_private, remove
+from replidict.storage.loading import differs
 
 LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
@@ -80,8 +82,13 @@ def check_source(uri: str, name: str) -> None:
     """What was read from a node's file, called `name`, is not as it should be: if the file itself is not either, raise
     `StorageError`."""
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
-            check_rows(db, Path(name), nothing)
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+            db.execute("BEGIN")
+            (data,) = db.execute("SELECT data FROM fact WHERE name = 'applied'").fetchone()
+            applied = msgspec.msgpack.decode(data, type=records.Applied)
+            _, digested = check_rows(db, Path(name), nothing, applied)
+            if (difference := differs(applied, digested)) is not None:
+                raise _damaged(Path(name), difference)
     except (StorageError, *records.FAILURES) as error:
         if isinstance(error, StorageError) or records.is_damage(error):
             raise StorageError(f"{error}. This node has stopped, and will not use the file: {records.CURE}") from error
@@ -152,13 +159,13 @@ def _looking_up(db: sqlite3.Connection, look_up: LookUp, steps: int) -> Iterator
 
 def check(path: Path, look_up: LookUp = nothing) -> Snapshot:
     """Read a snapshot from end to end. Raises `StorageError` if anything in it is not as it was written."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     try:
         with path.open("rb") as file:
             size = 0
             while piece := file.read(1 << 20):
                 size += len(piece)
-                digest.update(piece)
+                sha256.update(piece)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
             number = file_format.read(db)
             with _looking_up(db, look_up, 1000 * STEPS_A_ROW):
@@ -167,13 +174,15 @@ def check(path: Path, look_up: LookUp = nothing) -> Snapshot:
             msgspec.msgpack.decode(facts["members"], type=records.Members)
             origin = msgspec.msgpack.decode(facts["origin"], type=records.Origin) if "origin" in facts else None
             kept = msgspec.msgpack.decode(facts["kept"], type=records.Kept) if "kept" in facts else records.Kept()
-            found = check_rows(db, path, look_up)
+            found, digested = check_rows(db, path, look_up, applied)
     except records.FAILURES as error:
         raise StorageError(f"{path}: not a usable snapshot: {error}") from error
     if found != (expected := Counts(applied.rows, applied.sessions, kept.rows)):
         raise _damaged(path, f"it holds {found.in_words}, and not {expected.in_words}")
+    if (difference := differs(applied, digested)) is not None:
+        raise _damaged(path, difference)
     return Snapshot(
-        path, applied.index, applied.term, size, digest.digest(), applied.revision, applied.rows, number, origin
+        path, applied.index, applied.term, size, sha256.digest(), applied.revision, applied.rows, number, origin
     )  # fmt: skip
 
 
@@ -216,18 +225,21 @@ class Counts(NamedTuple):
         return f"{self.keys} keys, {self.sessions} sessions and {self.kept} rows of other state"
 
 
-def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> Counts:
-    """Read all of the state, of a snapshot or of a node's file; how many rows there are.
+def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp, applied: records.Applied) -> tuple[Counts, bytes]:
+    """Read all of the state at `applied`, of a snapshot or of a node's file; how many rows there are, and their digest,
+    which is right only if that is known there.
 
     Raises `StorageError` if one is not as it was written, and what SQLite raises.
     """
-    rows = sessions = kept = 0
+    rows = sessions = kept = hashes = 0
     crc_of = records.state_crc
     state = db.execute("SELECT position, key, value, revision, crc FROM state")
     while some := state.fetchmany(CHECK_ROWS):
         for position, key, value, revision, crc in some:
             if crc != crc_of(position, key, value, revision):
                 raise _damaged(path, f"the checksum of state row {position} is wrong")
+            if applied.digest:
+                hashes += digest.row_hash(position, key, value, revision)
         rows += len(some)
         if len(some) == CHECK_ROWS:
             look_up()
@@ -235,11 +247,12 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp) -> Counts:
     for number, data, crc in db.execute("SELECT number, data, crc FROM session"):
         if crc != records.session_crc(number, data):
             raise _damaged(path, f"the checksum of session {number} is wrong")
-        msgspec.msgpack.decode(data, type=Session)
+        hashes += digest.session_hash(number, msgspec.msgpack.decode(data, type=Session))
         sessions += 1
     if file_format.has_kept(file_format.read(db)):
         for name, data, crc in db.execute("SELECT name, data, crc FROM kept"):
             if crc != records.fact_crc(name, data):
                 raise _damaged(path, f"the checksum of the row {name!r} of `kept` is wrong")
+            hashes += digest.kept_hash(name, data)
             kept += 1
-    return Counts(rows, sessions, kept)
+    return Counts(rows, sessions, kept), digest.digest_of(hashes, applied.revision, applied.next_position)

@@ -88,13 +88,14 @@ class StateTable:
         """What belongs beside a commit: if a step is due, take it, and say where the table is then."""
         rows, size = self._recent_rows, self._recent_bytes
         self._recent_rows = self._recent_bytes = 0
-        return self._move(rows, size) if self.due else None
+        return self._move(rows, size, digested=False) if self.due else None
 
     def follow(self) -> records.Applied:
         """Take a large step, because nobody waits, or all wait for the last one."""
-        return self._move(GATHER_ROWS, GATHER_BYTES)
+        return self._move(GATHER_ROWS, GATHER_BYTES, digested=True)
 
-    def _move(self, least_rows: int, least_bytes: int) -> records.Applied:
+    def _move(self, least_rows: int, least_bytes: int, *, digested: bool) -> records.Applied:
+        """`digested`: with the digest, if this is the state that the machine has; to make it takes a moment."""
         keys = self._gathered[-1][1].keys
         # How large the table is can be told by the average of what has gathered.
         whole = keys <= GATHER_ROWS and keys * self._bytes <= WHOLE_BYTES * self._rows
@@ -117,8 +118,9 @@ class StateTable:
         self._write(changes)
         self._taken = taken
         return records.Applied(
-            changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count
-        )
+            changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count,
+            changes.digest() if digested else b"",
+        )  # fmt: skip
 
     def _write(self, changes: Changes) -> None:
         db = self._db

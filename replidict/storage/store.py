@@ -20,9 +20,9 @@ from contextlib import contextmanager
 
 import msgspec
 
-from replidict.errors import EncodingError, StorageError
+from replidict.errors import StorageError
 from replidict.log_writer import Logger
-from replidict.machine.changes import Changes, Session
+from replidict.machine.changes import Changes
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records
@@ -30,6 +30,7 @@ from replidict.storage.bulk_insert import put
 from replidict.storage.file_format import LATEST, FileFormat, has_kept
 from replidict.storage.file_format import read as read_format
 from replidict.storage.high_water_mark import HighWaterMark
+from replidict.storage.loading import Wrong, load
 from replidict.storage.log import Log
 from replidict.storage.state_table import StateTable
 
@@ -151,50 +152,13 @@ class Store:
 
     def load_into(self, machine: StateMachine) -> None:
         """Give the state machine what the tables hold. Raises `StorageError`."""
-        applied = self.applied
         with self._errors("read"):
+            kept = self._read_facts().get("kept")
+            rows = None if kept is None else msgspec.msgpack.decode(kept, type=records.Kept).rows
             try:
-                machine.load(
-                    self._state_rows(),
-                    self._session_rows(),
-                    index=applied.index,
-                    revision=applied.revision,
-                    next_position=applied.next_position,
-                    kept=self._kept_rows(),
-                )
-            except EncodingError as error:
-                raise self._broken(f"a key can't be read: {error}") from error
-        if len(machine.items) != applied.rows or len(machine.sessions) != applied.sessions:
-            raise self._broken(
-                f"it should hold {applied.rows} keys and {applied.sessions} sessions, "
-                f"but has {len(machine.items)} and {len(machine.sessions)}"
-            )
-        if self.format.keeps:
-            count = msgspec.msgpack.decode(self._read_facts()["kept"], type=records.Kept).rows
-            if len(machine.kept) != count:
-                raise self._broken(f"it should hold {count} rows of other state, but has {len(machine.kept)}")
-
-    def _state_rows(self) -> Iterator[tuple[int, bytes, bytes, int]]:
-        crc_of = records.state_crc
-        rows = self._db.execute("SELECT position, key, value, revision, crc FROM state ORDER BY position")
-        for position, key, value, revision, crc in rows:
-            if crc != crc_of(position, key, value, revision):
-                raise self._broken(f"the checksum of state row {position} is wrong")
-            yield position, key, value, revision
-
-    def _session_rows(self) -> Iterator[tuple[int, Session]]:
-        for number, data, crc in self._db.execute("SELECT number, data, crc FROM session"):
-            if crc != records.session_crc(number, data):
-                raise self._broken(f"the checksum of session {number} is wrong")
-            yield number, msgspec.msgpack.decode(data, type=Session)
-
-    def _kept_rows(self) -> Iterator[tuple[str, bytes]]:
-        if not self.format.keeps:
-            return
-        for name, data, crc in self._db.execute("SELECT name, data, crc FROM kept"):
-            if crc != records.fact_crc(name, data):
-                raise self._broken(f"the checksum of the row {name!r} of `kept` is wrong")
-            yield name, data
+                load(self._db, machine, self.applied, rows)
+            except Wrong as wrong:
+                raise self._broken(str(wrong)) from wrong
 
     # -- what is to be written --------------------------------------------------------------------------------------
 

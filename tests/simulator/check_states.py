@@ -70,6 +70,8 @@ class StateChecks:
 
     def state(self, machine: Machine, how: str) -> None:
         """A node holds the state at some index."""
+        if machine.differs:
+            return
         assert machine.node is not None
         state = machine.node.machine
         index = state.applied_index

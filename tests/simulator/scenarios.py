@@ -60,9 +60,9 @@ def a_leader(cluster: Cluster) -> Machine:
     return machine
 
 
-def put(machine: Machine, number: int, filler: str = "") -> Write:
+def put(machine: Machine, number: int, filler: str = "", key: str = "key") -> Write:
     """Write something on a machine."""
-    write = Write(cmd.Put(encode_key("key"), encode(f"value {number}{filler}")), 100, lambda: None)
+    write = Write(cmd.Put(encode_key(key), encode(f"value {number}{filler}")), 100, lambda: None)
     assert machine.node is not None
     machine.node.proposals.submit(write)
     return write

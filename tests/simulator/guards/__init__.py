@@ -7,7 +7,7 @@ PySyncObj (design.md, section 6) or the rule that the guard stands for, and `wit
 
 from __future__ import annotations
 
-from tests.simulator.guards import coordination, elections, levels, log, members, state, watches
+from tests.simulator.guards import coordination, divergence, elections, levels, log, members, state, watches
 from tests.simulator.guards.guard import GUARDS, STORY_OPTIONS, Guard, without
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "STORY_OPTIONS",
     "Guard",
     "coordination",
+    "divergence",
     "elections",
     "levels",
     "log",

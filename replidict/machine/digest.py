@@ -1,0 +1,148 @@
+"""A digest of the replicated state, kept up as rows change, by which nodes find out that they differ.
+
+Rules kept here:
+
+1. The digest is the sum, modulo 2**128, of a hash of each row and of one of the counters. So it depends on what is
+   there alone: not on the order in which it came, on the machine or the release of Python, nor on how much was loaded
+   and how much applied.
+2. Nothing is hashed while a command is applied. What each row was and what it is now are noted; the hashes are made
+   when somebody asks for the digest, or when much has gathered. A key that was written often is hashed once then.
+3. What is hashed, and how, belongs to the feature level: another way would be a difference between old and new nodes.
+4. The words in which an operation was refused are no part of it: they may be others in another release.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from replidict.machine.changes import Changes, Item, Session
+
+GATHER_ROWS = 2_000
+GATHER_BYTES = 16 * 1024 * 1024
+"""So many rows, or the commands that changed them, gather at most: to hash them takes a few milliseconds."""
+
+LARGE = 4_096
+"""Of a value with more bytes than this, a CRC-32 is hashed: hashing it whole would take four times as long."""
+
+_MASK = 2**128 - 1
+_ROW, _SESSION, _KEPT, _COUNTERS = range(4)
+_five_numbers = struct.Struct("<5q").pack
+_pack = msgspec.msgpack.encode
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
+
+
+def row_hash(position: int, key: bytes, value: bytes, revision: int) -> int:
+    """The hash of a key with its value, revision and place in the order."""
+    size = len(value)
+    if size > LARGE:
+        value = b"%d" % zlib.crc32(value)
+    data = _five_numbers(_ROW, position, revision, len(key), size) + key + value
+    return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")  # as `_hash`, without a call
+
+
+def session_hash(number: int, session: Session) -> int:
+    """The hash of a session and its replies."""
+    replies = [(sequence, [_without_words(result) for result in results]) for sequence, results in session.replies]
+    return _hash(_five_numbers(_SESSION, number, session.sequence, session.used, len(replies)) + _pack(replies))
+
+
+def _without_words(result: Any) -> Any:
+    """Rule 4."""
+    return result.partition(":")[0] if type(result) is str else result
+
+
+def kept_hash(name: str, data: bytes) -> int:
+    """The hash of what else is kept under a name."""
+    encoded = name.encode()
+    return _hash(_five_numbers(_KEPT, len(encoded), len(data), 0, 0) + encoded + data)
+
+
+def digest_of(rows: int, revision: int, next_position: int) -> bytes:
+    """The digest of a state whose rows have this sum of hashes."""
+    counters = _hash(_five_numbers(_COUNTERS, revision, next_position, 0, 0))
+    return ((rows + counters) & _MASK).to_bytes(16, "little")
+
+
+class StateDigest:
+    """The sum of the hashes of all rows of one state machine."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._keys = self._others = 0  # the sums: of keys, and of sessions and what else is kept
+        self._before: dict[int, Item | None] = {}  # by position, what is in the sum
+        self._after: dict[int, Item | None] = {}  # ... and what should be
+        self._large: dict[int, int] = {}  # by position, the hash of a row with a large value that is in the sum
+        self._sessions: dict[int, int] = {}  # by number, the hash that is in the sum
+        self._changed_sessions: dict[int, Session | None] = {}
+        self._kept_before: dict[str, bytes | None] = {}
+        self._kept_after: dict[str, bytes | None] = {}
+        self._bytes = 0
+
+    def load(self, items: Iterable[Item], sessions: Mapping[int, Session], kept: Mapping[str, bytes]) -> None:
+        """Begin with these rows."""
+        self._forget()
+        for item in items:
+            self._keys += row_hash(item.position, item.key, item.value, item.revision)
+        self._sessions = {number: session_hash(number, session) for number, session in sessions.items()}
+        self._others = sum(self._sessions.values()) + sum(kept_hash(*row) for row in kept.items())
+
+    def note(self, position: int, before: Item | None, after: Item | None) -> None:
+        """The key at a position has become another, or come, or gone."""
+        if position not in self._before:
+            self._before[position] = before
+        self._after[position] = after
+
+    def clear(self) -> None:
+        """All keys are gone."""
+        self._keys = 0
+        self._before, self._after, self._large = {}, {}, {}
+
+    def follow(self, changes: Changes, kept: Mapping[str, bytes]) -> None:
+        """Note the rest of what has changed; `kept` is what was kept before that."""
+        self._changed_sessions.update(changes.sessions)
+        for name, data in changes.kept.items():
+            self._kept_before.setdefault(name, kept.get(name))
+            self._kept_after[name] = data
+        self._bytes += changes.bytes
+        if len(self._before) + len(self._kept_before) >= GATHER_ROWS or self._bytes >= GATHER_BYTES:
+            self.settle()
+
+    def settle(self) -> int:
+        """Hash what has gathered; the sum."""
+        if self._before:
+            self._settle_keys()
+        for number, session in self._changed_sessions.items():
+            self._others -= self._sessions.pop(number, 0)
+            if session is not None:
+                self._sessions[number] = hashed = session_hash(number, session)
+                self._others += hashed
+        for rows, sign in ((self._kept_before, -1), (self._kept_after, 1)):
+            self._others += sign * sum(kept_hash(name, data) for name, data in rows.items() if data is not None)
+        self._before, self._after = {}, {}
+        self._changed_sessions, self._kept_before, self._kept_after = {}, {}, {}
+        self._bytes = 0
+        return self._keys + self._others
+
+    def _settle_keys(self) -> None:
+        large, total = self._large, self._keys
+        for position, item in self._before.items():
+            if item is not None:
+                known = large.pop(position, None) if len(item.value) > LARGE else None
+                total -= row_hash(position, item.key, item.value, item.revision) if known is None else known
+        for position, item in self._after.items():
+            if item is not None:
+                total += (hashed := row_hash(position, item.key, item.value, item.revision))
+                if len(item.value) > LARGE:
+                    large[position] = hashed
+        self._keys = total
