@@ -11,7 +11,7 @@ from urllib.parse import quote
 from starlette.testclient import TestClient
 
 from replidict import Options, ReplicatedDict
-from replidict.http.app import application
+from replidict.http.app import asgi
 from replidict.http.problems import PROBLEMS
 from tests.clusters import Dict
 
@@ -24,9 +24,9 @@ def path_of(key: str) -> str:
 
 
 @contextmanager
-def client_of(d: Dict, *, token: str | None = None, options: Options | None = None) -> Iterator[TestClient]:
+def client_of(d: Dict, *, token: str | None = None) -> Iterator[TestClient]:
     """A client of the app over this dict."""
-    with TestClient(application(d, token=token, options=options), base_url=BASE, follow_redirects=False) as client:
+    with TestClient(asgi(d, token=token), base_url=BASE, follow_redirects=False) as client:
         yield client
 
 
@@ -40,7 +40,7 @@ def store(
     """A dict of its own, and a client of the app over it."""
     with (
         ReplicatedDict[Any, Any](root / "d", options=options) as d,
-        client_of(d, token=token, options=options) as client,
+        client_of(d, token=token) as client,
     ):
         yield d, client
 

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 import replidict
 from replidict import Options, ReplicatedDict
 from replidict.http import app as app_module
-from replidict.http.app import application
+from replidict.http.app import asgi
 from replidict.http.metrics import METHODS, ROUTES
 from replidict.http.problems import PROBLEMS, problem_of
 from replidict.machine.codec import encode, encode_key
@@ -581,7 +581,7 @@ def test_bad_paths(opened: Opened, path: str) -> None:
 def test_an_error_nobody_foresaw(tmp_path: Path) -> None:
     """An internal error is 500 without a word about the inside."""
     with ReplicatedDict[Any, Any](tmp_path / "d", codec=Broken()) as d:
-        client = TestClient(application(d), base_url="http://localhost", raise_server_exceptions=False)
+        client = TestClient(asgi(d), base_url="http://localhost", raise_server_exceptions=False)
         with client:
             assert "inside" not in assert_problem(client.put("/kv/k", content="v"), "internal", 500)
             samples = {
@@ -698,7 +698,7 @@ def test_labels_are_few(opened: Opened) -> None:
 
 def test_every_route_and_method_is_counted_by_its_name(opened: Opened) -> None:
     """The metrics know every route and every method there is."""
-    found = [route for route in application(opened[0]).routes if isinstance(route, Route)]
+    found = [route for route in asgi(opened[0]).routes if isinstance(route, Route)]
     routes = {route.path for route in found}
     assert {method for route in found for method in route.methods or ()} <= METHODS
     assert {path for path in routes if "{" not in path} == ROUTES

@@ -19,7 +19,7 @@ import pytest
 
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
 from replidict.http import bodies, bulkheads, connection, server
-from replidict.http.app import application
+from replidict.http.app import asgi
 from replidict.http.problems import PROBLEMS, Problem
 from replidict.http.server import HttpServer, check_protected, listening, token_of
 from replidict.machine.codec import encode_key
@@ -34,7 +34,7 @@ def serving(d: Dict, *, token: str | None = None) -> Iterator[tuple[int, HttpSer
     """The dict on a port of its own, until this ends."""
     bound = listening(":0")
     port = bound.getsockname()[1]
-    served = HttpServer(application(d, token=token, options=OPTIONS), bound, OPTIONS)
+    served = HttpServer(asgi(d, token=token), bound, OPTIONS)
     served.start()
     try:
         yield port, served

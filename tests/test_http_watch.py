@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict
-from replidict.http import connection, watches
-from replidict.http.app import application
+from replidict.http import connection, event_stream, watches
+from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.clusters import Dict, wait_until
 from tests.serving import curl
@@ -39,11 +39,11 @@ def opened(tmp_path: Path) -> Iterator[tuple[Dict, int]]:
 class EventSource:
     """What a browser does: it reads fields, dispatches events with data, and remembers the last id."""
 
-    def __init__(self, port: int, query: str = "", last_id: str | None = None) -> None:
+    def __init__(self, port: int, query: str = "", last_id: str | None = None, *, path: str = "/watch") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), 60)
         self._file = self.socket.makefile("rb")
         header = "" if last_id is None else f"Last-Event-ID: {last_id}\r\n"
-        self.socket.sendall(f"GET /watch{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode())
+        self.socket.sendall(f"GET {path}{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode())
         status, *headers = [line.decode().rstrip() for line in iter(self._file.readline, b"\r\n")]
         self.status = int(status.split()[1])
         self.headers = dict(line.lower().split(": ", 1) for line in headers)
@@ -121,7 +121,7 @@ def test_a_client_goes_on_where_it_was(opened: tuple[Dict, int]) -> None:
         said = source.event()
         assert said is not None and said[1]["revision"] == 4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watches, "HEARTBEAT_SECONDS", 0.05)
+        patch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.05)
         with EventSource(port, "?prefix=z") as source:
             d["a"] = "not of interest"
             wait_until(lambda: d.status().watchers == 1, "it watches")
@@ -203,7 +203,7 @@ def test_streams_end_when_the_server_is_to_end(tmp_path: Path) -> None:
             assert source.event() is None
             assert served.ended_within(5), "it does not wait for streams"
         bound = listening(":0")
-        again = HttpServer(application(d, options=OPTIONS), bound, OPTIONS)
+        again = HttpServer(asgi(d), bound, OPTIONS)
         again.start()
         with EventSource(bound.getsockname()[1]) as source:
             assert next(source._lines)

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from replidict.api.observation import options_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction import commit_on, texts_in_order
 from replidict.api.views import Versioned
@@ -42,12 +43,13 @@ from replidict.http.arguments import (
 from replidict.http.bodies import Bodies
 from replidict.http.bulkheads import Bulkhead
 from replidict.http.guard import Guard
+from replidict.http.live import Live
 from replidict.http.metrics import Metrics
+from replidict.http.page import FOLDER, StatusPage
 from replidict.http.problems import HANDLERS, Problem
 from replidict.http.transaction import transaction_of
 from replidict.http.values import body_of, value_of
 from replidict.http.watches import Watches
-from replidict.options import Options
 
 READY_WITHIN = 1.0
 """Seconds in which a node that is up to date can show it."""
@@ -78,8 +80,8 @@ register_url_convertor("replidict_key", _Key())
 class Store:
     """The endpoints over one dict."""
 
-    def __init__(self, d: ReplicatedDict[Any, Any], options: Options) -> None:
-        self._dict = d
+    def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
+        self._dict, options = d, options_of(d)
         self._max_key_bytes = options.max_key_bytes
         # A value is a little longer on disk: by what tells its type and length.
         self._bodies = Bodies(options.max_value_bytes - 5)
@@ -87,11 +89,12 @@ class Store:
         self._listing = Bulkhead("listing", 1, 15)
         self._probing = Bulkhead("probing", 2, 14)
         self.watches = Watches(d, self._listing)
+        self.live = Live(d)
         self.metrics = Metrics(d)
 
     def close(self) -> None:
         """Begin nothing more."""
-        for bulkhead in (self._waiting, self._listing, self._probing):
+        for bulkhead in (self._waiting, self._listing, self._probing, self.live.bulkhead):
             bulkhead.close()
 
     # -- keys and values ----------------------------------------------------------------------------------------------
@@ -270,12 +273,19 @@ class Store:
         return Response(body, headers={"Content-Type": content_type})
 
 
-def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, options: Options | None = None) -> Starlette:
-    """The app over this dict, which stays the caller's to close. `options` are those the dict was opened with.
+def asgi(d: ReplicatedDict[Any, Any], *, token: str | None = None) -> Starlette:
+    """The store over HTTP and its status page, as an ASGI application to serve, or to mount in another one.
 
-    With `token`, requests must show it; without, only those that call this machine by a loopback name are answered.
+    Args:
+        d: The dict, which stays the caller's to close.
+        token: What requests must show as their bearer token. Without one, only those that call this machine by a
+            loopback name are answered.
+
+    Example:
+        app = FastAPI()
+        app.mount("/replidict", replidict.http.asgi(d, token=token))
     """
-    store = Store(d, options or Options())
+    store, page = Store(d), StatusPage(asks_for_token=token is not None)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -284,6 +294,9 @@ def application(d: ReplicatedDict[Any, Any], *, token: str | None = None, option
 
     app = Starlette(
         routes=[
+            Route("/", page.index),
+            Route(FOLDER + "{name}", page.file),
+            Route("/live", store.live.live),
             Route("/kv", store.list),
             Route("/kv/{key:replidict_key}", store.item, methods=["GET", "PUT", "DELETE", "POST"]),
             Route("/transaction", store.transaction, methods=["POST"]),

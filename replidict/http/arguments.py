@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Scope
 
 from replidict.http.problems import Problem
 from replidict.machine.codec import encode_key
@@ -88,6 +89,12 @@ class Condition:
         else:
             found = any(text == str(revision) and (self.negated or not weak) for weak, text in self.tags)
         return found is not self.negated
+
+
+def path_of(scope: Scope) -> str:
+    """The path that a request asks for, without that of the application which this one is mounted in."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def key_of(request: Request, max_bytes: int) -> str:

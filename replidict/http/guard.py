@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. With a token, every request shows it (RFC 6750), but for the two probes, which say yes or no and nothing else.
+1. With a token, every request shows it (RFC 6750), but for the two probes, which say yes or no and nothing else, and
+   the files of the status page, which say nothing of the node: browsers show no token when they open a page.
 2. Without one the store is for this machine only. So a request must be meant for it: one whose Host is not loopback
    comes from a browser that was led here (DNS rebinding).
 3. The comparison of tokens takes the same time wherever they differ. No token appears in an answer or a log line.
@@ -17,6 +18,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from replidict.http.arguments import path_of
+from replidict.http.page import is_page
 from replidict.http.problems import Problem
 from replidict.security import is_loopback
 
@@ -62,7 +65,8 @@ class Guard:
                     f"{host[:80]} is not this machine's loopback address; without a token nothing else is answered",
                 ).response()
             return None
-        if scope["path"] in PROBES:
+        path = path_of(scope)
+        if path in PROBES or is_page(path):
             return None
         scheme, _, shown = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":

@@ -18,15 +18,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from replidict.api.replicated_dict import ReplicatedDict
+from replidict.http.arguments import path_of
+from replidict.http.page import FOLDER
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE", "POST"}
 ROUTES = {
-    "/kv", "/transaction", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics",
+    "/", "/live", "/kv", "/transaction", "/watch", "/status", "/members", "/locks", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
-"""What is served, and `/kv/{key}`."""
-STREAM = "/watch"
-"""Goes on as long as the client likes: how long that is tells nothing."""
+"""What is served, and `/kv/{key}` and `/page/{file}`."""
+STREAMS = {"/watch", "/live"}
+"""They go on as long as the client likes: how long that is tells nothing."""
 OTHER = "other"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -95,16 +97,19 @@ class Metrics:
             finally:
                 self._under_way.dec()
                 method = scope["method"] if scope["method"] in METHODS else OTHER
-                route = _route(scope["path"])
+                route = _route(path_of(scope))
                 self._requests.labels(method, route, str(status)).inc()
-                if route != STREAM:
+                if route not in STREAMS:
                     self._seconds.labels(method, route).observe(time.perf_counter() - began)
 
         return counting
 
 
 def _route(path: str) -> str:
-    return "/kv/{key}" if path.startswith("/kv/") else path if path in ROUTES else OTHER
+    for folder, route in (("/kv/", "/kv/{key}"), (FOLDER, "/page/{file}")):
+        if path.startswith(folder):
+            return route
+    return path if path in ROUTES else OTHER
 
 
 class _Engine(Collector):

@@ -17,7 +17,7 @@ from typing import Any
 
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.errors import ReplidictError
-from replidict.http.app import application
+from replidict.http.app import asgi
 from replidict.http.server import HttpServer, check_protected, listening, token_of
 from replidict.options import Options
 
@@ -39,7 +39,7 @@ def run(name: str, directory: Path, http: str, token_file: Path | None, node: Ma
         check_protected(bound, token)
         with ReplicatedDict[Any, Any](directory, options=options, **node) as d:
             host, port = bound.getsockname()[:2]
-            server = HttpServer(application(d, token=token, options=options), bound, options)
+            server = HttpServer(asgi(d, token=token), bound, options)
             _serve(name, d, server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 

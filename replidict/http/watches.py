@@ -4,8 +4,8 @@ Rules kept here:
 
 1. An event's id is its revision, so that a client which comes back, here or at another node, goes on behind it. The id
    moves on with heartbeats, too: what is of no interest need not be remembered for anybody.
-2. One change is held for a client at a time: the next one is read when that is taken. No thread waits for one.
-3. A stream ends when the client goes, when the node stops, and at once when the server is to end.
+2. One change is held for a client at a time: the next one is read when that is taken.
+3. A stream ends when the node stops.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
 
 from replidict.api.changes import Change
 from replidict.api.replicated_dict import ReplicatedDict
@@ -25,19 +23,12 @@ from replidict.api.watch import Watch, open_watch
 from replidict.errors import EncodingError, HistoryLost, ReplidictError
 from replidict.http.arguments import TIMEOUT, parameters_of
 from replidict.http.bulkheads import Bulkhead
+from replidict.http.event_stream import HEADERS, MEDIA_TYPE, EventStream
 from replidict.http.problems import Problem
 from replidict.machine.jsonable import Json, to_json
 
 MAX_WATCHES = 100
 """Streams of one node."""
-
-HEARTBEAT_SECONDS = 10.0
-"""Between two comments, while nothing happens."""
-
-END = "replidict.end"
-"""In the scope of a connection: what ends its stream. For the thread of the event loop."""
-
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 
 
 class Watches:
@@ -54,7 +45,7 @@ class Watches:
         if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise Problem("bad-argument", f"after={after[:40]!r}: must be a revision, as the ids of events are")
         if request.method == "HEAD":
-            return Response(headers=HEADERS, media_type="text/event-stream")
+            return Response(headers=HEADERS, media_type=MEDIA_TYPE)
         if self._open >= MAX_WATCHES:
             raise Problem("busy", f"{MAX_WATCHES} clients watch at this node, which is all it takes: try another")
         bell, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -72,84 +63,53 @@ class Watches:
             )
         except HistoryLost as lost:
             raise Problem("history-lost", str(lost)) from None
-        return _Stream(self, opened, bell)
+        return EventStream(_Changes(self, opened), bell)
 
     def count(self, more: int) -> None:
         """So many streams more are open."""
         self._open += more
 
 
-class _Stream(Response):
-    """One answer that goes on."""
+class _Changes:
+    """What one stream tells: the changes that a watch sees."""
 
-    def __init__(self, watches: Watches, watch: Watch[str, Any], bell: asyncio.Event) -> None:
-        super().__init__(headers=HEADERS, media_type="text/event-stream")
-        self._watches, self._watch, self._bell = watches, watch, bell
-        self._gone = self._ending = False
+    def __init__(self, watches: Watches, watch: Watch[str, Any]) -> None:
+        self._watches, self._watch = watches, watch
         self._told = -1
+        self.ended = False
 
-    @override
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
-        scope[END] = self._end
-        listening = asyncio.ensure_future(self._listen(receive))
+    def __enter__(self) -> _Changes:
         self._watches.count(1)
-        try:
-            with self._watch:
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                while not self._gone and not self._ending:
-                    self._bell.clear()
-                    if text := self._next():
-                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                        await asyncio.sleep(0)  # others have their turn
-                    elif not self._ending:
-                        await self._wait(send)
-            if not self._gone:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._watches.count(-1)
-            listening.cancel()
+        return self
 
-    def _next(self) -> str:
+    def __exit__(self, *_: object) -> None:
+        self._watches.count(-1)
+        self._watch.close()
+
+    def next(self) -> str:
         """What there is to be said now."""
         try:
             change = self._watch.next(0)
         except HistoryLost as lost:
-            self._ending = True
+            self.ended = True
             return f"event: history-lost\ndata: {json.dumps({'oldest': lost.oldest, 'current': lost.current})}\n\n"
         except EncodingError as error:
-            self._ending = True
+            self.ended = True
             return f"event: error\ndata: {json.dumps(str(error))}\n\n"
         except ReplidictError:
-            self._ending = True
+            self.ended = True
             return ": this node has stopped\n\n"
         if change is None:
-            return self._progress() if self._told < 0 else ""
+            return self.heartbeat() if self._told < 0 else ""
         self._told = change.revision
         return f"id: {change.revision}\ndata: {_data(change)}\n\n"
 
-    def _progress(self) -> str:
-        """A heartbeat, and the id that a client comes back with."""
+    def heartbeat(self) -> str:
+        """A comment, and the id that a client comes back with."""
         if self._watch.revision == self._told:
             return ":\n\n"
         self._told = self._watch.revision
         return f":\nid: {self._told}\n\n"
-
-    async def _wait(self, send: Send) -> None:
-        try:
-            await asyncio.wait_for(self._bell.wait(), HEARTBEAT_SECONDS)
-        except TimeoutError:
-            await send({"type": "http.response.body", "body": self._progress().encode(), "more_body": True})
-
-    async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._bell.set()
-
-    def _end(self) -> None:
-        self._ending = True
-        self._bell.set()
 
 
 def _data(change: Change[str, Any]) -> str:

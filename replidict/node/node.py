@@ -18,6 +18,7 @@ from replidict.machine.changes import Changes
 from replidict.machine.codec import Codec
 from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
+from replidict.node.activity import Activity
 from replidict.node.expiry import Expiry
 from replidict.node.feature_level import FeatureLevel
 from replidict.node.history import History
@@ -71,9 +72,10 @@ class Node:
             background=background,
             snapshot_directory=snapshot_directory,
         )
+        self.activity = Activity(clock)
         self.feature_level = FeatureLevel(self.engine)
         self.engine.meet = self.feature_level.meet
-        self.proposals = Proposals(self.engine, options, wake, self.feature_level)
+        self.proposals = Proposals(self.engine, options, wake, self.feature_level, self.activity)
         self.reads = Reads(self.engine, wake)
         self.expiry = Expiry(self.engine, self.machine)
         self.leases = Leases(self.engine, self.machine, self.proposals)
@@ -94,6 +96,7 @@ class Node:
 
     def _on_snapshot_installed(self) -> None:
         self.history.begin_anew()
+        self.activity.begin_at(self.machine.revision)
         self.proposals.on_snapshot_installed()
         self.leases.look_at_all()
         self.locks.look_at_all()
@@ -121,6 +124,7 @@ class Node:
         while engine.members.voters == {engine.address} and engine.last_applied < last_index:
             self.step()
         self.history.follow()
+        self.activity.begin_at(self.machine.revision)
 
     def call(self, function: Callable[[], Returned], done: Callable[[], object] | None = None) -> Call[Returned]:
         """Have something done between two steps; for any thread. The call gives what it returns or raises.
@@ -156,6 +160,7 @@ class Node:
             self.history.follow()
             self.reads.release()
             self.history.wake()
+            self.activity.look(self.machine.revision, self.engine.term, self.engine.leader)
         finally:
             self.step_end.end()
 

@@ -23,6 +23,7 @@ from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, 
 from replidict.large_encoding import LARGE, encode_large
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
+from replidict.node.activity import Activity
 from replidict.node.feature_level import FeatureLevel
 from replidict.options import Options
 from replidict.protocol.peer_messages import Propose, ProposeRefused
@@ -42,7 +43,7 @@ REFUSALS: dict[str, type[ReplidictError]] = {error.__name__: error for error in 
 class Write:
     """One write on its way. `done` is called once, by the tick thread, when `result` or `error` is set."""
 
-    __slots__ = ("abandoned", "done", "error", "level", "operation", "result", "sent", "size")
+    __slots__ = ("abandoned", "done", "error", "level", "operation", "result", "sent", "since", "size")
 
     def __init__(self, operation: cmd.Operation, size: int, done: Callable[[], object]) -> None:
         self.operation = operation
@@ -52,6 +53,7 @@ class Write:
         self.result: cmd.Result = None
         self.error: ReplidictError | None = None
         self.sent = False
+        self.since = 0.0
         self.abandoned = False
 
 
@@ -80,9 +82,12 @@ class _Batch:
 class Proposals:
     """The writes of one process. `submit` and `give_up` are for any thread, the rest for the tick thread."""
 
-    def __init__(self, engine: Engine, options: Options, wake: Callable[[], None], level: FeatureLevel) -> None:
+    def __init__(
+        self, engine: Engine, options: Options, wake: Callable[[], None], level: FeatureLevel, activity: Activity
+    ) -> None:
         self._engine = engine
         self._level = level
+        self._activity = activity
         self._options = options
         self._wake = wake
         self._queue: deque[Write] = deque()
@@ -103,6 +108,7 @@ class Proposals:
 
     def submit(self, write: Write) -> None:
         """Queue a write. Raises what stopped the node, if something did."""
+        write.since = self._engine.clock()
         self._queue.append(write)
         if self._failure is not None and not write.sent:  # looked for after it was queued, as `stop` does it before
             raise_anew(self._failure)
@@ -251,6 +257,8 @@ class Proposals:
             self._refuse(batch.writes, OutcomeUnknown(f"the answer to this write is no longer known: {results.value}"))
         else:
             del self._in_flight[outcome.sequence]
+            if batch.writes:
+                self._activity.count(len(batch.writes), batch.writes[0].since)
             for write, result in zip(batch.writes, results, strict=False):
                 write.result = result
                 write.done()
