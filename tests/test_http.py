@@ -571,7 +571,7 @@ def test_bad_methods(opened: Opened, path: str, methods: str, method: str) -> No
     assert d == {}
 
 
-@pytest.mark.parametrize("path", ["/", "/kv2", "/nope", "/status/", "/KV/k", "/kvx/k"])
+@pytest.mark.parametrize("path", ["/page", "/kv2", "/nope", "/status/", "/KV/k", "/kvx/k"])
 def test_bad_paths(opened: Opened, path: str) -> None:
     """A path that is not there is 404, and says which are."""
     detail = assert_problem(opened[1].get(path), None, 404)

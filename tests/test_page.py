@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -109,7 +110,7 @@ def test_the_files_need_no_token_and_what_they_show_does(tmp_path: Path) -> None
         page = client.get("/")
         assert page.status_code == 200 and 'data-token="yes"' in page.text and TOKEN not in page.text
         assert client.get("/page/page.js").status_code == 200
-        for path in ("/live", "/kv", "/status", "/pages", "/page", "//"):
+        for path in ("/live", "/kv", "/status", "/pages", "/page"):
             assert_problem(client.get(path), "bad-token")
     with store(tmp_path, token=None) as (_, client):
         assert 'data-token="no"' in client.get("/").text
@@ -142,7 +143,9 @@ def test_a_look_has_all_that_the_page_shows(tmp_path: Path) -> None:
         held.release()
 
 
-def test_there_is_one_look_for_all_and_none_for_nobody(opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_one_look_for_all_and_none_for_nobody(
+    opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten streams cost what one does; when the last one ends, the node is not looked at any more."""
     d, port = opened
     looked: list[float] = []
@@ -176,13 +179,11 @@ def test_there_is_one_look_for_all_and_none_for_nobody(opened: tuple[Dict, int],
         assert event(again)["status"]["keys"] == 0
 
 
-def test_a_slow_page_skips_and_too_many_are_told_so(
-    opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_page_skips_and_too_many_are_told_so(opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream holds one look, the newest; one stream more than there may be is refused, HEAD is not one."""
     d, port = opened
     monkeypatch.setattr(live, "MAX_LOOKING", 1)
-    held = live._Looks(Live(d), live.asyncio.Event())
+    held = live._Looks(Live(d), asyncio.Event())
     held.hear("old")
     held.hear("new")
     assert (held.next(), held.next()) == ("new", "")
@@ -207,7 +208,7 @@ def test_a_stream_tells_that_its_node_has_stopped(tmp_path: Path) -> None:
         assert served.ended_within(5)
 
 
-# -- in another application ---------------------------------------------------------------------------------------------
+# -- in another application -------------------------------------------------------------------------------------------
 
 
 def test_mounted_in_another_application(tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ async def _of_the_framework(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     details = {
-        404: "there are /, /kv/KEY, /kv, /transaction, /watch, /live, /status, /members, /locks, /healthz, /readyz, /metrics",
+        404: "there are /, /kv/KEY, /kv, /transaction, /watch, /live, /status, /members, /locks, /healthz, /readyz and "
+        "/metrics",
         405: "the Allow header says which methods there are",
     }
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
