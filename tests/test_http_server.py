@@ -445,7 +445,7 @@ def test_clients_that_close_their_half(opened: tuple[Dict, int]) -> None:
         ("http://evil@localhost/kv/k", "not-loopback"),
         ("http:///kv/k", "not-loopback"),
         ("http://localhost//kv/k", "about:blank"),
-        ("http://localhost?kv/k", "urn:replidict:bad-argument"),
+        ("http://localhost?kv/k", "bad-argument"),
     ],
 )
 def test_targets_with_a_host(opened: tuple[Dict, int], target: str, problem: str | None) -> None:
