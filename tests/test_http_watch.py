@@ -27,7 +27,7 @@ from tests.test_http_server import OPTIONS, request, serving
 @pytest.fixture(autouse=True)
 def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its heartbeats a stream finds that its client is gone."""
-    monkeypatch.setattr(watches, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.5)
 
 
 @pytest.fixture
