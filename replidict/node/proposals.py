@@ -96,6 +96,8 @@ class Proposals:
         self._failure: ReplidictError | None = None
         self.waiting = False
         """Whether something has changed since the last step that may let writes go out."""
+        self.answered_otherwise: Callable[[Write], bool] | None = None
+        """For tests of failures: asked about each write; whether it answers that itself, so that it is not queued."""
         engine.on(Propose, self._on_propose)
         engine.on(ProposeRefused, self._on_refused)
 
@@ -103,6 +105,8 @@ class Proposals:
 
     def submit(self, write: Write) -> None:
         """Queue a write. Raises what stopped the node, if something did."""
+        if self.answered_otherwise is not None and self.answered_otherwise(write):
+            return
         self._queue.append(write)
         if self._failure is not None and not write.sent:  # looked for after it was queued, as `stop` does it before
             raise_anew(self._failure)
