@@ -17,9 +17,9 @@ from replidict.machine.outcomes import Outcome
 from replidict.storage import records
 from replidict.storage.directory import DIVERGED
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
+from replidict.testing.simulator.machine import Machine
 from tests.simulator.scenarios import a_leader, put, until
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.violation import Violation
 
 WITHIN = 10.0
 """Simulated seconds after a write within which who differs must have stopped."""

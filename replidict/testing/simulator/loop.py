@@ -29,6 +29,7 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
+        """Have it not happen."""
         self.action = None
 
 
@@ -89,6 +90,7 @@ class Trace:
         self._lines.append((now, who, what, detail))
 
     def digest(self) -> str:
+        """Stands for all that happened."""
         return self._hash.hexdigest()
 
     def lines(self) -> list[str]:
