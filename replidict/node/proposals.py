@@ -126,6 +126,11 @@ class Proposals:
         """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
         heappush(self._left, (self._engine.clock() + seconds, id(write), write))
 
+    @property
+    def busy(self) -> bool:
+        """Whether writes wait, or are under way: what becomes of one is not known yet, though its caller be gone."""
+        return bool(self._queue or self._in_flight)
+
     # -- tick thread --------------------------------------------------------------------------------------------------
 
     def step(self) -> None:

@@ -2,6 +2,16 @@
 
 from replidict.testing.cluster import Cluster
 from replidict.testing.failures import fail_next, steal_lock
+from replidict.testing.simulation import FAULTS, SimulationFailed, SimulationResult, simulate
 from replidict.testing.time_travel import Clock
 
-__all__ = ["Clock", "Cluster", "fail_next", "steal_lock"]
+__all__ = [
+    "FAULTS",
+    "Clock",
+    "Cluster",
+    "SimulationFailed",
+    "SimulationResult",
+    "fail_next",
+    "simulate",
+    "steal_lock",
+]

@@ -27,9 +27,11 @@ class Nemesis:
         *,
         drift: float,
         kinds: Sequence[str] | None = None,
+        pace: tuple[float, float] | None = None,
         changes: Mapping[str, Callable[[], bool]] | None = None,
     ) -> None:
-        """`drift` is by how much a clock may run fast or slow. With `changes` of the members these happen, too."""
+        """`drift` is by how much a clock may run fast or slow. `pace` is how long it takes to the next one and
+        how long things stay broken, on average. With `changes` of the members these happen, too."""
         self._cluster = cluster
         self._rng = rng
         self._drift = drift
@@ -70,7 +72,9 @@ class Nemesis:
         self._table = {**table, **(changes or {})}
         self.kinds = kinds
         self.interval = rng.choice((0.3, 1.0, 2.0, 5.0))
-        self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))  # how long things stay broken, on average
+        self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))
+        if pace is not None:
+            self.interval, self._outage = pace
 
     def start(self) -> None:
         """Begin."""

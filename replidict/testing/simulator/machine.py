@@ -34,6 +34,7 @@ from replidict.testing.simulator.background import SimulatedBackground
 from replidict.testing.simulator.disk import Crash, Disk, Fault, Write
 from replidict.testing.simulator.loop import Loop, Timer, Trace
 from replidict.testing.simulator.network import Event, Hello, Network
+from replidict.testing.simulator.node import SimulatedNode
 from replidict.testing.simulator.transport import SimulatedTransport
 from replidict.testing.simulator.violation import Violation
 
@@ -123,6 +124,7 @@ class Machine:
         """... and the node dies at once when that is done, the first time when more than that waits to be written."""
         self.on_start: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []
+        self.on_resume: list[Callable[[], None]] = []
         self._inbox: list[Event] = []
         self._woken = False
         self._timer: Timer | None = None
@@ -204,7 +206,7 @@ class Machine:
         options = cluster.options
         try:
             self._store = Store(self.disk.connect(), self.disk.uri, log_retain=options.log_retain)
-            self.node = Node(
+            self.node = SimulatedNode(
                 self._store,
                 codec=DEFAULT_CODEC,
                 options=options,
@@ -339,6 +341,8 @@ class Machine:
             self.paused = False
             self.cluster.trace.note(self.address, "resume")
             self._schedule()
+            for hook in self.on_resume:
+                hook()
 
     # -- its steps --------------------------------------------------------------------------------------------------
 

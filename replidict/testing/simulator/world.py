@@ -29,12 +29,13 @@ class World:
         *,
         observe: Callable[[Self], Observer] = lambda world: Observer(),
         keep_trace: int | None = 400,
+        shows_messages: bool = True,
     ) -> None:
         self.seed = seed
         self.options = options
         self.directory = directory
         self.loop = Loop()
-        self.trace = Trace(self.loop, keep_trace)
+        self.trace = Trace(self.loop, keep_trace, shows_messages=shows_messages)
         self.counters = {"steps": 0, "spins": 0, "removed": 0}
         self.fsync_time = 0.001
         self.step_time = 0.0001
