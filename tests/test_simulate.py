@@ -226,6 +226,23 @@ def test_it_runs_on_every_node_and_again_after_a_crash() -> None:
     assert alive == set()
 
 
+def test_a_paused_program_stands_still() -> None:
+    """While its machine is paused a program does nothing, and finds afterwards that time has passed."""
+    gaps: list[float] = []
+
+    async def program(d: Any, node: int, random: random.Random) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await asyncio.sleep(0.1)
+            gaps.append(loop.time() - began)
+
+    for seed in range(2):
+        simulate(program, seed=seed, faults=["pause"], seconds=20)
+    assert max(gaps) > 0.5
+    assert min(gaps) > 0.09
+
+
 def test_without_faults_all_is_as_in_a_dict() -> None:
     """Nothing goes wrong with `faults=()`; each method does for coroutines what that of `ReplicatedDict` does."""
 

@@ -34,15 +34,11 @@ class _Pause:
 
     def __init__(self) -> None:
         self.begun, self.over = Latch(), Latch()
-        self.first: list[Callable[[], object]] = []
-        """What it does when it goes on, before anything else."""
 
     def stand(self) -> None:
         """What the thread does meanwhile."""
         self.begun.set()
         self.over.wait()
-        for each in self.first:
-            each()
 
 
 class Cluster:
@@ -166,7 +162,6 @@ class Cluster:
             ValueError: There is no such node, or it is down.
         """
         d = self._running(i)
-        self._cut_off(i, range(len(self)))
         if i in self._paused:
             self._paused.pop(i).over.set()
         d._host.close(farewell=False)
@@ -284,11 +279,10 @@ class Cluster:
 
     def _in_thread(self, i: int, function: Callable[[], object]) -> None:
         """Have something done in the thread of a node, and a whole step after it; on a paused one when it goes on."""
-        if i in self._paused:
-            self._paused[i].first.append(function)
-            return
-        for each in (function, lambda: None):
-            self[i]._host.node.call(each).result()
+        call = self[i]._host.node.call(function)
+        if i not in self._paused:
+            call.result()
+            self[i]._host.node.call(lambda: None).result()
 
     def _cut_off(self, i: int, others: Collection[int]) -> None:
         addresses = [self._addresses[other] for other in others if other != i]

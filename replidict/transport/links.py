@@ -172,7 +172,7 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._attend(connection, now)
         for peer in list(self._peers.values()):
-            if peer.should_call(now) and peer.node.id not in self._cut:
+            if peer.should_call(now):
                 self._call(peer, now)
         self._log_throttle.tick(now)
         self._bury()

@@ -55,7 +55,7 @@ class ProgramLoop(AbstractEventLoop):
             self._arrange()
 
     def _arrange(self) -> None:
-        if not self._coming and not self.over and not self._is_paused():
+        if not self._coming and not self.over:
             self._coming = True
             self._world.at(self._world.now, self._run_ready)
 
