@@ -115,6 +115,7 @@ def obtaining(
     None if the lock was not granted, and this process is not in line any more; so it is, too, if this is closed before
     it has ended. Raises what has ended the node, and `ReplidictError` when the name is that of something else.
     """
+    clock = node.engine.clock
     deadline = None if seconds is None else clock() + seconds
     while True:
         request = node.locks.ask(wanted, wait, ring)

@@ -44,9 +44,14 @@ class ProgramLoop(AbstractEventLoop):
         """The process is gone."""
         self.over = True
         self._ready.clear()
-        for task in self._tasks:
-            if not task.done():
-                _close(task.get_coro())
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)  # so that what they still want to wait for fails
+        try:
+            for task in self._tasks:
+                if not task.done():
+                    _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(outer)
         self._tasks.clear()
 
     def resume(self) -> None:

@@ -37,7 +37,7 @@ class Program:
         """The dict as it has it now."""
         node = self._machine.node
         assert node is not None
-        return ProgramDict(node, random.Random(f"{self._seed} {self.name} {self._runs}"), self._world.trace, self.name)
+        return ProgramDict(node, self._world.trace, self.name)
 
     @property
     def done(self) -> bool:
