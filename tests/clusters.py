@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import random
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from replidict.testing.ports import free_addresses as free_addresses
 from replidict.transport.links import TcpTransport
 from tests.wire_support import SECRET, Certificates
 
@@ -42,21 +41,6 @@ def wire_of(node: Dict) -> TcpTransport:
     wire = node._host.node.engine.transport
     assert isinstance(wire, TcpTransport)
     return wire
-
-
-def free_addresses(count: int) -> list[str]:
-    """Loopback addresses with ports that are free now, below those that systems give to outgoing connections."""
-    found: list[str] = []
-    while len(found) < count:
-        port = random.randrange(15000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if f"127.0.0.1:{port}" not in found:
-            found.append(f"127.0.0.1:{port}")
-    return found
 
 
 def open_member(root: Path, addresses: list[str], number: int, **arguments: Any) -> Dict:

@@ -36,7 +36,7 @@ from replidict.raft.state import RaftState
 from replidict.raft.transfer import LeadershipTransfer
 from replidict.storage.directory import founded_by, write_founding_facts
 from replidict.storage.store import Store
-from tests.simulator.disk import lay_out
+from replidict.testing.simulator.disk import lay_out
 
 OPTIONS = Options(lease_reads=True)
 TIMEOUT = OPTIONS.election_timeout

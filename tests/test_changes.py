@@ -7,8 +7,8 @@ import pytest
 from replidict.errors import RemovedError
 from replidict.options import Options
 from replidict.protocol.peer_messages import AddMember, AppendEntries, MembersAre, Message, RemoveMember
+from replidict.testing.simulator.machine import Machine
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.member_scenarios import change
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, until

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from replidict import ClosedError, Held, LockLost, LockTimeout, NotCommitted, ReplicatedDict, ReplidictError
-from tests.clusters import Dict, cluster, leader_of, wait_until
+from replidict.testing import Cluster
+from tests.clusters import Dict, cluster, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -272,41 +273,41 @@ def test_a_semaphore_has_so_many_holders(nodes: list[Dict]) -> None:
         nodes[1].lock("three").acquire()
 
 
-def test_a_lost_lock_is_told_without_the_cluster(tmp_path: Path) -> None:
+def test_a_lost_lock_is_told_without_the_cluster() -> None:
     """Cut off from all others, the holder of a lock hears that it is lost: `lost` is set, callbacks run, `check` and
     `release` raise."""
-    with cluster(tmp_path, 3, timeout=1.0) as (one, two, three):
-        lock = one.lock("cut", ttl=1.0)
+    with Cluster(3) as c:
+        lock = c[0].lock("cut", ttl=10)
         assert lock.acquire()
         held = lock.held
         assert held is not None
         told = threading.Event()
         held.on_lost(told.set)
-        two.close()
-        three.close()
-        assert told.wait(60)
+        c.partition({0}, {1, 2})
+        c.clock.advance(9)
         assert held.lost.is_set()
+        assert told.wait(60)
         with pytest.raises(LockLost):
             held.check()
         with pytest.raises(LockLost):
             lock.release()
 
 
-def test_a_dead_holder_makes_room(tmp_path: Path) -> None:
-    """When the process of a holder is gone without a word, the next one has the lock within its ttl and a moment, and
-    what the dead one still sends with its token is refused."""
-    with cluster(tmp_path, 3) as nodes:
-        leader = leader_of(nodes)
-        dead = next(node for node in nodes if node is not leader)
-        with pytest.raises(LockLost), dead.lock("dead", ttl=1.0) as held:
-            node = dead._host.node
-            node.call(lambda: setattr(node.leases, "step", lambda: None)).result()  # as if nothing ran there any more
-            with leader.lock("dead", ttl=1.0) as later:
-                assert later.token > held.token
-                with pytest.raises(LockLost):
-                    held.check()
-                with pytest.raises(LockLost):
-                    dead.set("k", 1, fence=held)
+def test_a_dead_holder_makes_room() -> None:
+    """When the process of a holder is silent for as long as its lease lasts, the next one has the lock, and what the
+    silent one still sends with its token is refused."""
+    with Cluster(3) as c, pytest.raises(LockLost), c[0].lock("dead", ttl=10) as held:
+        c.pause(0)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(c[1].lock("dead").acquire, timeout=60)
+            wait_until(lambda: waiters(c[2], "dead") == 1, "it waits")
+            c.clock.advance(11)
+            assert waiting.result(60)
+        c.resume(0)
+        with pytest.raises(LockLost):
+            held.check()
+        with pytest.raises(LockLost):
+            c[0].set("k", 1, fence=held)
 
 
 def test_work_runs_in_one_process_at_a_time(nodes: list[Dict]) -> None:

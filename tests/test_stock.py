@@ -41,8 +41,8 @@ from replidict.protocol.peer_messages import (
 from replidict.raft.progress import Peer
 from replidict.raft.role import Role
 from replidict.storage import snapshot
+from replidict.testing.simulator.machine import Machine
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.member_scenarios import change
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, put, until

@@ -20,9 +20,9 @@ from replidict.protocol.log_entry import NUMBER_MAX
 from replidict.raft.superseded import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from replidict.server import supersede_notifier
+from replidict.testing.simulator.machine import Machine
 from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until, wire_of
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, leader, until
 from tests.test_lifecycle import in_child

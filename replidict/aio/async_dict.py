@@ -263,7 +263,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
             await a.transact(rename, "draft", "final")
         """
         inside, calls = self._calls.inside, self._calls
-        tries = Attempts(inside.seconds(timeout), attempts)
+        tries = Attempts(inside.node, inside.seconds(timeout), attempts)
         check_fence(fence)
         while True:
             t: Transaction[K, V] = Transaction(inside.node, inside.codec, inside.options)

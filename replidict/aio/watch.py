@@ -10,7 +10,6 @@ from replidict.aio.calls import Calls
 from replidict.api.changes import Change, Changes, interest_in, revision_after
 from replidict.call import Call
 from replidict.errors import ClosedError
-from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of
 
 K = TypeVar("K", bound=Hashable)
@@ -68,6 +67,7 @@ class Watch(Generic[K, V]):
             StorageError: The node has stopped.
             DecodingError: A value can't be decoded on this machine; the same change is tried again by the next call.
         """
+        clock = self._node.engine.clock
         deadline = None if timeout is None else clock() + seconds_of(timeout, "timeout")
         waited = False
         self._given += 1

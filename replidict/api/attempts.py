@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -11,8 +10,8 @@ from typing import Any, Self
 from replidict.api.commit import conflict
 from replidict.api.transaction_view import Changed, Transaction
 from replidict.brief import brief
-from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
+from replidict.node.node import Node
 
 FIRST_PAUSE = 0.001
 """Seconds that a body waits at most before it is run for the second time; before each further time it is twice as
@@ -48,24 +47,25 @@ def _is_changed(error: BaseException) -> bool:
 class Attempts:
     """How often a body is run, and for how long all that may take."""
 
-    def __init__(self, seconds: float, most: int | None) -> None:
+    def __init__(self, node: Node, seconds: float, most: int | None) -> None:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
             raise ValueError(f"attempts={brief(most)}: must be a number of calls from 1 on, or None")
         self._seconds, self._most = seconds, most
-        self._deadline = clock() + seconds
+        self._clock, self._rng = node.engine.clock, node.engine.rng
+        self._deadline = self._clock() + seconds
         self._runs = 1
 
     def seconds(self) -> float:
         """What is left for the writes of this run."""
-        return self._seconds if self._runs == 1 else max(self._deadline - clock(), 0.0)
+        return self._seconds if self._runs == 1 else max(self._deadline - self._clock(), 0.0)
 
     def pause(self, keys: Sequence[Any]) -> float:
         """This run was in vain, because others have changed these keys: the seconds to wait before the next one.
 
         Raises `TransactionConflict` when there is to be none.
         """
-        pause = random.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._runs - 1, 16)))
-        if self._runs == self._most or clock() + pause >= self._deadline:
+        pause = self._rng.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._runs - 1, 16)))
+        if self._runs == self._most or self._clock() + pause >= self._deadline:
             runs, seconds = self._runs, rounded(self._seconds)
             within = f"in {runs} attempts" if runs == self._most else f"within {seconds} s"
             raise conflict(keys, f"so it did each time {within} ({runs} in all), and nothing was written")

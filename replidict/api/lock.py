@@ -79,9 +79,9 @@ class Patience:
         except RuntimeError:
             pass  # it rings already
 
-    def wait(self, seconds: float | None) -> bool:
+    def wait(self, node: Node, seconds: float | None) -> bool:
         """Wait until it rings, for so many seconds at most. Returns whether there is any use in going on."""
-        return not self.over and self._bell.acquire(timeout=-1 if seconds is None else seconds)
+        return not self.over and node.wait(self._bell, True, -1 if seconds is None else seconds)
 
     def end(self) -> None:
         """Wait no more."""
@@ -99,7 +99,7 @@ def obtain(
     try:
         left = next(waits)
         while True:
-            left = waits.send(patience.wait(left))
+            left = waits.send(patience.wait(node, left))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     finally:
@@ -115,6 +115,7 @@ def obtaining(
     None if the lock was not granted, and this process is not in line any more; so it is, too, if this is closed before
     it has ended. Raises what has ended the node, and `ReplidictError` when the name is that of something else.
     """
+    clock = node.engine.clock
     deadline = None if seconds is None else clock() + seconds
     while True:
         request = node.locks.ask(wanted, wait, ring)

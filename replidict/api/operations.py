@@ -154,7 +154,8 @@ class Operations(Generic[K, V]):
         """Store many values."""
         pairs: Iterable[tuple[Any, Any]] = pairs_of(other, values)
         encoded = [(self._key(key), self._value(value)) for key, value in pairs]
-        return update(in_commands(encoded, self._options.max_command_bytes), len(encoded), seconds)
+        parts = in_commands(encoded, self._options.max_command_bytes)
+        return update(parts, len(encoded), seconds, self._node.engine.clock)
 
     def increment(
         self, key: K, by: int | float | Decimal, default: int | float | Decimal, seconds: float

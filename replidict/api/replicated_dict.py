@@ -101,16 +101,22 @@ class ReplicatedDict(
         check_kinds(options, codec, tls)
         founders = founders_of(address, peers)
         member = member_to_join(join, address, founders, voter)
-        self._timeout = seconds_of(timeout, "timeout")
+        seconds = seconds_of(timeout, "timeout")
         security = network_of(address, tls, secret, insecure)
-        join_by = way_in(founders[0], member, voter, security, self._timeout)
+        join_by = way_in(founders[0], member, voter, security, seconds)
+        host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
+        self._use(host, codec, options, seconds)
+        weakref.finalize(self, host.forgotten).atexit = False  # `open_node` sees to that
+
+    def _use(self, host: Host, codec: Codec, options: Options, seconds: float) -> None:
+        """Be the dict that an open node keeps."""
+        self._timeout = seconds
         self._options = options
         self._codec = codec
         self._decode = codec.decode
-        self._host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
-        self._machine = self._host.node.machine
-        self._operations = Operations[K, V](self._host.node, codec, options)
-        weakref.finalize(self, self._host.forgotten).atexit = False  # `open_node` sees to that
+        self._host = host
+        self._machine = host.node.machine
+        self._operations = Operations[K, V](host.node, codec, options)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class Transactions(Generic[K, V]):
 
             d.transact(transfer, "alice", "bob", 10)
         """
-        tries = Attempts(self._seconds(timeout), attempts)
+        tries = Attempts(self._host.node, self._seconds(timeout), attempts)
         check_fence(fence)
         check_plain(function)
         while True:

@@ -87,7 +87,7 @@ class Watch(Generic[K, V]):
             left = -1.0 if deadline is None else max(deadline - clock(), 0.0)
             if left and in_node_thread():
                 raise waits_for_itself(ReplidictError, "there is no change yet, and none was waited for")
-            waited = not self._bell.acquire(timeout=left)
+            waited = not self._node.wait(self._bell, True, left)
 
     def __iter__(self) -> Self:
         return self

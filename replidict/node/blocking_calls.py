@@ -49,7 +49,7 @@ def make_current(node: Node, seconds: float) -> None:
     done.acquire()
     read = Read(done.release)
     node.reads.submit(read)
-    if not done.acquire(timeout=seconds):
+    if not node.wait(done, True, seconds):
         read.abandoned = True
         raise not_current(seconds)
     if read.error is not None:
@@ -72,7 +72,7 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
     done.acquire()
     submitted = Write(operation, size, done.release)
     node.proposals.submit(submitted)
-    if not done.acquire(timeout=seconds):
+    if not node.wait(done, True, seconds):
         error = given_up(node, submitted, seconds)
         if isinstance(error, NotCommitted) or not done.acquire(blocking=False):
             raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -43,6 +44,9 @@ Returned = TypeVar("Returned")
 
 class Node:
     """State machine, engine, proposals and reads over one store."""
+
+    wait: Callable[[threading.Lock, bool, float], bool] = staticmethod(type(threading.Lock()).acquire)
+    """How callers wait for a lock of their own: its `acquire`, unless a test has time pass at once."""
 
     def __init__(
         self,

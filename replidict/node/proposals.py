@@ -101,6 +101,8 @@ class Proposals:
         self._failure: ReplidictError | None = None
         self.waiting = False
         """Whether something has changed since the last step that may let writes go out."""
+        self.answered_otherwise: Callable[[Write], bool] | None = None
+        """For tests of failures: asked about each write; whether it answers that itself, so that it is not queued."""
         engine.on(Propose, self._on_propose)
         engine.on(ProposeRefused, self._on_refused)
 
@@ -109,6 +111,8 @@ class Proposals:
     def submit(self, write: Write) -> None:
         """Queue a write. Raises what stopped the node, if something did."""
         write.since = self._engine.clock()
+        if self.answered_otherwise is not None and self.answered_otherwise(write):
+            return
         self._queue.append(write)
         if self._failure is not None and not write.sent:  # looked for after it was queued, as `stop` does it before
             raise_anew(self._failure)
@@ -127,6 +131,11 @@ class Proposals:
     def leave(self, write: Write, seconds: float) -> None:
         """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
         heappush(self._left, (self._engine.clock() + seconds, id(write), write))
+
+    @property
+    def busy(self) -> bool:
+        """Whether writes wait, or are under way: what becomes of one is not known yet, though its caller be gone."""
+        return bool(self._queue or self._in_flight)
 
     # -- tick thread --------------------------------------------------------------------------------------------------
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from replidict.errors import NotCommitted, OutcomeUnknown
 from replidict.machine import commands as cmd
-from replidict.monotonic_clock import clock
 from replidict.node.steps import Prepared, Steps
 
 Pairs = list[tuple[bytes, bytes]]
 
 
-def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float) -> Steps[None]:
+def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float, clock: Callable[[], float]) -> Steps[None]:
     """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
     deadline, stored = clock() + seconds, 0
     for pairs, size in parts:

@@ -205,8 +205,10 @@ class Host:
             )  # fmt: skip
         return store
 
-    def close(self) -> None:
+    def close(self, *, farewell: bool = True) -> None:
         """Stop, and let go of everything; return when that is done. Idempotent, for any thread and signal handler.
+
+        Without `farewell` the leases of this process are left to run out, as if it had been killed.
 
         It can't wait in a thread that the end itself waits for: in one of this package, where the collector may run a
         finalizer, and inside a backup that a signal handler has interrupted. There it returns when the end has begun.
@@ -216,7 +218,7 @@ class Host:
         self._closing = True
         can_wait = not in_own_thread() and not self.backups.reads_here()
         self._handed_over = self._handed_over or not can_wait
-        if can_wait:
+        if can_wait and farewell:
             self.node.leases.end_all(FAREWELL if self.node.engine.state.leader is not None else 0.0)
         self._ticker.stop()
         if not can_wait:

@@ -94,6 +94,7 @@ class TcpTransport(Transport):
         self.clients = Clients(self._traffic.queue, self._part, self._traffic.fail, self._tag_bytes, max_frame_bytes)
         self._wake = float("-inf")
         self._destroyed = False
+        self._cut = frozenset[str]()
         for node in other_nodes:
             split_address(node.id)
             self.addNode(node)
@@ -123,6 +124,16 @@ class TcpTransport(Transport):
             connection = peer.live
             self._traffic.queue(connection, frame(CLOSE, self._tag_bytes))
             self._traffic.fail(connection, "dropped", "closed by this node")
+
+    def cut(self, addresses: Iterable[str]) -> None:
+        """Have no connection with these members from now on, as if there were no way to them: for tests of that."""
+        self._cut = frozenset(addresses)
+        for peer in list(self._peers.values()):
+            if peer.node.id in self._cut:
+                self.close_peer(peer.node)
+                if peer.calling is not None:
+                    self._traffic.fail(peer.calling, "dropped", "there is no way to it")
+        self._wake = float("-inf")
 
     @override
     def send(self, node: Node, message: Message) -> bool:
@@ -235,8 +246,8 @@ class TcpTransport(Transport):
             self._part(connection, frame(encode(session.farewell), self._tag_bytes))
             return
         peer = self._peers.get(session.peer.address) if session.peer is not None else None
-        if peer is None:
-            self._traffic.fail(connection, "dropped", "it is no member any more")
+        if peer is None or peer.node.id in self._cut:
+            self._traffic.fail(connection, "dropped", "it is no member any more" if peer is None else "no way to it")
             return
         address = peer.node.id
         if peer.live is not None:

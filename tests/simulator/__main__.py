@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.guards import GUARDS, STORY_OPTIONS, Guard, without
 from tests.simulator.run import Result, new_cluster, simulate
-from tests.simulator.violation import Violation
 
 BROKEN = re.compile(r"^(TypeError|AttributeError|NameError|KeyError):", re.MULTILINE)
 """Errors that show a guard's replacement no longer fits the product: these find nothing."""

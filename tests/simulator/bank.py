@@ -18,16 +18,16 @@ from replidict.machine.codec import DEFAULT_CODEC, decode
 from replidict.machine.state_machine import StateMachine
 from replidict.node.proposals import Write
 from replidict.options import Options
+from replidict.testing.simulator.faults import Nemesis
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.history import Operation
 from tests.linearizability import check
 from tests.simulator.clients import History
 from tests.simulator.cluster import Cluster
-from tests.simulator.faults import Nemesis
 from tests.simulator.healing import compare, heal
-from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
 from tests.simulator.run import new_cluster
-from tests.simulator.violation import Violation
 
 ACCOUNTS = ("alice", "bob", "carol")
 DUTIES = ("duty 0", "duty 1")
@@ -214,7 +214,7 @@ def a_bank(seed: int, options: Options) -> Iterator[tuple[Cluster, list[Teller],
 def simulate_bank(seed: int, *, seconds: float = 20.0) -> tuple[Violation | None, int, int]:
     """Run one seed under faults; what was violated, and how many transactions were done, and how many conflicted."""
     with a_bank(seed, Options()) as (cluster, tellers, told):
-        nemesis = Nemesis(cluster, random.Random(f"seed {seed} faults"), drift=0.08, kinds=None, operator=None)
+        nemesis = Nemesis(cluster, random.Random(f"seed {seed} faults"), drift=0.08)
         try:
             cluster.start()
             nemesis.start()

@@ -16,11 +16,11 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import decode
 from replidict.machine.outcomes import BatchApplied, Outcome
 from replidict.node.locks import Request, State
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
+    from replidict.testing.simulator.machine import Machine
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 DRIFT = 1.1
 """No clock runs faster than this."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from replidict.protocol.peer_messages import Message
 from replidict.storage import records
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
+    from replidict.testing.simulator.machine import Machine
     from tests.simulator.check_logs import LogChecks
     from tests.simulator.check_members import MemberChecks
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 
 class ElectionChecks:

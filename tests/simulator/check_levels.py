@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
-from tests.simulator.disk import Row, Write
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.disk import Row, Write
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
+    from replidict.testing.simulator.machine import Machine
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 
 def needed(command: bytes) -> int:

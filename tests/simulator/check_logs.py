@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from replidict.protocol.peer_messages import AppendReply, SnapshotReply
 from replidict.storage import records
-from tests.simulator.disk import Row, Write
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.disk import Row, Write
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
+    from replidict.testing.simulator.machine import Machine
     from tests.simulator.check_members import MemberChecks
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 
 class LogChecks:

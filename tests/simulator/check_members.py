@@ -15,11 +15,11 @@ from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember
 from replidict.raft.configuration import MemberSet
 from replidict.storage.log import Log
-from tests.simulator.disk import Disk, Shadow
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.disk import Disk, Shadow
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
-    from tests.simulator.machine import Machine
+    from replidict.testing.simulator.machine import Machine
 
 
 class MemberChecks:

@@ -12,13 +12,13 @@ import msgspec
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome
 from replidict.machine.state_machine import StateMachine
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
+    from replidict.testing.simulator.machine import Machine
     from tests.simulator.check_logs import LogChecks
     from tests.simulator.check_watches import WatchChecks
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 _encode = msgspec.msgpack.Encoder().encode
 

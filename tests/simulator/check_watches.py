@@ -14,10 +14,10 @@ from replidict.machine.equality import place
 from replidict.machine.outcomes import BatchApplied, Outcome
 from replidict.machine.transactions import incremented
 from replidict.node.waiters import Interest
-from tests.simulator.violation import Violation
+from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:
-    from tests.simulator.machine import Machine
+    from replidict.testing.simulator.machine import Machine
 
 LEASED = encode("leased")
 """The value of a key that ends with a lease."""

@@ -25,12 +25,12 @@ from replidict.machine.codec import decode, encode, encode_key
 from replidict.machine.outcomes import Refusal
 from replidict.node.linearizable_reads import Read
 from replidict.node.proposals import Write
+from replidict.testing.simulator.loop import Timer
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.history import Operation
 from tests.simulator.check_states import marker_of
-from tests.simulator.cluster import Cluster
-from tests.simulator.loop import Timer
-from tests.simulator.machine import Machine
-from tests.simulator.violation import Violation
+from tests.simulator.cluster import cluster_of
 
 SINGLE = {"put": 6, "add": 2, "cas": 4, "pop": 2, "delete": 2, "setdefault": 2, "replace": 1, "poison": 0.2, "get": 8}
 SPANNING = {**SINGLE, "update": 3, "popitem": 2, "clear": 0.3, "len": 1, "snapshot": 2}
@@ -96,7 +96,7 @@ class Client:
     def __init__(self, name: str, machine: Machine, workload: Workload, history: History, rng: random.Random) -> None:
         self.name = name
         self._machine = machine
-        self._cluster: Cluster = machine.cluster
+        self._cluster = cluster_of(machine)
         self._workload = workload
         self._history = history
         self._rng = rng

@@ -9,19 +9,19 @@ from replidict.node.leases import milliseconds
 from replidict.node.locks import Request, State, Wanted
 from replidict.node.proposals import Write
 from replidict.protocol.peer_messages import Propose
-from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
+from tests.simulator.cluster import Cluster, cluster_of
 from tests.simulator.scenarios import _around, a_leader, leader, until
-from tests.simulator.violation import Violation
 
 
 def _set(machine: Machine, key: str, ttl: float) -> None:
     assert machine.node is not None
-    machine.cluster.checker.coordination.promised(key, ttl)
+    cluster_of(machine).checker.coordination.promised(key, ttl)
     operation = cmd.Expiring(cmd.Put(encode_key(key), encode("v")), milliseconds(ttl), None)
     write = Write(operation, 100, lambda: None)
     machine.node.proposals.submit(write)
-    until(machine.cluster, lambda: write.result is not None, "it is stored")
+    until(cluster_of(machine), lambda: write.result is not None, "it is stored")
 
 
 def _ask(machine: Machine, name: str, ttl: float) -> Request:

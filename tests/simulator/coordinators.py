@@ -19,10 +19,10 @@ from replidict.node.leases import HeldLease, milliseconds
 from replidict.node.locks import Request, State, Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import Write
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.check_coordination import CoordinationChecks
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
-from tests.simulator.violation import Violation
 
 TTLS = (1.0, 3.0, 6.0)
 NAMES = (("lock", 0), ("shared", 0), ("pool", 2))

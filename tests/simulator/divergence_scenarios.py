@@ -16,10 +16,10 @@ from replidict.machine.codec import encode
 from replidict.machine.outcomes import Outcome
 from replidict.storage import records
 from replidict.storage.directory import DIVERGED
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.scenarios import a_leader, put, until
-from tests.simulator.violation import Violation
 
 WITHIN = 10.0
 """Simulated seconds after a write within which who differs must have stopped."""

@@ -16,12 +16,12 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, encode, encode_key
 from replidict.machine.state_machine import StateMachine
 from replidict.storage.store import Store
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.check_states import state_digest
 from tests.simulator.clients import Call, Client, History, Workload
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
-from tests.simulator.violation import Violation
 
 HEALING = 20.0
 """Simulated seconds within which, after the last fault, every member must take a write, and all be equal."""

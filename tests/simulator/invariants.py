@@ -22,8 +22,10 @@ Each check costs in proportion to what changed:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from replidict.machine.outcomes import Outcome
 from replidict.protocol.log_entry import Entry
@@ -37,6 +39,9 @@ from replidict.protocol.peer_messages import (
     VoteReply,
 )
 from replidict.storage import records
+from replidict.testing.simulator.disk import Disk, Write
+from replidict.testing.simulator.machine import Machine, Observer
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.check_coordination import CoordinationChecks
 from tests.simulator.check_elections import ElectionChecks
 from tests.simulator.check_levels import LevelChecks
@@ -44,12 +49,9 @@ from tests.simulator.check_logs import LogChecks
 from tests.simulator.check_members import MemberChecks
 from tests.simulator.check_states import StateChecks
 from tests.simulator.check_watches import WatchChecks
-from tests.simulator.disk import Write
-from tests.simulator.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulator.cluster import Cluster
-    from tests.simulator.machine import Machine
 
 
 class _View:
@@ -63,7 +65,7 @@ class _View:
         self.matches: dict[str, int] = {}  # as a leader: how far each follower was known to be
 
 
-class Checker:
+class Checker(Observer):
     """Sees everything that happens in a cluster, and raises `Violation`."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -78,6 +80,19 @@ class Checker:
         self._views: dict[str, _View] = {}
         self.snapshots_installed = 0
 
+    @override
+    def founded(self, identities: Mapping[str, str]) -> None:
+        self.members.founded(dict(identities))
+
+    @override
+    def new_disk(self, disk: Disk) -> None:
+        self.members.new_disk(disk)
+
+    @override
+    def left(self, machine: Machine) -> None:
+        self.members.left(machine)
+
+    @override
     def started(self, machine: Machine) -> None:
         """A node has loaded what its disk holds."""
         node = machine.node
@@ -134,6 +149,7 @@ class Checker:
         log.append = appended  # type: ignore[method-assign]
         engine.on_snapshot_installed = on_snapshot_installed
 
+    @override
     def stepped(self, machine: Machine) -> None:
         """A node has made a step."""
         node = machine.node
@@ -162,6 +178,7 @@ class Checker:
         if fresh != float("-inf"):
             self.states.fresh(machine, fresh, applied)
 
+    @override
     def knows_committed(self, machine: Machine) -> None:
         """A node may take more as committed than before. Called within steps, too: others may hear of it at once, and
         the step may end the node."""
@@ -171,6 +188,7 @@ class Checker:
             self.logs.committed_on(machine, view.commit, commit)
             view.commit = commit
 
+    @override
     def committed(self, machine: Machine, writes: list[Write]) -> None:
         """A transaction is about to be durable on a node's disk."""
         for write in writes:
@@ -179,6 +197,7 @@ class Checker:
         self.logs.written(machine, writes)
         self.levels.written(machine, writes)
 
+    @override
     def sent(self, machine: Machine, receiver: str, message: Message) -> None:
         """A message leaves a node."""
         kind = type(message)

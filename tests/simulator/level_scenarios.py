@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from replidict.protocol.peer_messages import AppendEntries, Message
 from replidict.release import FIRST, THIS
+from replidict.testing.simulator.machine import Machine
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.scenarios import a_leader, until
 
 

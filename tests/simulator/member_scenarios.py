@@ -7,11 +7,11 @@ from functools import partial
 
 from replidict.node.linearizable_reads import Read
 from replidict.protocol.peer_messages import AddMember, AppendEntries, ConfirmLeader, Message, RemoveMember, Verdict
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
 from tests.simulator.scenarios import a_leader, leader, put, until
-from tests.simulator.violation import Violation
 
 Said = list[tuple[Verdict, str]]
 

@@ -21,8 +21,9 @@ from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, Ve
 from replidict.raft.configuration import MemberSet
 from replidict.storage import records
 from replidict.storage.directory import Beginning
-from tests.simulator.cluster import CLUSTER_ID, Cluster
-from tests.simulator.machine import Machine
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.world import CLUSTER_ID
+from tests.simulator.cluster import Cluster
 
 MOST = 7
 """Members at a time."""

@@ -16,18 +16,18 @@ from unittest import mock
 
 from replidict.options import Options
 from replidict.storage import schema
+from replidict.testing.simulator.disk import lay_out
+from replidict.testing.simulator.faults import Nemesis
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.linearizability import check
 from tests.simulator import guards, limits
 from tests.simulator.clients import Client, History, Workload, complete_history
 from tests.simulator.cluster import Cluster
 from tests.simulator.coordinators import Coordinator, nothing_is_left
-from tests.simulator.disk import lay_out
-from tests.simulator.faults import Nemesis
 from tests.simulator.healing import compare, heal
-from tests.simulator.machine import Machine
 from tests.simulator.operators import Operator
 from tests.simulator.upgrades import Upgrades
-from tests.simulator.violation import Violation
 from tests.simulator.watchers import Watchers
 
 
@@ -146,7 +146,7 @@ def simulate(
         operator = Operator(cluster, random.Random(f"seed {seed} operator"))
         nemesis = Nemesis(
             cluster, random.Random(f"seed {seed} faults"), drift=drift, kinds=kinds,
-            operator=operator if changing else None,
+            changes=operator.kinds if changing else None,
         )  # fmt: skip
         cluster.trace.note("seed", str(seed), f"{options} {workload} {nemesis.kinds} every {nemesis.interval}")
         cluster.trace.note("seed", "limits", {name: value for _, name, value in constants})

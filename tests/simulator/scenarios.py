@@ -19,10 +19,10 @@ from replidict.protocol.peer_messages import AppendEntries, Message, ReadIndexRe
 from replidict.raft import engine, replication
 from replidict.raft.role import Role
 from replidict.storage import snapshot, state_table
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator import limits
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
-from tests.simulator.violation import Violation
 
 Scenario = Callable[[Cluster], None]
 

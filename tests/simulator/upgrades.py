@@ -19,8 +19,8 @@ from unittest import mock
 
 from replidict.machine import commands as cmd
 from replidict.release import FIRST, THIS
+from replidict.testing.simulator.machine import Machine
 from tests.simulator.cluster import Cluster
-from tests.simulator.machine import Machine
 
 ADDED = cmd.SetDefault
 """Counts as an operation of level 2."""

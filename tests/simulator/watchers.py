@@ -20,10 +20,10 @@ from replidict.machine.changes import KeyChange
 from replidict.node.history import Cursor
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
+from replidict.testing.simulator.loop import Timer
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.violation import Violation
 from tests.simulator.cluster import Cluster
-from tests.simulator.loop import Timer
-from tests.simulator.machine import Machine
-from tests.simulator.violation import Violation
 
 LAGS: list[float | None] = [None, 0.05, 1.0, 8.0]
 """Seconds between two looks; None: at once, when woken."""

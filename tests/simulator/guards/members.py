@@ -9,9 +9,9 @@ from replidict.protocol.peer_messages import AddMember, RemoveMember, Verdict
 from replidict.raft import configuration, engine, quorum_rounds, reconfiguration, replication, state
 from replidict.raft.configuration import MemberSet
 from replidict.storage import records, store
+from replidict.testing.simulator.transport import SimulatedTransport
 from tests.simulator import member_scenarios
 from tests.simulator.guards.guard import Replacements, guard
-from tests.simulator.transport import SimulatedTransport
 
 
 @guard("E8, thesis 4.1", 25, changing=True)

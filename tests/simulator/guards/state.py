@@ -12,9 +12,9 @@ from replidict.machine.changes import Session
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal
 from replidict.machine.state_machine import StateMachine
 from replidict.node import proposals
+from replidict.testing.simulator.transport import SimulatedTransport
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard
-from tests.simulator.transport import SimulatedTransport
 
 
 @guard("6.3", 25)

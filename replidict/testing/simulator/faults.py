@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from tests.simulator.cluster import Cluster
-from tests.simulator.disk import POINTS, Fault
-from tests.simulator.machine import Machine
-from tests.simulator.network import SILENCE_TIMEOUT
-from tests.simulator.operators import Operator
+from replidict.testing.simulator.disk import POINTS, Fault
+from replidict.testing.simulator.machine import Machine
+from replidict.testing.simulator.network import SILENCE_TIMEOUT
+from replidict.testing.simulator.world import World
 
 
 class Nemesis:
     """Injects faults until it is told to stop."""
 
     def __init__(
-        self, cluster: Cluster, rng: random.Random, *, drift: float, kinds: list[str] | None = None,
-        operator: Operator | None = None,
-    ) -> None:  # fmt: skip
-        """`drift` is by how much a clock may run fast or slow. With an operator, the members change, too."""
+        self,
+        cluster: World,
+        rng: random.Random,
+        *,
+        drift: float,
+        kinds: Sequence[str] | None = None,
+        pace: tuple[float, float] | None = None,
+        changes: Mapping[str, Callable[[], bool]] | None = None,
+    ) -> None:
+        """`drift` is by how much a clock may run fast or slow. `pace` is how long it takes to the next one and
+        how long things stay broken, on average. With `changes` of the members these happen, too."""
         self._cluster = cluster
         self._rng = rng
         self._drift = drift
@@ -59,14 +65,16 @@ class Nemesis:
         if kinds is None:
             share = rng.choice((0.15, 0.3, 0.5))
             kinds = [kind for kind in table if rng.random() < share] or ["crash"]
-            if operator is not None:
+            if changes is not None:
                 share = rng.choice((0.3, 0.6, 1.0))
-                changes = [kind for kind in operator.kinds if rng.random() < share] or ["add a voter"]
-                kinds += changes * rng.choice((1, 1, 2))
-        self._table = table if operator is None else {**table, **operator.kinds}
+                drawn = [kind for kind in changes if rng.random() < share] or [next(iter(changes))]
+                kinds += drawn * rng.choice((1, 1, 2))
+        self._table = {**table, **(changes or {})}
         self.kinds = kinds
         self.interval = rng.choice((0.3, 1.0, 2.0, 5.0))
-        self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))  # how long things stay broken, on average
+        self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))
+        if pace is not None:
+            self.interval, self._outage = pace
 
     def start(self) -> None:
         """Begin."""

@@ -25,9 +25,9 @@ import msgspec
 
 from replidict.protocol.peer_messages import Message, encode
 from replidict.release import Release
+from replidict.testing.simulator.loop import Loop, Timer, Trace
+from replidict.testing.simulator.violation import Violation
 from replidict.transport.peer_link import MISSED_CALL
-from tests.simulator.loop import Loop, Timer, Trace
-from tests.simulator.violation import Violation
 
 SILENCE_TIMEOUT = HANDSHAKE_TIMEOUT = 2.0
 """Seconds of hearing nothing, or of waiting to be accepted, after which the real transport gives a connection up."""
@@ -75,6 +75,7 @@ class Connection:
         self.channels = {address: Channel() for address in ends}  # by receiver
 
     def other(self, address: str) -> str:
+        """The other end."""
         return self.ends[1] if address == self.ends[0] else self.ends[0]
 
 
@@ -142,6 +143,7 @@ class Network:
         self.refused = 0
 
     def add(self, address: str, end: End) -> None:
+        """Have somebody be there at an address."""
         self.ends[address] = end
 
     # -- calling ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
+        """Have it not happen."""
         self.action = None
 
 
@@ -70,10 +71,11 @@ class Loop:
 class Trace:
     """What happened: a digest of all of it, and its last lines in words."""
 
-    def __init__(self, loop: Loop, keep: int | None = 400) -> None:
+    def __init__(self, loop: Loop, keep: int | None = 400, *, shows_messages: bool = True) -> None:
         self._loop = loop
         self._hash = hashlib.blake2b(digest_size=16)
         self._lines: deque[tuple[float, str, str, object]] = deque(maxlen=keep)
+        self._shows_messages = shows_messages
 
     def note(self, who: str, what: str, detail: object = "") -> None:
         """Something happened to somebody. `detail` is shown by `str`; it must not change afterwards."""
@@ -82,13 +84,15 @@ class Trace:
         self._lines.append((now, who, what, detail))
 
     def message(self, who: str, what: str, data: bytes, detail: object) -> None:
-        """A message went by; its bytes count for the digest, `detail` is shown."""
+        """A message went by; its bytes count for the digest, `detail` is shown, if any is."""
         now = self._loop.now
         self._hash.update(b"%b %b %b " % (_pack_time(now), who.encode(), what.encode()))
         self._hash.update(data)
-        self._lines.append((now, who, what, detail))
+        if self._shows_messages:
+            self._lines.append((now, who, what, detail))
 
     def digest(self) -> str:
+        """Stands for all that happened."""
         return self._hash.hexdigest()
 
     def lines(self) -> list[str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from replidict.call import Call
-from tests.simulator.loop import Loop
+from replidict.testing.simulator.loop import Loop
 
 Returned = TypeVar("Returned")
 

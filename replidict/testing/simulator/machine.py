@@ -15,28 +15,28 @@ from __future__ import annotations
 
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, removed
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.node.node import Node
+from replidict.options import Options
+from replidict.protocol.peer_messages import Message
 from replidict.release import THIS
 from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
 from replidict.storage.store import Store
-from tests.simulator.background import SimulatedBackground
-from tests.simulator.disk import Crash, Disk, Fault
-from tests.simulator.loop import Timer
-from tests.simulator.network import Event, Hello
-from tests.simulator.transport import SimulatedTransport
-from tests.simulator.violation import Violation
-
-if TYPE_CHECKING:
-    from tests.simulator.cluster import Cluster
+from replidict.testing.simulator.background import SimulatedBackground
+from replidict.testing.simulator.disk import Crash, Disk, Fault, Write
+from replidict.testing.simulator.loop import Loop, Timer, Trace
+from replidict.testing.simulator.network import Event, Hello, Network
+from replidict.testing.simulator.node import SimulatedNode
+from replidict.testing.simulator.transport import SimulatedTransport
+from replidict.testing.simulator.violation import Violation
 
 LONGEST_PAUSE = 1.0
 """Seconds between two steps at most, as in the product's ticker."""
@@ -45,10 +45,57 @@ SPIN = 20
 """A node that wants the next step at once so many times in a row, with nothing to do in it, is slowed down."""
 
 
+class Observer:
+    """Is told what happens to machines, and does nothing about it. Whoever checks something overrides what it needs."""
+
+    def founded(self, identities: Mapping[str, str]) -> None:
+        """The cluster begins, with these disks by address."""
+
+    def new_disk(self, disk: Disk) -> None:
+        """A disk comes into a machine."""
+
+    def started(self, machine: Machine) -> None:
+        """A node has loaded what its disk holds."""
+
+    def stepped(self, machine: Machine) -> None:
+        """A node has made a step."""
+
+    def knows_committed(self, machine: Machine) -> None:
+        """A node is about to end, and may take more as committed than before."""
+
+    def committed(self, machine: Machine, writes: list[Write]) -> None:
+        """A transaction is about to be durable on a node's disk."""
+
+    def sent(self, machine: Machine, receiver: str, message: Message) -> None:
+        """A message leaves a node."""
+
+    def left(self, machine: Machine) -> None:
+        """A node has stopped because it is no member any more."""
+
+
+class Surroundings(Protocol):
+    """What the machines of a simulation share; see `world`."""
+
+    seed: int
+    options: Options
+    directory: Path
+    loop: Loop
+    trace: Trace
+    network: Network
+    counters: dict[str, int]
+    fsync_time: float
+    step_time: float
+
+    @property
+    def observer(self) -> Observer:
+        """Whoever looks at it."""
+        ...
+
+
 class Machine:
     """One simulated machine and the node on it, if it runs. An `End` of the network."""
 
-    def __init__(self, cluster: Cluster, address: str, beginning: Beginning) -> None:
+    def __init__(self, cluster: Surroundings, address: str, beginning: Beginning) -> None:
         self.cluster = cluster
         self.address = address
         self.name = split_address(address)[0]
@@ -77,6 +124,7 @@ class Machine:
         """... and the node dies at once when that is done, the first time when more than that waits to be written."""
         self.on_start: list[Callable[[], None]] = []
         self.on_end: list[Callable[[], None]] = []
+        self.on_resume: list[Callable[[], None]] = []
         self._inbox: list[Event] = []
         self._woken = False
         self._timer: Timer | None = None
@@ -88,9 +136,9 @@ class Machine:
         self._clock = [(0.0, self.rng.uniform(10.0, 10_000.0), 1.0)]  # (since, then showed, rate), newest last
 
     def _new_disk(self, beginning: Beginning) -> Disk:
-        disk = Disk(self.address, beginning, partial(self.cluster.checker.committed, self))
+        disk = Disk(self.address, beginning, partial(self.cluster.observer.committed, self))
         disk.latency = self._fsync
-        self.cluster.checker.members.new_disk(disk)
+        self.cluster.observer.new_disk(disk)
         return disk
 
     def replace_disk(self, beginning: Beginning) -> None:
@@ -158,7 +206,7 @@ class Machine:
         options = cluster.options
         try:
             self._store = Store(self.disk.connect(), self.disk.uri, log_retain=options.log_retain)
-            self.node = Node(
+            self.node = SimulatedNode(
                 self._store,
                 codec=DEFAULT_CODEC,
                 options=options,
@@ -172,11 +220,11 @@ class Machine:
         except StorageError as error:
             raise Violation("restart", f"{self.address} can't start on what it wrote itself: {error}") from error
         self.node.feature_level.release = self.release
-        cluster.checker.started(self)
+        cluster.observer.started(self)
         try:
             self._must_be_member(self._store.members)
             self.node.recover()
-            cluster.checker.stepped(self)
+            cluster.observer.stepped(self)
         except (StorageError, RemovedError) as error:
             self.stop(error)
             return
@@ -198,7 +246,7 @@ class Machine:
             raise removed(self.address)
 
     def _transport(self, *arguments: Any) -> SimulatedTransport:
-        cluster, on_send = self.cluster, partial(self.cluster.checker.sent, self)
+        cluster, on_send = self.cluster, partial(self.cluster.observer.sent, self)
         self.transport = SimulatedTransport(
             cluster.network, self.address, Hello(self.disk.node_id, self.release), on_send, *arguments
         )
@@ -259,7 +307,7 @@ class Machine:
             raise Violation("fail-stop", f"{self.address} stopped although its disk is well: {failure}")
         if isinstance(failure, RemovedError):
             self.removed = True
-            self.cluster.checker.members.left(self)
+            self.cluster.observer.left(self)
             self.cluster.counters["removed"] += 1
 
     def close(self) -> None:
@@ -293,6 +341,8 @@ class Machine:
             self.paused = False
             self.cluster.trace.note(self.address, "resume")
             self._schedule()
+            for hook in self.on_resume:
+                hook()
 
     # -- its steps --------------------------------------------------------------------------------------------------
 
@@ -359,13 +409,13 @@ class Machine:
             if self._woken or node.is_due(due):
                 self._woken = False
                 node.step()
-            cluster.checker.stepped(self)
+            cluster.observer.stepped(self)
         except Crash:
-            cluster.checker.knows_committed(self)
+            cluster.observer.knows_committed(self)
             self.crash()
             return
         except (StorageError, RemovedError) as error:
-            cluster.checker.knows_committed(self)
+            cluster.observer.knows_committed(self)
             self.stop(error)
             return
         except Violation:

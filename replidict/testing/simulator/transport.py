@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from replidict.protocol.peer_messages import MembersAre, Message, decode, encode
 from replidict.release import Release
-from tests.simulator.network import Connection, Event, Hello, Kind, Network, decode_hello
+from replidict.testing.simulator.network import Connection, Event, Hello, Kind, Network, decode_hello
 
 
 class Member(Protocol):

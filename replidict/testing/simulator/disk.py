@@ -63,6 +63,7 @@ class Shadow:
         return row is not None and row[0] == term
 
     def last_index(self) -> int:
+        """Of the last entry."""
         return self.start.index + len(self.log)
 
 
@@ -169,6 +170,7 @@ class Disk:
         return None
 
     def destroy(self) -> None:
+        """Free it."""
         self._anchor.close()
 
     def strike(self, point: Point) -> None:

@@ -1,0 +1,1 @@
+"""Whole nodes in simulated time, over a simulated network and simulated disks."""

@@ -1,0 +1,20 @@
+"""A node without threads: what others have done in its thread is done at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from typing_extensions import override
+
+from replidict.node.node import Node
+
+Returned = TypeVar("Returned")
+
+
+class SimulatedNode(Node):
+    """The node of a simulated machine: whoever calls it does so between two of its steps."""
+
+    @override
+    def call_and_wait(self, function: Callable[[], Returned]) -> Returned:
+        return function()
