@@ -21,7 +21,7 @@ export function show(target, visible) {
 export function keep(parent, items, make, fill) {
   while (parent.children.length > items.length) parent.lastElementChild.remove();
   items.forEach((item, number) => {
-    if (number === parent.children.length) parent.append(make(item));
+    if (number === parent.children.length) parent.append(make(item), " "); // or what is copied, or read aloud, runs together
     fill(parent.children[number], item);
   });
 }
