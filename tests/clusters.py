@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from replidict.server.open_node import Host
 from replidict.transport.links import TcpTransport
 from tests.wire_support import SECRET, Certificates
 
@@ -37,9 +38,15 @@ def credentials() -> dict[str, Any]:
     return {"secret": SECRET} if mode == "secret" else {}
 
 
+def host_of(d: ReplicatedDict[Any, Any]) -> Host:
+    """The open node below a dict that is not shared."""
+    assert isinstance(d._host, Host)
+    return d._host
+
+
 def wire_of(node: Dict) -> TcpTransport:
     """The transport of a node that has a network."""
-    wire = node._host.node.engine.transport
+    wire = host_of(node).node.engine.transport
     assert isinstance(wire, TcpTransport)
     return wire
 

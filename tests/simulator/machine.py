@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, removed
 from replidict.machine.codec import DEFAULT_CODEC
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.release import THIS
 from replidict.security import split_address
 from replidict.storage import records, snapshot
@@ -62,7 +62,7 @@ class Machine:
         """Whether its disk is lost, and no new one came yet."""
         self.directory = cluster.directory / self.name
         self.directory.mkdir()
-        self.node: Node | None = None
+        self.node: RaftNode | None = None
         self.transport: SimulatedTransport | None = None
         self.paused = False
         self.incarnation = 0
@@ -158,7 +158,7 @@ class Machine:
         options = cluster.options
         try:
             self._store = Store(self.disk.connect(), self.disk.uri, log_retain=options.log_retain)
-            self.node = Node(
+            self.node = RaftNode(
                 self._store,
                 codec=DEFAULT_CODEC,
                 options=options,
@@ -230,7 +230,7 @@ class Machine:
         if silently:
             self._reboot()
 
-    def _abandon(self, node: Node) -> None:
+    def _abandon(self, node: RaftNode) -> None:
         """What the system does when a process dies: files are closed, transactions are not committed."""
         snapshots = node.engine.snapshots
         node.engine.transport.destroy()
@@ -266,7 +266,7 @@ class Machine:
         """Stop as `close()` does."""
         self.stop(ClosedError("closed"))
 
-    def _gone(self, silently: bool) -> Node | None:
+    def _gone(self, silently: bool) -> RaftNode | None:
         node, self.node = self.node, None
         if node is None:
             return None
