@@ -124,6 +124,11 @@ def look(d: Dict, key: str) -> object:
     return d.get(key)
 
 
+def len_of(d: Dict) -> int:
+    """How many keys are here?"""
+    return len(d)
+
+
 def role(d: Dict) -> str | None:
     """Does it run the node?"""
     return d.status().sharing

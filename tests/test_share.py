@@ -5,19 +5,24 @@ from __future__ import annotations
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replidict import ClosedError, LockLost, NotCommitted, ReplicatedDict, ReplidictError, StorageError
+from replidict import ClosedError, LockLost, NotCommitted, Options, ReplicatedDict, ReplidictError, StorageError
+from replidict.node.node import Node
+from replidict.server.shared_node import SharedNode
 from replidict.transport import unix
 from tests.clusters import Dict, free_addresses, wait_until
-from tests.share_support import QUICK, attached, count, look, put, role, workers
+from tests.share_support import QUICK, attached, count, len_of, look, put, role, workers
 
 
 def opened(path: Path, **how: Any) -> Dict:
@@ -190,6 +195,42 @@ def test_what_is_held_outlasts_the_host(tmp_path: Path) -> None:
         assert told == [("n", 1), ("n", 2), ("n", 3), ("n2", 1)]
 
 
+def test_the_copy_is_the_state(tmp_path: Path) -> None:
+    """What an attached process holds is all that the node holds, sessions, leases and locks included: both have the
+    same digest at the same entry, whether the copy has followed the log or was sent the state."""
+    path = tmp_path / "d"
+    with opened(path) as host, opened(path) as early, host.lease(), early.lock("x"), early.semaphore("y", 2):
+        early.update(dict.fromkeys(range(2000), "v" * 1000))
+        early.set("t", 1, ttl=1000.0)
+        host.clear()
+        host.update({("k", key): [key] for key in range(100)})
+        del early["k", 7]
+        with opened(path) as late:
+            shared = host._host
+            assert isinstance(shared, SharedNode) and shared._host is not None
+            nodes: list[Node] = [shared._host.node, *(d._host.node for d in (host, early, late))]
+            wait_until(lambda: len({node.machine.applied_index for node in nodes}) == 1, "all have applied the same")
+            assert len({node.call_and_wait(partial(_digest, node)) for node in nodes}) == 1
+
+
+def _digest(node: Node) -> tuple[int, bytes]:
+    return node.machine.applied_index, node.machine.digest()
+
+
+def test_one_that_lags_gets_the_state(tmp_path: Path) -> None:
+    """A process that was stopped while the log was cut off behind it is sent the state, and goes on; a watch of it is
+    told that it has lost something, and nothing wrong."""
+    few = Options(durability="process", log_retain=10)
+    with opened(tmp_path / "d", options=few) as d, workers(tmp_path / "d", "spawn", options=few) as (worker,):
+        worker.do(put, "k", 0)
+        os.kill(worker.pid, signal.SIGSTOP)
+        for n in range(600):
+            d[f"n{n % 7}"] = "x" * 10_000
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.do(put, "k", 1) == 602
+        assert worker.do(len_of) == 8
+
+
 def test_a_socket_that_was_left_behind(tmp_path: Path) -> None:
     """What a killed process left in the directory is replaced by the next one that runs the node."""
     path = tmp_path / "d"
@@ -226,7 +267,7 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
         def knock() -> object:
             os.setuid(12345)
             with unix.call(path) as sock:
-                sock.setblocking(True)
+                sock.settimeout(10.0)
                 return sock.recv(1)
 
         assert in_child(knock) == "b''"
@@ -247,6 +288,25 @@ def test_attach_only(tmp_path: Path) -> None:
             assert other.get("a", linearizable=True) == 1
     with pytest.raises(ReplidictError, match="no process of this machine"):
         opened(path, timeout=0.3)
+
+
+def test_another_node_in_the_directory(tmp_path: Path) -> None:
+    """A process whose node was replaced by another one, though at the same address, mixes the two in no way: it stops,
+    and says so."""
+    (address,) = free_addresses(1)
+    path = tmp_path / "d"
+    with opened(path, address=address) as host, opened(path) as other:
+        other["a"] = 1
+        told: list[ReplidictError] = []
+        other.on_stop(told.append)
+        host.close()
+        shutil.rmtree(path)
+        with opened(path, address=address) as d:
+            d["b"] = 2
+            wait_until(lambda: bool(told), "it has noticed")
+        with pytest.raises(StorageError, match="another node"):
+            other["a"]
+        assert other.status().role == "stopped"
 
 
 def test_a_directory_that_is_not_shared(tmp_path: Path) -> None:

@@ -162,9 +162,11 @@ class SharedNode:
     def status(self) -> Status:
         """What this process knows of the node."""
         host = self._host
-        if host is None or self._node.failure is not None:
-            return self._node.status()
-        return replace(host.status(), watchers=self._node.history.watchers)
+        if host is not None and (self._node.failure is None or self._node.engine.standing is None):
+            return replace(host.status(), watchers=self._node.history.watchers)
+        if self._node.engine.standing is None:
+            self._node.await_copy()
+        return self._node.status()
 
     # -- its thread ---------------------------------------------------------------------------------------------------
 
