@@ -70,6 +70,12 @@ class Status:
     differing: int = 0
     """Members whose digest is not this node's, at the same log entry, while no majority says who is right. 0: none."""
 
+    sharing: Literal["host", "attached"] | None = None
+    """Whether this process runs the node for others of its machine, or uses the node of another one; None: neither."""
+
+    attached: tuple[int, ...] = ()
+    """The other processes that use this node, by process id."""
+
 
 @dataclass(frozen=True)
 class LockInfo:

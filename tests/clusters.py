@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from replidict.testing.hosts import host_of as host_of
 from replidict.testing.ports import free_addresses as free_addresses
 from replidict.transport.links import TcpTransport
 from tests.wire_support import SECRET, Certificates
@@ -38,7 +39,7 @@ def credentials() -> dict[str, Any]:
 
 def wire_of(node: Dict) -> TcpTransport:
     """The transport of a node that has a network."""
-    wire = node._host.node.engine.transport
+    wire = host_of(node).node.engine.transport
     assert isinstance(wire, TcpTransport)
     return wire
 

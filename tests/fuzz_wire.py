@@ -57,7 +57,7 @@ from replidict.release import THIS
 from replidict.security import TLS, Mode, Security, security_for, split_address
 from replidict.transport.framing import TlsPipe, WireError, frame
 from replidict.transport.handshake import MAGIC, OPENED, PING, VERSION, Hello, NodeIdentity, Proof, Refused, WireSession
-from tests.clusters import free_addresses
+from tests.clusters import free_addresses, host_of
 from tests.wire_support import MODES, SECRET, Certificates
 
 CLOSE_WITHIN = 60.0  # seconds until a node has closed a connection that it should close
@@ -862,7 +862,7 @@ class Watch(logging.Handler):
 
 def heard_from(opened: ReplicatedDict[Any, Any], absent: str) -> tuple[Counter[str], Callable[[], None]]:
     """Counts, from now on, what the engine hears from a member: messages, and connections; and how to stop."""
-    transport: Any = opened._host.node.engine.transport
+    transport: Any = host_of(opened).node.engine.transport
     heard: Counter[str] = Counter()
     on_message, on_connected = transport._onMessageReceivedCallback, transport._onNodeConnectedCallback
 

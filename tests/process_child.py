@@ -31,6 +31,7 @@ from replidict import Change, Options, ReplicatedDict
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.security import split_address
+from replidict.server.open_node import Host
 from replidict.storage.directory import FILE_NAME
 
 THREADS = 16  # operations under way in one node at a time
@@ -228,6 +229,7 @@ def run_node(config: dict[str, Any]) -> None:
     def perform(kind: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         match kind:
             case "status":
+                assert isinstance(opened._host, Host)
                 node = opened._host.node
                 more = {"commits": node.store.commits, "installed": node.engine.snapshots.installed}
                 return {**asdict(opened.status()), **more}

@@ -26,7 +26,7 @@ from replidict.node import backup as backup_module
 from replidict.server import scheduled_snapshots
 from replidict.storage import records, snapshot
 from replidict.storage.directory import FILE_NAME
-from tests.clusters import Dict, cluster, free_addresses, wait_until
+from tests.clusters import Dict, cluster, free_addresses, host_of, wait_until
 from tests.storage_support import flip, small_disk
 
 
@@ -126,13 +126,13 @@ def test_a_file_is_never_replaced(d: Dict, tmp_path: Path) -> None:
     """A target that exists is refused before anything is done, a broken link too, and stays as it is."""
     (tmp_path / "b").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    commits = d._host.node.store.commits
+    commits = host_of(d).node.store.commits
     before = left_in(tmp_path)
     for name in ("b", "link", "d"):
         with pytest.raises(FileExistsError, match=name):
             d.backup(tmp_path / name)
     assert (tmp_path / "b").read_text() == "precious"
-    assert (left_in(tmp_path), d._host.node.store.commits) == (before, commits)
+    assert (left_in(tmp_path), host_of(d).node.store.commits) == (before, commits)
 
 
 def test_who_is_second_is_refused(d: Dict, tmp_path: Path) -> None:
@@ -244,11 +244,11 @@ def test_close_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, du
         nonlocal looked
         looked += 1
         arrived.set()
-        wait_until(lambda: d._host.backups._ended is not None, "the dict is closed")
+        wait_until(lambda: host_of(d).backups._ended is not None, "the dict is closed")
         if during == "the copy":
             deadline = time.monotonic() + 0.2
             while time.monotonic() < deadline:
-                assert d._host.directory._lock is not None, "nobody else may have the directory while it is read"
+                assert host_of(d).directory._lock is not None, "nobody else may have the directory while it is read"
 
     def make() -> None:
         try:
@@ -303,7 +303,7 @@ def test_all_of_it_goes_on_from_there(d: Dict, tmp_path: Path) -> None:
     with ReplicatedDict[Any, Any](tmp_path / "r") as r:
         assert list(r.items()) == [("a", "changed"), ("b", (3,)), ("c", "last")]
         assert {key: r.versioned(key) for key in r} == versions
-        assert not r._host.node.machine.sessions
+        assert not host_of(r).node.machine.sessions
         after = r.status()
         assert (after.revision, after.keys) == (made.revision, 3)
         assert after.applied_index >= made.index
@@ -396,7 +396,7 @@ def test_a_damaged_backup_is_refused(d: Dict, tmp_path: Path) -> None:
 def test_what_a_node_sends_another_is_no_backup(d: Dict, tmp_path: Path) -> None:
     """A snapshot under way between two nodes does not say whose it is: it is not taken for a backup."""
     d.backup(tmp_path / "b")
-    snapshot.create(d._host.node.store.uri, tmp_path / "sent")
+    snapshot.create(host_of(d).node.store.uri, tmp_path / "sent")
     with pytest.raises(StorageError, match="sent: not a backup"):
         ReplicatedDict.restore(tmp_path / "sent", tmp_path / "r")
     assert not (tmp_path / "r").exists()
@@ -509,12 +509,12 @@ def test_not_before_the_newest_is_old(tmp_path: Path, monkeypatch: pytest.Monkey
     with ReplicatedDict[Any, Any](tmp_path / "d") as d:
         d["k"] = 2
         (path,) = kept(tmp_path / "d")
-        assert not d._host._automatic._due()
+        assert not host_of(d)._automatic._due()
         written = path.stat().st_mtime
         os.utime(path, (written - 1801, written - 1801))
-        assert d._host._automatic._due()
+        assert host_of(d)._automatic._due()
         os.utime(path, (written + 10_000, written + 10_000))
-        assert d._host._automatic._due(), "a clock that was set back is no reason to take none for hours"
+        assert host_of(d)._automatic._due(), "a clock that was set back is no reason to take none for hours"
 
 
 @pytest.mark.usefixtures("often")
@@ -555,7 +555,7 @@ def test_no_room_for_snapshots(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
             def tried_again() -> bool:
                 d["k"] = len(tried)
-                tried.add(d._host._automatic._not_before)
+                tried.add(host_of(d)._automatic._not_before)
                 return len(tried) > 4
 
             wait_until(tried_again, "it has tried a few times")
@@ -569,7 +569,7 @@ def test_no_room_for_snapshots(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_forgotten_while_a_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forgotten dict may be collected by the thread that takes its snapshots: it is closed, and nothing hangs."""
     d = ReplicatedDict[Any, Any](tmp_path / "d")
-    host, thread = d._host, d._host._automatic._thread
+    host, thread = host_of(d), host_of(d)._automatic._thread
     cycle: list[Any] = [d]
     cycle.append(cycle)
     arrived, go_on = threading.Event(), threading.Event()

@@ -41,7 +41,7 @@ from replidict.server import request_handler
 from replidict.storage import snapshot
 from replidict.transport import clients
 from replidict.transport.framing import frame
-from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until, wire_of
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, wait_until, wire_of
 from tests.wire_support import MODES, Certificates, given
 
 
@@ -178,7 +178,7 @@ def received(client: Client, until: int | None = None) -> bytes:
 
 
 def left_over(node: Dict) -> list[Path]:
-    return list(node._host.directory.path.glob(f"{request_handler.ASKED}*"))
+    return list(host_of(node).directory.path.glob(f"{request_handler.ASKED}*"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -318,7 +318,7 @@ def test_without_a_quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         threads = [threading.Thread(target=write, args=(each,)) for each in waiting]
         for thread in threads:
             thread.start()
-        busy = node._host._request_handler._pools["waits"]  # type: ignore[union-attr]
+        busy = host_of(node)._request_handler._pools["waits"]  # type: ignore[union-attr]
         wait_until(lambda: len(busy._work) == 4 and len(busy._threads) == 16, "the threads are busy, and some wait")
         with client_of(node, "plain") as other:
             assert other.request(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from replidict import Options
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_until
 from tests.test_dict import exact, in_threads
 
 
@@ -282,8 +282,8 @@ def test_load_without_faults(tmp_path: Path) -> None:
         in_threads(*(lambda name=name: write(nodes[name % 3], name) for name in range(64)))
         in_step(nodes)
         assert leader.status().term == term, "an election: this machine is too busy for this test to mean anything"
-        assert [node._host.node.store.log.deleted_entries for node in nodes] == [0, 0, 0]
-        assert [node._host.node.engine.replication.entries_resent for node in nodes] == [0, 0, 0]
+        assert [host_of(node).node.store.log.deleted_entries for node in nodes] == [0, 0, 0]
+        assert [host_of(node).node.engine.replication.entries_resent for node in nodes] == [0, 0, 0]
         assert nodes[0] == nodes[1] == nodes[2]
         assert len(nodes[0]) == sum(min(count, 100) for count in written.values())
         assert nodes[0].revision == written.total()
@@ -381,7 +381,7 @@ def test_a_follower_that_was_away_catches_up(tmp_path: Path, stack: ExitStack) -
     back = three.reopen(away)
     back.barrier()
     assert back == leader.snapshot() == {number: number for number in range(200)}
-    assert back._host.node.engine.snapshots.installed == 0
+    assert host_of(back).node.engine.snapshots.installed == 0
 
 
 def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, stack: ExitStack) -> None:
@@ -400,7 +400,7 @@ def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, stack: ExitStack) -> 
 
     def compacted() -> bool:
         in_threads(*(lambda name=name: fill(name) for name in range(8)))
-        return bool(leader._host.node.store.log.start.index > held)
+        return bool(host_of(leader).node.store.log.start.index > held)
 
     wait_until(compacted, "the log no longer reaches back to when the node left")
     stop = threading.Event()
@@ -415,7 +415,7 @@ def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, stack: ExitStack) -> 
     writer.start()
     try:
         back = three.reopen(away)
-        wait_until(lambda: back._host.node.engine.snapshots.installed >= 1, "the snapshot is installed")
+        wait_until(lambda: host_of(back).node.engine.snapshots.installed >= 1, "the snapshot is installed")
         before = len(written)
         wait_until(lambda: len(written) > before + 20, "writes go on")
     finally:

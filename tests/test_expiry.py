@@ -14,7 +14,7 @@ from replidict import ReplicatedDict
 from replidict.machine import commands as cmd
 from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import AppendEntries, Propose
-from tests.clusters import Dict, cluster, leader_of, wait_until
+from tests.clusters import Dict, cluster, host_of, leader_of, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def gone_after(d: Dict, key: str, begun: float) -> float:
 
 def ticks(d: Dict) -> list[int]:
     """What the `Tick` entries in a node's log say."""
-    log = d._host.node.engine.log
+    log = host_of(d).node.engine.log
     found = []
     index = log.start.index + 1
     while index <= log.last_index:
-        for entry in d._host.node.call(lambda i=index: log.entries_from(i, 1 << 20)).result():  # type: ignore[misc]
+        for entry in host_of(d).node.call(lambda i=index: log.entries_from(i, 1 << 20)).result():  # type: ignore[misc]
             if isinstance(tick := cmd.decode(entry.command), cmd.Tick):
                 found.append(tick.milliseconds)
             index = entry.index + 1
@@ -132,7 +132,7 @@ def test_without_deadlines_nothing_ticks(tmp_path: Path) -> None:
         for number in range(20):
             d[f"k{number}"] = number
         assert len(ticks(d)) == count
-        assert d._host.node.expiry.next_deadline() == float("inf")
+        assert host_of(d).node.expiry.next_deadline() == float("inf")
 
 
 def test_a_change_of_the_leader_neither_shortens_nor_restarts(nodes: list[Dict]) -> None:
@@ -177,7 +177,7 @@ def test_only_the_leader_says_what_time_it_is(nodes: list[Dict], caplog: pytest.
     leader = leader_of(nodes)
     follower = next(node for node in nodes if node is not leader)
     follower.set("k", 1, ttl=900)
-    node = follower._host.node
+    node = host_of(follower).node
     tick = Propose(node.engine.term, cmd.encode(cmd.Tick(10**12)))
     peer = node.engine.peers[leader.status().address or ""]
     assert node.call(lambda: node.engine.outbox.send(peer, tick)).result()

@@ -43,7 +43,7 @@ from replidict.transport.dialing import PAUSE_LAST
 from replidict.transport.framing import WireError, frame
 from replidict.transport.links import LINES_PER_PEER
 from replidict.transport.unauthenticated import UNAUTHENTICATED_MAX
-from tests.clusters import Dict, free_addresses, leader_of, open_member, wait_for_leader, wait_until, wire_of
+from tests.clusters import Dict, free_addresses, host_of, leader_of, open_member, wait_for_leader, wait_until, wire_of
 from tests.fuzz_wire import (
     Forge,
     Rogue,
@@ -136,7 +136,7 @@ class Siege:
         """What no attack may change."""
         found: list[Any] = []
         for node in self.nodes:
-            status, peers = node.status(), node._host.node.engine.peers.values()
+            status, peers = node.status(), host_of(node).node.engine.peers.values()
             links = {peer.address: (peer.connected, peer.connections) for peer in peers}
             links.pop(self.target.absent)
             found.append((status.term, status.leader, status.role, links))
@@ -307,10 +307,10 @@ def test_a_thousand_idle_connections_each(siege: Siege, caplog: pytest.LogCaptur
 
 def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFixture) -> None:
     """A member that proposes what only a leader may say, hundreds of times, changes nothing and gets one line."""
-    members = [node._host.node.engine.members for node in siege.nodes]
+    members = [host_of(node).node.engine.members for node in siege.nodes]
     said = [peer_messages.Propose(0, cmd.encode(command)) for command in (cmd.Configuration([], []), cmd.NoOp()) * 250]
     for node in siege.nodes:
-        node._host.node.engine.log_throttle._said.clear()
+        host_of(node).node.engine.log_throttle._said.clear()
     with siege.unharmed(caplog, lines=1):
         for address in siege.target.live:
             rogue = siege.rogues.connect(address)
@@ -318,7 +318,7 @@ def test_proposals_of_what_is_no_write(siege: Siege, caplog: pytest.LogCaptureFi
             rogue.say(*map(peer_messages.encode, said))
             assert rogue.closed()
     assert "that is neither a write nor a session" in caplog.text
-    assert [node._host.node.engine.members for node in siege.nodes] == members
+    assert [host_of(node).node.engine.members for node in siege.nodes] == members
 
 
 def test_slow_handshakes(siege: Siege, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +397,7 @@ COMMANDS: list[Any] = [
 @pytest.mark.parametrize("password", [None, "password"])
 def test_administration_by_pysyncobj(siege: Siege, password: str | None, caplog: pytest.LogCaptureFixture) -> None:
     """PySyncObj's own client, with its admin commands and as a read-only node, gets no answer and does nothing."""
-    members = [node._host.node.engine.members for node in siege.nodes]
+    members = [host_of(node).node.engine.members for node in siege.nodes]
     with siege.unharmed(caplog, lines=1):
         for address in siege.target.live:
             for command in COMMANDS:
@@ -405,7 +405,7 @@ def test_administration_by_pysyncobj(siege: Siege, password: str | None, caplog:
                     TcpUtility(password, timeout=IN_TIME).executeCommand(address, command)
         for node in siege.nodes:
             assert len(warnings(caplog, node, "no connection to")) == 1
-    assert [node._host.node.engine.members for node in siege.nodes] == members
+    assert [host_of(node).node.engine.members for node in siege.nodes] == members
 
 
 class Three:
@@ -597,12 +597,12 @@ def test_nothing_is_unpickled(tmp_path: Path, unpickled: list[str], monkeypatch:
         wait_until(lambda: all(node.status().log_entries < 40 for node in three.nodes[:2]), "the log is compacted")
         three.nodes[2] = three.open(2)
         three.nodes[2].barrier(timeout=IN_TIME)
-        assert three.nodes[2]._host.node.engine.snapshots.installed >= 1
+        assert host_of(three.nodes[2]).node.engine.snapshots.installed >= 1
         three.nodes[1].close()
         three.nodes[0].set("while it was away", exploit, timeout=IN_TIME)
         three.nodes[1] = three.open(1)
         three.nodes[1].barrier(timeout=IN_TIME)
-        assert three.nodes[1]._host.node.engine.snapshots.installed == 0
+        assert host_of(three.nodes[1]).node.engine.snapshots.installed == 0
         for node in three.nodes:
             node.close()
         three.nodes = [three.open(number) for number in range(3)]

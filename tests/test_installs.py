@@ -15,7 +15,7 @@ import pytest
 from replidict.background import BackgroundThread
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.commands import NO_OP
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import (
@@ -55,7 +55,7 @@ class Follower:
         self._directory.found("a:1", lambda: founded_by(ADDRESSES))
         uri = self._directory.file.absolute().as_uri()
         store = Store(connect(self._directory.file, "fsync"), uri, log_retain=10, mark=HighWaterMark(path / "mark"))
-        self.node = Node(
+        self.node = RaftNode(
             store,
             codec=DEFAULT_CODEC,
             options=Options(election_timeout=1000.0),

@@ -30,7 +30,7 @@ from replidict.protocol.peer_messages import Change, Verdict
 from replidict.security import Mode
 from replidict.storage import state_table
 from replidict.storage.directory import Directory
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until, wire_of
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_until, wire_of
 from tests.wire_support import MODES, SECRET, Certificates, given
 
 
@@ -102,7 +102,7 @@ def test_joining_by_snapshot_while_others_write(tmp_path: Path, monkeypatch: pyt
         (address,) = free_addresses(1)
         new = stack.enter_context(joining(tmp_path, address, nodes[2], options=Options(log_retain=10)))
         wait_until(lambda: address in voters(nodes[0]), "it is a voter")
-        assert new._host.node.engine.snapshots.installed >= 1
+        assert host_of(new).node.engine.snapshots.installed >= 1
         stop.set()
         writer.join()
         assert new.get("written", linearizable=True, timeout=30) == written > 0
@@ -303,7 +303,7 @@ def test_a_founder_does_not_join(tmp_path: Path) -> None:
         leader = leader_of(nodes)
         for address in (addresses[2], address_of(leader)):
             with pytest.raises(ReplidictError, match="is a founding member"):
-                nodes[0]._host.cluster.admit(address, "0" * 32, True, 30)
+                host_of(nodes[0]).cluster.admit(address, "0" * 32, True, 30)
         with pytest.raises(ReplidictError, match="with peers=, or remove it from the cluster first"):
             joining(tmp_path, addresses[2], nodes[0])
         nodes.append(stack.enter_context(open_member(tmp_path, addresses, 2)))
@@ -431,7 +431,7 @@ def test_removed_while_it_is_there(tmp_path: Path, mode: Mode, rank: int, certif
         leader = leader_of(nodes)
         nodes.sort(key=lambda node: (node is not leader, address_of(node)))
         leaver, left = nodes[rank], [node for node in nodes if node is not nodes[rank]]
-        address, path = address_of(leaver), leaver._host.directory.path
+        address, path = address_of(leaver), host_of(leaver).directory.path
         told: queue.Queue[ReplidictError] = queue.Queue()
         leaver.on_stop(told.put)
         left[0].remove_peer(address, timeout=30)
@@ -446,7 +446,7 @@ def test_removed_while_it_is_there(tmp_path: Path, mode: Mode, rank: int, certif
 
 def lose_what_is_done(node: Dict) -> None:
     """From now on the node hears no answer that says that a change of the members is made."""
-    changes = node._host.node.engine.reconfiguration
+    changes = host_of(node).node.engine.reconfiguration
     ask = changes.ask
 
     def ask_and_lose(change: Change, answer: Callable[[Verdict, str], None]) -> None:
@@ -516,7 +516,7 @@ def test_removed_while_it_was_cut_off(tmp_path: Path) -> None:
         leader = leader_of(nodes)
         away, other = (node for node in nodes if node is not leader)
         heard = threading.Event()
-        away._host.node.call(heard.wait)  # as if the machine stood still
+        host_of(away).node.call(heard.wait)  # as if the machine stood still
         try:
             wait_until(lambda: address_of(away) not in leader.status().connected, "it is missed")
             other.remove_peer(address_of(away), timeout=30)
@@ -542,7 +542,7 @@ def test_time_to_join_is_bounded(tmp_path: Path) -> None:
     (address,) = free_addresses(1)
     with cluster(tmp_path, 1) as nodes:
         heard = threading.Event()
-        nodes[0]._host.node.call(heard.wait)
+        host_of(nodes[0]).node.call(heard.wait)
         begun = time.monotonic()
         try:
             with pytest.raises(ReplidictError, match="could not join"):

@@ -39,7 +39,7 @@ from replidict.protocol.peer_messages import SnapshotPiece
 from replidict.raft.install_snapshot import INCOMING, _Incoming
 from replidict.raft.progress import Peer
 from replidict.transport import links
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_until
 
 # Python warns of any fork of a program with threads; what becomes of such a child is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -288,7 +288,7 @@ def test_waiters_are_told_of_a_close(tmp_path: Path) -> None:
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(lone._host.node.proposals._queue) == 2, "the writes wait")
+        wait_until(lambda: len(host_of(lone).node.proposals._queue) == 2, "the writes wait")
         lone.close()
         for thread in threads:
             thread.join(30)
@@ -314,7 +314,7 @@ def test_the_waker_never_writes_to_a_closed_descriptor(tmp_path: Path, monkeypat
         return real_write(descriptor, data)
 
     monkeypatch.setattr(os, "write", write)
-    waker = d._host._waker
+    waker = host_of(d)._waker
     waker.sleeping = True
     try:
         waker.wake()
@@ -414,7 +414,7 @@ def test_forgotten_collected_by_its_own_thread(tmp_path: Path, caplog: pytest.Lo
     """A forgotten dict in a cycle may be collected in its own thread; it ends in order there, and no thread hangs."""
     d = ReplicatedDict[Any, Any](tmp_path / "d")
     d["a"] = 1
-    host = d._host
+    host = host_of(d)
     engine, before = host.node.engine, host.node.engine.on_step
     thread = host._ticker._thread
     collect = threading.Event()
@@ -671,18 +671,18 @@ def test_fork_does_not_disturb_the_cluster(tmp_path: Path) -> None:
         leader = leader_of(nodes)
         term = leader.status().term
         wait_until(lambda: all(len(node.status().connected) == 2 for node in nodes), "all are connected")
-        connections = [[peer.connections for peer in node._host.node.engine.peers.values()] for node in nodes]
+        connections = [[peer.connections for peer in host_of(node).node.engine.peers.values()] for node in nodes]
         for number in range(3):
             assert in_child(lambda: [raised_by(node.close) for node in nodes]) == repr([None] * 3)
             for node in nodes:
                 node[number] = number
         assert leader.status().is_leader and leader.status().term == term
-        assert connections == [[peer.connections for peer in n._host.node.engine.peers.values()] for n in nodes]
+        assert connections == [[peer.connections for peer in host_of(n).node.engine.peers.values()] for n in nodes]
 
 
 def test_fork_during_apply(d: Dict) -> None:
     """A fork while an update is applied leaves the child nothing of it to read, and nothing that it waits for."""
-    machine = d._host.node.machine
+    machine = host_of(d).node.machine
 
     def work() -> object:
         kinds = {raised_by(lambda call=call: call(d)) for call in EVERYTHING.values()}  # type: ignore[misc]
@@ -803,7 +803,7 @@ def test_many_who_give_up(tmp_path: Path) -> None:
             thread.join(30)
         assert {kind for kind, _ in ends} == {NotCommitted} and len(ends) == 64
         assert max(seconds for _, seconds in ends) < 0.5 + 2 * OVERRUN  # 64 threads want the processor at one moment
-        assert not lone._host.node.proposals._queue
+        assert not host_of(lone).node.proposals._queue
 
 
 def test_not_committed_is_never_applied(tmp_path: Path) -> None:
@@ -836,7 +836,7 @@ def test_sent_without_quorum_is_unknown(tmp_path: Path) -> None:
             target=lambda: waiting.append(raised_by(lambda: leader.set("w", 1, timeout=60))), daemon=True
         )
         waiter.start()
-        wait_until(lambda: len(leader._host.node.proposals._in_flight) == 1, "it is sent")
+        wait_until(lambda: len(host_of(leader).node.proposals._in_flight) == 1, "it is sent")
         kind, seconds = timed(lambda: leader.set("b", 2, timeout=0.3))
         assert kind is OutcomeUnknown
         assert 0.3 <= seconds < 0.3 + OVERRUN
@@ -946,7 +946,7 @@ def test_an_io_error_ends_one_node_and_not_the_cluster(tmp_path: Path, monkeypat
     with cluster(tmp_path) as nodes:
         leader = leader_of(nodes)
         leader["a"] = 1
-        store = leader._host.node.store
+        store = host_of(leader).node.store
         failing = StorageError("the disk is gone")
 
         def fail(*_: object) -> None:
@@ -986,7 +986,7 @@ def test_who_asked_is_told_of_a_node_that_stops(tmp_path: Path, caplog: pytest.L
     def fail() -> None:
         raise failing
 
-    d._host.node.engine.on_step = fail
+    host_of(d).node.engine.on_step = fail
     with pytest.raises((StorageError, OutcomeUnknown)):
         d["a"] = 1
     error, thread = told.get(timeout=30)
@@ -1013,7 +1013,7 @@ def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixtu
     def fail() -> None:
         raise ZeroDivisionError("a mistake")
 
-    d._host.node.engine.on_step = fail
+    host_of(d).node.engine.on_step = fail
     with pytest.raises((StorageError, OutcomeUnknown), match="a mistake"):
         d["a"] = 2
     wait_until(lambda: raised_by(lambda: len(d)) is StorageError, "reads end as well")
@@ -1037,7 +1037,7 @@ def test_closing_ends_whatever_the_disk_refuses(tmp_path: Path, caplog: pytest.L
     """A snapshot that can't be put away, on a full disk, is logged; `close` returns, and frees the directory."""
     d: Dict = ReplicatedDict(tmp_path)
     d["key"] = "value"
-    snapshots = d._host.node.engine.snapshots
+    snapshots = host_of(d).node.engine.snapshots
     incoming = _Incoming(Peer("a:1"), SnapshotPiece(1, 1, 1, "a", 1, b"", 0, b""), tmp_path / INCOMING)
     incoming.file.close()
     incoming.file = open("/dev/full", "wb")  # type: ignore[assignment]  # noqa: SIM115
@@ -1088,7 +1088,7 @@ def test_whoever_waits_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked.wait(30)
     threads = [threading.Thread(target=write), threading.Thread(target=d.close)]
     threads[0].start()
-    wait_until(lambda: bool(d._host.node.proposals._queue), "the write waits")
+    wait_until(lambda: bool(host_of(d).node.proposals._queue), "the write waits")
     threads[1].start()
     at_once = told.wait(30)
     hanging.set()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replidict import NotCommitted, OutcomeUnknown, ReplicatedDict, ReplidictError
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_for_leader, wait_until
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_for_leader, wait_until
 
 
 def addresses(nodes: list[Dict]) -> list[str]:
@@ -144,19 +144,19 @@ def test_changes_without_a_majority(tmp_path: Path) -> None:
         nodes[2].close()
         wait_until(lambda: nodes[0].status().leader is None, "it knows of no leader")
         with pytest.raises(NotCommitted, match="no leader"):
-            nodes[0]._host.cluster.admit("127.0.0.1:1", "a disk", True, 0.5)
+            host_of(nodes[0]).cluster.admit("127.0.0.1:1", "a disk", True, 0.5)
 
 
 def test_joining_twice(tmp_path: Path) -> None:
     """The same node may ask again; another disk under its address is refused until the old one is removed."""
     with cluster(tmp_path) as nodes:
         (address,) = free_addresses(1)
-        first = nodes[0]._host.cluster.admit(address, "one disk", False, 30)
-        assert nodes[1]._host.cluster.admit(address, "one disk", False, 30) == first
+        first = host_of(nodes[0]).cluster.admit(address, "one disk", False, 30)
+        assert host_of(nodes[1]).cluster.admit(address, "one disk", False, 30) == first
         with pytest.raises(ReplidictError, match="a member already, with another disk"):
-            nodes[2]._host.cluster.admit(address, "another disk", False, 30)
+            host_of(nodes[2]).cluster.admit(address, "another disk", False, 30)
         nodes[2].remove_peer(address)
-        assert nodes[2]._host.cluster.admit(address, "another disk", False, 30).node_ids[address] == "another disk"
+        assert host_of(nodes[2]).cluster.admit(address, "another disk", False, 30).node_ids[address] == "another disk"
 
 
 def test_the_configuration_says_who_is_at_an_address(tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ def test_the_configuration_says_who_is_at_an_address(tmp_path: Path) -> None:
     of an address of which it says nothing, it is the one met first."""
 
     def let_in(node: Dict, node_id: str) -> str | None:
-        engine = node._host.node.engine
-        return node._host.node.call(lambda: engine.admit(address, node_id)).result(30)
+        engine = host_of(node).node.engine
+        return host_of(node).node.call(lambda: engine.admit(address, node_id)).result(30)
 
     with cluster(tmp_path) as nodes:
         (address,) = free_addresses(1)
         assert let_in(nodes[0], "first") is None
         assert "was first and is now second" in str(let_in(nodes[0], "second"))
-        nodes[0]._host.cluster.admit(address, "second", False, 30)
+        host_of(nodes[0]).cluster.admit(address, "second", False, 30)
         for node in nodes:
             node.barrier()
             assert let_in(node, "second") is None

@@ -15,7 +15,7 @@ import pytest
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
 from replidict.security import Mode
 from replidict.storage import state_table
-from tests.clusters import Dict, cluster, free_addresses, leader_of, open_member, wait_until
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_until
 from tests.wire_support import MODES, SECRET, Certificates
 
 
@@ -76,7 +76,7 @@ def test_without_the_leader_and_with_it_again(tmp_path: Path, mode: Mode, creden
             expected[f"without {number}"] = number
         nodes[gone] = stack.enter_context(open_member(tmp_path, addresses, gone, **credentials(mode)))
         all_hold(nodes, expected)
-        assert nodes[gone]._host.node.engine.snapshots.installed == 0
+        assert host_of(nodes[gone]).node.engine.snapshots.installed == 0
         for node in nodes:
             node.close()
         nodes = [stack.enter_context(open_member(tmp_path, addresses, n, **credentials(mode))) for n in range(3)]
@@ -103,7 +103,7 @@ def test_catching_up_by_snapshot(
         wait_until(lambda: all(node.status().log_entries < 30 for node in nodes[:2]), "the log is compacted")
         nodes[2] = stack.enter_context(open_member(tmp_path, addresses, 2, **given))
         all_hold(nodes, expected)
-        assert nodes[2]._host.node.engine.snapshots.installed >= 1
+        assert host_of(nodes[2]).node.engine.snapshots.installed >= 1
 
 
 @pytest.mark.parametrize(("mode", "odd"), list(permutations(MODES, 2)))

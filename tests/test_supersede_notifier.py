@@ -21,7 +21,7 @@ from replidict.raft.superseded import PATIENCE, WORD_COUNTS
 from replidict.security import Mode
 from replidict.server import supersede_notifier
 from replidict.testing.simulator.machine import Machine
-from tests.clusters import Dict, cluster, free_addresses, leader_of, wait_until, wire_of
+from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, wait_until, wire_of
 from tests.simulator.cluster import Cluster
 from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, leader, until
@@ -72,7 +72,8 @@ def test_a_majority_that_comes_back_is_told_and_stops(
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     founder = old.open(0)
     assert founder.wait_ready(30)
-    assert founder._host._supersede_notifier is not None and len(founder._host._supersede_notifier._threads) == 2
+    notifier = host_of(founder)._supersede_notifier
+    assert notifier is not None and len(notifier._threads) == 2
     caplog.set_level(logging.INFO)
     back = [old.open(1), old.open(2)]
     wait_until(lambda: all(map(old.has_stopped, back)), "both have stopped")
@@ -145,7 +146,7 @@ def test_an_old_member_gone_mad(
         asked.append(said)
         raise ReplidictError(f"no. {len(asked)}\nforged " + "x" * 1_000_000)
 
-    mad._host.node.engine.superseded.hear = answer  # type: ignore[method-assign]
+    host_of(mad).node.engine.superseded.hear = answer  # type: ignore[method-assign]
     monkeypatch.setattr(supersede_notifier, "TELL_EVERY", 0.01)
     old.open(0)
     wait_until(lambda: len(asked) > 50, "it was asked and answered")
@@ -232,7 +233,7 @@ def test_a_forked_child_calls_nobody(tmp_path: Path, stack: ExitStack) -> None:
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     living = [old.open(1), old.open(2)]
     leader_of(living)
-    founder = old.open(0)._host._supersede_notifier
+    founder = host_of(old.open(0))._supersede_notifier
     assert founder is not None
     wait_until(lambda: len(founder._clients) == 2, "both are told")
     assert in_child(lambda: [client._socket.fileno() for client in founder._clients]) == "[-1, -1]"

@@ -13,7 +13,7 @@ from replidict import Held, LeaseLost, LockLost, NotCommitted, ReplicatedDict, T
 from replidict.machine import commands as cmd
 from replidict.node import feature_level
 from replidict.release import FIRST, LEVEL
-from tests.clusters import Dict, cluster, wait_until
+from tests.clusters import Dict, cluster, host_of, wait_until
 from tests.test_dict import QUICK
 
 T = Transaction[Any, Any]
@@ -34,8 +34,8 @@ def d(tmp_path: Path) -> Iterator[Dict]:
 
 def commands(d: Dict, after: int) -> list[cmd.Command]:
     """What stands in a node's log behind this index."""
-    log = d._host.node.engine.log
-    entries = d._host.node.call(lambda: log.entries_from(after + 1, 1 << 20)).result()
+    log = host_of(d).node.engine.log
+    entries = host_of(d).node.call(lambda: log.entries_from(after + 1, 1 << 20)).result()
     return [cmd.decode(entry.command) for entry in entries]
 
 

@@ -25,7 +25,7 @@ from replidict import (
     Watch,
 )
 from replidict.api.changes import ANY
-from tests.clusters import Dict, cluster, credentials, leader_of, wait_until
+from tests.clusters import Dict, cluster, credentials, host_of, leader_of, wait_until
 
 PATIENCE = 60.0  # seconds
 
@@ -311,7 +311,7 @@ def test_clearing_more_than_the_history_holds(tmp_path: Path) -> None:
                 with pytest.raises(HistoryLost):
                     watch.next(0)
             assert [(change.kind, len(change.events)) for change in rest(again)] == [("snapshot", 1)]
-            assert sum(len(piece.changes) for piece in d._host.node.history._pieces.values()) == 1
+            assert sum(len(piece.changes) for piece in host_of(d).node.history._pieces.values()) == 1
 
 
 def test_going_on_with_another_node(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_an_election_is_not_noticed(tmp_path: Path) -> None:
         watches = [node.watch() for node in others]
         mine = leader.watch()
         seen = mine.revision
-        number = next(n for n in range(3) if (tmp_path / f"n{n}") == leader._host.directory.path)
+        number = next(n for n in range(3) if (tmp_path / f"n{n}") == host_of(leader).directory.path)
         address = str(leader.status().address)
         leader.close()
         for value in range(1, 11):

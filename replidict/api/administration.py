@@ -13,7 +13,7 @@ from replidict.node.call_arguments import seconds_of
 from replidict.options import NO_NETWORK
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import member_of
-from replidict.server.open_node import Host
+from replidict.server.shared_node import Opened
 from replidict.status import Member, Status
 from replidict.storage.restore import restore
 
@@ -21,7 +21,7 @@ from replidict.storage.restore import restore
 class Administration:
     """The methods of `ReplicatedDict` that are not about keys and values."""
 
-    _host: Host
+    _host: Opened
     _timeout: float
 
     # -- the node -----------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ class Administration:
 
     def status(self) -> Status:
         """What this node knows of itself and its cluster. Never waits; answers on a closed dict, too."""
-        return self._host.node.status()
+        return self._host.status()
 
     def on_stop(self, callback: Callable[[ReplidictError], object]) -> None:
         """Have `callback(error)` called once if this node stops by itself, now if it has.

@@ -20,13 +20,13 @@ from replidict.own_threads import in_node_thread
 from replidict.status import LockInfo
 
 if TYPE_CHECKING:
-    from replidict.server.open_node import Host
+    from replidict.server.shared_node import Opened
 
 
 class Coordination:
     """Part of `ReplicatedDict`."""
 
-    _host: Host
+    _host: Opened
     _timeout: float
 
     _operations: Operations[Any, Any]

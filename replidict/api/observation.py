@@ -18,7 +18,7 @@ def recent_of(d: ReplicatedDict[Any, Any]) -> Recent:
 def disk_bytes_of(d: ReplicatedDict[Any, Any]) -> int:
     """Bytes of the files in the node's directory, its snapshots among them."""
     found = 0
-    for folder, _, names in os.walk(d._host.directory.path):
+    for folder, _, names in os.walk(d._host.path):
         for name in names:
             try:
                 found += os.stat(os.path.join(folder, name)).st_size

@@ -29,6 +29,7 @@ from replidict.machine.values import value_of
 from replidict.node.blocking_calls import make_current, make_recent
 from replidict.node.call_arguments import (
     check_kinds,
+    check_share,
     encoded_key,
     founders_of,
     member_to_join,
@@ -39,6 +40,8 @@ from replidict.node.steps import Returned, Steps, run
 from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Strings
 from replidict.server.open_node import Host
+from replidict.server.shared_node import SharedNode
+from replidict.storage.directory import Directory
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -96,27 +99,34 @@ class ReplicatedDict(
         secret: str | bytes | None = None,
         insecure: bool = False,
         codec: Codec = DEFAULT_CODEC,
+        share: bool = False,
         options: Options = Options(),  # noqa: B008 -- frozen
     ) -> None:
         check_kinds(options, codec, tls)
+        check_share(share)
         founders = founders_of(address, peers)
         member = member_to_join(join, address, founders, voter)
         seconds = seconds_of(timeout, "timeout")
         security = network_of(address, tls, secret, insecure)
         join_by = way_in(founders[0], member, voter, security, seconds)
-        host = Host(path, (address or NO_NETWORK).lower(), founders, join_by, security, codec, options)
+        own = (address or NO_NETWORK).lower()
+
+        def open_host(directory: Directory) -> Host:
+            return Host(directory, own, founders, join_by, security, codec, options, shared=share)
+
+        host = SharedNode(path, own, open_host, codec, options, seconds) if share else open_host(Directory(path))
         self._use(host, codec, options, seconds)
         weakref.finalize(self, host.forgotten).atexit = False  # `open_node` sees to that
 
-    def _use(self, host: Host, codec: Codec, options: Options, seconds: float) -> None:
+    def _use(self, host: Host | SharedNode, codec: Codec, options: Options, seconds: float) -> None:
         """Be the dict that an open node keeps."""
         self._timeout = seconds
         self._options = options
         self._codec = codec
         self._decode = codec.decode
         self._host = host
-        self._machine = host.node.machine
-        self._operations = Operations[K, V](host.node, codec, options)
+        self._machine = host.machine
+        self._operations = Operations[K, V](host.bare_node, codec, options)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -387,9 +397,9 @@ class ReplicatedDict(
     @override
     def __repr__(self) -> str:
         host = self._host
-        if host.node.failure is None:
+        if host.failure is None:
             moment = self._machine.moment()
             state = f"{len(moment)} keys: {contents(moment.items(), self._decode)}"
         else:
             state = "closed"
-        return f"<{type(self).__name__} {host.node.engine.address} in {str(host.directory.path)!r}, {state}>"
+        return f"<{type(self).__name__} {host.address} in {str(host.path)!r}, {state}>"

@@ -20,7 +20,7 @@ from replidict.node.blocking_calls import make_current
 from replidict.node.moments import keys_in_order, pairs_in_order
 from replidict.node.steps import Steps
 from replidict.options import Options
-from replidict.server.open_node import Host
+from replidict.server.shared_node import Opened
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 class Transactions(Generic[K, V]):
     """The part of `ReplicatedDict` that is about several keys at once."""
 
-    _host: Host
+    _host: Opened
     _codec: Codec
     _options: Options
     _decode: Callable[[bytes], Any]

@@ -21,7 +21,7 @@ from replidict.node.call_arguments import seconds_of
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
 from replidict.own_threads import in_node_thread
-from replidict.server.open_node import Host
+from replidict.server.shared_node import Opened
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -130,7 +130,7 @@ class Watch(Generic[K, V]):
 class Watching(Generic[K, V]):
     """The part of a dict that is watched."""
 
-    _host: Host
+    _host: Opened
     _decode: Callable[[bytes], Any]
     _key: Callable[[object], bytes]
 

@@ -12,7 +12,7 @@ from replidict.api.operations import Operations
 from replidict.node.steps import Returned, Steps
 
 if TYPE_CHECKING:
-    from replidict.server.open_node import Host
+    from replidict.server.shared_node import Opened
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -21,7 +21,7 @@ V = TypeVar("V")
 class Writing(Generic[K, V]):
     """Part of `ReplicatedDict`."""
 
-    _host: Host
+    _host: Opened
     _operations: Operations[K, V]
     _timeout: float
 

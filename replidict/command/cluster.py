@@ -37,6 +37,7 @@ def status(client: Client, as_json: bool) -> None:
         ("features", f"level {found.feature_level}"),
         ("digest", f"{found.digest} at log entry {found.digest_index}" if found.digest else None),
         *([("", f"{found.differing} other members have another one")] if found.differing else []),
+        ("used by", ", ".join(f"process {pid}" for pid in found.attached) or None),
         ("log", f"{found.log_entries} entries, {size(found.log_bytes)}"),
     ])  # fmt: skip
 

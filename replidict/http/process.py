@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from replidict.api.replicated_dict import ReplicatedDict
+from replidict.api.sharing import let_attach
 from replidict.errors import ReplidictError
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, check_protected, listening, token_of
@@ -38,9 +39,17 @@ def run(name: str, directory: Path, http: str, token_file: Path | None, node: Ma
         token = token_of(token_file)
         check_protected(bound, token)
         with ReplicatedDict[Any, Any](directory, options=options, **node) as d:
+            _share(name, d)
             host, port = bound.getsockname()[:2]
             server = HttpServer(asgi(d, token=token), bound, options)
             _serve(name, d, server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def _share(name: str, d: ReplicatedDict[Any, Any]) -> None:
+    try:
+        let_attach(d)
+    except ReplidictError as error:  # a file system without sockets: all else works
+        logger.warning("%s: no other process of this machine can use this node: %s", name, error)
 
 
 def _serve(name: str, d: ReplicatedDict[Any, Any], server: HttpServer, at: str) -> None:

@@ -90,6 +90,11 @@ class KeyMap:
                     return copied  # type: ignore[no-any-return]
                 return {key_at(where, item.key): item for where, item in copied.items()}
 
+    @property
+    def next_position(self) -> int:
+        """Where in the insertion order the next key will be."""
+        return self._next_position
+
     def count(self) -> int:
         """How many keys there are now."""
         while True:

@@ -27,7 +27,7 @@ from replidict.errors import (
 from replidict.latch import Latch
 from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.own_threads import in_node_thread
 from replidict.protocol.peer_messages import AddMember, Change, RemoveMember, TransferTo, Verdict
 from replidict.raft.configuration import MemberSet
@@ -44,7 +44,7 @@ Answered = TypeVar("Answered")
 class Cluster:
     """One node's part in its cluster. For any thread but the node's own."""
 
-    def __init__(self, node: Node, security: Security | None) -> None:
+    def __init__(self, node: RaftNode, security: Security | None) -> None:
         """`security` is that of the node's network, if it has one."""
         self._node, self._security = node, security
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from threading import get_ident
 
 from replidict.errors import ReplidictError, StorageError, raise_anew
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.storage import records, snapshot
 from replidict.storage.atomic_file import new_file
 from replidict.storage.directory import sync
@@ -59,7 +59,7 @@ class Backup:
 class Backups:
     """What makes backups of a node. All methods are for any thread."""
 
-    def __init__(self, node: Node, directory: Path) -> None:
+    def __init__(self, node: RaftNode, directory: Path) -> None:
         """`directory` is the node's own."""
         self._node = node
         self._directory = directory

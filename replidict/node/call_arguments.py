@@ -28,6 +28,12 @@ def check_kinds(options: object, codec: object, tls: object) -> None:
         raise ValueError(f"tls={brief(tls)}: must be a TLS(cert=, key=, ca=)")
 
 
+def check_share(share: object) -> None:
+    """Is this what `share=` takes?"""
+    if not isinstance(share, bool):
+        raise ValueError(f"share={brief(share)}: must be True or False")
+
+
 def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security | None:
     """What protects the network of a node, which without an address has none."""
     if address is not None:

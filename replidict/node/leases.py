@@ -22,8 +22,8 @@ from replidict.errors import ClosedError, LeaseLost, NotCommitted, OutcomeUnknow
 from replidict.latch import Latch, SetOnce
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
+from replidict.node.consensus import Consensus
 from replidict.node.proposals import Proposals, Write
-from replidict.raft.engine import Engine
 from replidict.raft.freshness import CLOCK_DRIFT
 
 RENEW_AFTER = 1 / 3
@@ -59,7 +59,7 @@ class HeldLease:
 class Leases:
     """All of one process. Only what says so is for any thread, the rest for the tick thread."""
 
-    def __init__(self, engine: Engine, machine: StateMachine, proposals: Proposals) -> None:
+    def __init__(self, engine: Consensus, machine: StateMachine, proposals: Proposals) -> None:
         self._engine, self._machine, self._proposals = engine, machine, proposals
         self._held: dict[int, HeldLease] = {}
         self._shared: dict[float, HeldLease] = {}  # for locks, by ttl
@@ -69,6 +69,11 @@ class Leases:
         self._changed = False  # by any thread: `step` has something to look at
 
     # -- any thread ---------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The numbers of those that this process holds, or has asked for."""
+        return tuple(self._held)
 
     def ask(
         self,

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 
 from replidict.errors import ReplidictError, raise_anew
-from replidict.raft.engine import Engine
+from replidict.node.consensus import Consensus
 
 RETRY_PAUSE = 0.02
 """Seconds before a read asks again that found no leader; a change of leader ends the pause."""
@@ -36,7 +36,7 @@ class Read:
 class Reads:
     """The linearizable reads of one process. `submit` is for any thread, the rest for the tick thread."""
 
-    def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
+    def __init__(self, engine: Consensus, wake: Callable[[], None]) -> None:
         self._engine = engine
         self._wake = wake
         self._new: deque[Read] = deque()

@@ -28,9 +28,9 @@ from replidict.latch import SetOnce
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
+from replidict.node.consensus import Consensus
 from replidict.node.leases import HeldLease, Leases
 from replidict.node.proposals import Proposals, Write, result_of
-from replidict.raft.engine import Engine
 from replidict.status import LockInfo
 
 logger = Logger(__name__)
@@ -80,12 +80,17 @@ class Request:
         return State.OVER if self.over else self.answer
 
 
+def holder_at(address: str) -> str:
+    """Says in words who this process is, at the node of this address."""
+    return f"{address}, process {os.getpid()} on {socket.gethostname()}"
+
+
 class Locks:
     """Those of one process. Only what says so is for any thread, the rest for the tick thread."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Consensus,
         machine: StateMachine,
         proposals: Proposals,
         leases: Leases,
@@ -96,7 +101,7 @@ class Locks:
         self._changed: deque[Request] = deque()  # to be put into the index, or taken out
         self.forgotten: deque[Request] = deque()
         """For any thread, also in the middle of anything: these are granted, and nobody refers to them any more."""
-        self.holder = f"{engine.address}, process {os.getpid()} on {socket.gethostname()}"
+        self.holder = holder_at(engine.address)
         """Says in words who this is."""
 
     # -- any thread ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -26,6 +27,15 @@ TRIES = 3
 
 _filling = threading.Lock()
 _fillers: set[int] = set()  # the thread that has it, if any
+
+
+def _after_fork_in_child() -> None:
+    global _filling
+    _filling = threading.Lock()  # whoever had the other one does not exist here
+    _fillers.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def within_a_step(machine: StateMachine, read: Callable[[], Read]) -> tuple[int, Read]:

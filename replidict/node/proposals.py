@@ -24,11 +24,8 @@ from replidict.large_encoding import LARGE, encode_large
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.activity import Activity
-from replidict.node.feature_level import FeatureLevel
+from replidict.node.consensus import Consensus, Level
 from replidict.options import Options
-from replidict.protocol.peer_messages import Propose, ProposeRefused
-from replidict.raft.engine import Engine
-from replidict.raft.progress import Peer
 
 WINDOW = 4
 """Batches under way at a time: enough to keep disk and network busy, few enough to gather writes meanwhile."""
@@ -83,7 +80,7 @@ class Proposals:
     """The writes of one process. `submit` and `give_up` are for any thread, the rest for the tick thread."""
 
     def __init__(
-        self, engine: Engine, options: Options, wake: Callable[[], None], level: FeatureLevel, activity: Activity
+        self, engine: Consensus, options: Options, wake: Callable[[], None], level: Level, activity: Activity
     ) -> None:
         self._engine = engine
         self._level = level
@@ -103,8 +100,6 @@ class Proposals:
         """Whether something has changed since the last step that may let writes go out."""
         self.answered_otherwise: Callable[[Write], bool] | None = None
         """For tests of failures: asked about each write; whether it answers that itself, so that it is not queued."""
-        engine.on(Propose, self._on_propose)
-        engine.on(ProposeRefused, self._on_refused)
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +141,7 @@ class Proposals:
             self._see_to_those_left()
         if not self._queue and not self._in_flight:
             return
-        route = self._route()
+        route = self._engine.forwarding.route()
         if route is None:
             return
         if self._session is None:
@@ -167,14 +162,6 @@ class Proposals:
         now = self._engine.clock()
         while self._left and self._left[0][0] <= now:
             self.give_up(heappop(self._left)[2])
-
-    def _route(self) -> object:
-        """How commands go to the leader now; another one means that those under way may be lost."""
-        engine = self._engine
-        if engine.is_leader:
-            return engine.term
-        peer = engine.leading_peer
-        return None if peer is None or not peer.connected else (engine.term, peer.address, peer.connections)
 
     def _open_session(self, route: object) -> None:
         opening, now = self._opening, self._engine.clock()
@@ -229,16 +216,11 @@ class Proposals:
         return encode(kind(self._session, batch.sequence, acknowledged, operations))
 
     def _send(self, batch: _Batch, route: object, now: float) -> bool:
-        engine = self._engine
         if batch.sent_by is not None and batch.writes and all(write.abandoned for write in batch.writes):
             batch.writes = []  # rule 5
             batch.command = self._encode(batch)
-        if engine.is_leader:
-            engine.propose(batch.command)
-        else:
-            leader = engine.leading_peer
-            if leader is None or not engine.outbox.send(leader, Propose(engine.term, batch.command)):
-                return False
+        if not self._engine.forwarding.send(batch.command):
+            return False
         batch.sent_by, batch.sent_at = route, now
         return True
 
@@ -313,26 +295,3 @@ class Proposals:
         for batch in self._in_flight.values():
             self._refuse(batch.writes, unknown)
         self._in_flight.clear()
-
-    # -- for others ---------------------------------------------------------------------------------------------------
-
-    def _on_propose(self, peer: Peer, message: Propose) -> None:
-        engine = self._engine
-        if not cmd.may_be_proposed(message.command):
-            why = f"ignored a proposal of {peer.address} that is neither a write nor a session of this release"
-            engine.log_throttle.log(f"proposals of {peer.address}", engine.clock(), why)
-        elif engine.is_leader:
-            engine.propose(message.command)
-            peer.wants_commit = max(peer.wants_commit, engine.log.last_index)
-        else:
-            engine.outbox.send(peer, ProposeRefused(engine.term, engine.leader))
-
-    def _on_refused(self, peer: Peer, message: ProposeRefused) -> None:
-        engine = self._engine
-        engine.elections.see_term(message.term)
-        if message.term == engine.term and peer.address == engine.leader:
-            # It has stepped down: whoever leads next will say so. Until then there is nobody to send to.
-            engine.elections.step_down(engine.term)
-        for batch in (*self._in_flight.values(), self._opening):
-            if isinstance(batch.sent_by, tuple) and batch.sent_by[1] == peer.address:
-                batch.sent_by = None

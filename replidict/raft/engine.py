@@ -52,6 +52,7 @@ from replidict.protocol import peer_messages as msg
 from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
+from replidict.raft.forwarding import Forwarding
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Network, Outbox
@@ -124,6 +125,7 @@ class Engine(SyncObj):
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
         self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer, self.divergence)
+        self.forwarding = Forwarding(state, outbox, self.elections, self.log_throttle, self.propose)
         self.superseded = Superseded(state, self.elections, self.log_throttle, snapshot_directory)
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {}
         self._handle_messages()
@@ -140,6 +142,8 @@ class Engine(SyncObj):
         self.on(msg.SnapshotReply, self.snapshots.on_snapshot_reply)
         self.on(msg.ConfirmLeader, self.read_index.on_confirm_leader)
         self.on(msg.LeaderConfirmed, self.read_index.on_leader_confirmed)
+        self.on(msg.Propose, self.forwarding.on_propose)
+        self.on(msg.ProposeRefused, self.forwarding.on_refused)
         self.on(msg.ReadIndexRequest, self.read_index.on_read_index_request)
         self.on(msg.ReadIndexReply, self.read_index.on_read_index_reply)
         self.on(msg.ChangeRequest, self.reconfiguration.on_change_request)

@@ -18,30 +18,35 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from pysyncobj.node import Node as RaftNode
+from pysyncobj.node import Node as NodeName
 
 from replidict.background import BackgroundThread
 from replidict.errors import ClosedError, ReplidictError, StorageError, removed
 from replidict.log_writer import Logger, LogWriter
 from replidict.machine.codec import Codec
+from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups
 from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.options import Options
 from replidict.own_threads import OWN_THREADS, in_own_thread
 from replidict.raft.engine import Engine
 from replidict.raft.install_snapshot import tidy
 from replidict.raft.outbox import Network
 from replidict.security import Security
+from replidict.server.attached_processes import AttachedProcesses
 from replidict.server.request_handler import RequestHandler
 from replidict.server.scheduled_snapshots import Automatic
 from replidict.server.stop_callbacks import StopCallbacks
 from replidict.server.supersede_notifier import SupersedeNotifier
+from replidict.status import Status
 from replidict.storage.directory import Beginning, Directory, connect, founded_by
 from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import Store
@@ -61,17 +66,19 @@ class Host:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        directory: Directory,
         address: str,
         founders: list[str],
         join: Callable[[str], Beginning] | None,
         security: Security | None,
         codec: Codec,
         options: Options,
+        shared: bool = False,
     ) -> None:
-        """Open the directory and the address, and start. Without `security` there is no network.
+        """Open the node in a locked directory, and the address, and start. Without `security` there is no network.
 
-        An empty directory becomes that of a founder, or of a member that `join`, given its identity, has let in.
+        The directory is this host's from the call on, and is let go of when that ends, or if it fails. An empty one
+        becomes that of a founder, or of a member that `join`, given its identity, has let in. `shared`: others attach.
 
         Raises `StorageError`, `ValueError` (the directory is another node's), `RemovedError`, `ReplidictError` (the
         address), and what `join` raises.
@@ -79,21 +86,22 @@ class Host:
         self._closing = self._handed_over = self._abandoned = False
         self.stop_callbacks = StopCallbacks()
         with ExitStack() as cleanup:
-            self.directory = Directory(path)
-            cleanup.callback(self.directory.close)
+            self.directory = directory
+            cleanup.callback(directory.close)
             self._waker = Waker()
             cleanup.callback(self._waker.close)
-            self.node = self._open_node(address, founders, join, security, codec, options, cleanup)
+            self.node = self._open_node(address, founders, join, security, codec, options, shared, cleanup)
             self.node.recover()
             self.backups = Backups(self.node, self.directory.path)
             self.cluster = Cluster(self.node, security)
             self.futures = Futures(self.node, f"{OWN_THREADS}futures")
             self._request_handler: RequestHandler | None = None
+            self._attached: AttachedProcesses | None = None
             network = self.node.engine.transport
             if isinstance(network, TcpTransport):
                 clients = network.clients
                 self._request_handler = RequestHandler(
-                    self.node, clients, self.cluster, self.backups, codec, options, self.directory.path
+                    self.node, clients, self.cluster, self.backups, codec, options, self.directory.path, self.status
                 )
             recovered = self.node.store.recovered
             self._supersede_notifier = (
@@ -124,14 +132,16 @@ class Host:
         security: Security | None,
         codec: Codec,
         options: Options,
+        shared: bool,
         cleanup: ExitStack,
-    ) -> Node:
-        log_retain = 0 if security is None else options.log_retain  # without peers nobody will ask for old entries
+    ) -> RaftNode:
+        # Without peers or other processes nobody will ask for old entries.
+        log_retain = 0 if security is None and not shared else options.log_retain
         store = self._open_store(address, founders, join, options, log_retain, cleanup)
         self._background = BackgroundThread(f"{OWN_THREADS}snapshot")
         identity = NodeIdentity(store.identity.cluster_id, store.identity.node_id, address)
 
-        def transport(engine: Engine, node: RaftNode, others: set[RaftNode]) -> Network:
+        def transport(engine: Engine, node: NodeName, others: set[NodeName]) -> Network:
             if security is None:
                 return NoTransport(engine, node, others)
             made = TcpTransport(
@@ -152,7 +162,7 @@ class Host:
             cleanup.callback(made.destroy)
             return made
 
-        return Node(
+        return RaftNode(
             store,
             codec=codec,
             options=options,
@@ -230,6 +240,8 @@ class Host:
             self._supersede_notifier.join()
         if self._request_handler is not None:
             self._request_handler.join()
+        if self._attached is not None:
+            self._attached.join()
         self._log_writer.finish()
         self._log_writer.join()
         _open_hosts.discard(self)
@@ -247,8 +259,46 @@ class Host:
         finally:
             self.close()
 
+    @property
+    def bare_node(self) -> RaftNode:
+        """The node."""
+        return self.node
+
+    @property
+    def machine(self) -> StateMachine:
+        """The state of the node."""
+        return self.node.machine
+
+    @property
+    def address(self) -> str:
+        """Of the node."""
+        return self.node.engine.address
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self.directory.path
+
+    @property
+    def failure(self) -> ReplidictError | None:
+        """What has ended the node."""
+        return self.node.failure
+
+    def share(self) -> None:
+        """Let other processes of this machine and user attach. Raises `ReplidictError`, and what has ended the node."""
+        attached = AttachedProcesses(self.node, self.directory.path, self.cluster, self.backups)
+        self.node.call(attached.begin).result()
+        self._attached = attached
+
+    def status(self) -> Status:
+        """What the node knows of itself, and who has attached."""
+        status = self.node.status()
+        return status if self._attached is None else replace(status, sharing="host", attached=self._attached.pids)
+
     def _end(self, error: ReplidictError) -> None:
         self.node.refuse(error)
+        if self._attached is not None:
+            self._attached.close()
         self._automatic.stop()
         if self._supersede_notifier is not None:
             self._supersede_notifier.stop()
@@ -272,6 +322,8 @@ class Host:
         self.node.abandon()
         if self._supersede_notifier is not None:
             self._supersede_notifier.abandon()
+        if self._attached is not None:
+            self._attached.abandon()
         _of_parents.append(self.node)
         self.node.refuse(
             ClosedError(
@@ -284,7 +336,7 @@ class Host:
 
 
 _open_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
-_of_parents: list[Node] = []  # SQLite forbids a child even to close what its parent opened: never finalized
+_of_parents: list[RaftNode] = []  # SQLite forbids a child even to close what its parent opened: never finalized
 
 
 def _after_fork_in_child() -> None:

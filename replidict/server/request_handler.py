@@ -39,7 +39,7 @@ from replidict.node.call_arguments import encoded_key, encoded_value, ttl_of
 from replidict.node.increments import increment_of, sum_of
 from replidict.node.leases import milliseconds
 from replidict.node.moments import keys_in_order
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.options import Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Request
@@ -47,6 +47,7 @@ from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.release import Release
 from replidict.security import member_of
 from replidict.server.watch_streams import WatchStreams
+from replidict.status import Status
 from replidict.storage.directory import remove
 from replidict.thread_pool import Workers
 from replidict.transport.clients import Clients
@@ -77,17 +78,18 @@ class RequestHandler:
 
     def __init__(
         self,
-        node: Node,
+        node: RaftNode,
         clients: Clients,
         cluster: Cluster,
         backups: Backups,
         codec: Codec,
         options: Options,
         directory: Path,
+        status: Callable[[], Status],
     ) -> None:
-        """`directory` is the node's own."""
+        """`directory` is the node's own; `status` says how it stands."""
         self._node, self._clients, self._cluster, self._backups = node, clients, cluster, backups
-        self._codec, self._options, self._directory = codec, options, directory
+        self._codec, self._options, self._directory, self._status = codec, options, directory, status
         self._pools = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in POOLS.items()}
         for left in directory.glob(f"{ASKED}*"):
             remove(left)  # of a process that was killed
@@ -100,7 +102,7 @@ class RequestHandler:
             self._clients.answer(
                 client,
                 request.id,
-                self._clients.frame(client_messages.StatusIs.of(request.id, self._node.status())),
+                self._clients.frame(client_messages.StatusIs.of(request.id, self._status())),
                 True,
             )
         elif isinstance(request, client_messages.Watch):

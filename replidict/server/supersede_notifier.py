@@ -21,7 +21,7 @@ from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError
 from replidict.latch import Latch
 from replidict.log_throttle import LogThrottle
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.protocol.client_messages import Done, Supersede
 from replidict.security import Security
@@ -39,7 +39,7 @@ TEXT_MAX = 1000  # characters of an answer, there
 class SupersedeNotifier:
     """The threads that do so, one for each place."""
 
-    def __init__(self, node: Node, security: Security, recovered: records.Recovered) -> None:
+    def __init__(self, node: RaftNode, security: Security, recovered: records.Recovered) -> None:
         self._node, self._security = node, security
         self._old: dict[str, records.Recovered] = {}
         before: records.Recovered | None = recovered

@@ -166,12 +166,30 @@ class Directory:
             remove(born)
 
 
-def in_use(path: Path) -> StorageError:
+class InUseError(StorageError):
+    """Another process, or another dict of this one, holds the lock of a directory."""
+
+
+def in_use(path: Path) -> InUseError:
     """What is raised when another holds the lock of a directory."""
-    return StorageError(
+    return InUseError(
         f"{path} is in use by another process or another ReplicatedDict: "
         "close that one first, or give this node a directory of its own"
     )
+
+
+def member_of(path: Path) -> str | None:
+    """The address of the node that a directory belongs to; None if it belongs to none yet, or can't be read now. For
+    who does not hold the lock: nothing is changed."""
+    file = path / FILE_NAME
+    if not file.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as db:
+            (data,) = db.execute("SELECT data FROM fact WHERE name = 'identity'").fetchone()
+            return msgspec.msgpack.decode(data, type=records.Identity).address
+    except (sqlite3.Error, TypeError, msgspec.MsgspecError):
+        return None
 
 
 def read_note(path: Path) -> str:

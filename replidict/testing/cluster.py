@@ -16,6 +16,7 @@ from replidict.latch import Latch
 from replidict.machine.codec import DEFAULT_CODEC, Codec
 from replidict.options import Options
 from replidict.testing.failures import Failure, arm, steal_lock
+from replidict.testing.hosts import host_of
 from replidict.testing.ports import free_addresses, reserve
 from replidict.testing.settling import Settling
 from replidict.testing.time_travel import Clock, have_passed, nothing_is_due
@@ -114,7 +115,7 @@ class Cluster:
             options=self._options,
             codec=self._codec,
         )
-        d._host.node.wait = self.clock.wait
+        host_of(d).node.wait = self.clock.wait
         return d
 
     def __exit__(self, *exception: object) -> None:
@@ -126,7 +127,7 @@ class Cluster:
         self._paused.clear()
         for d in self._dicts:
             # Nobody is left to take leases over: all go with the cluster.
-            d._host.close(farewell=False)
+            host_of(d).close(farewell=False)
         self._dicts.clear()
         for port in self._down.values():
             port.close()
@@ -164,7 +165,7 @@ class Cluster:
         d = self._running(i)
         if i in self._paused:
             self._paused.pop(i).over.set()
-        d._host.close(farewell=False)
+        host_of(d).close(farewell=False)
         self._down[i] = reserve(self._addresses[i])
         self._settle()
 
@@ -196,7 +197,7 @@ class Cluster:
         if i in self._paused:
             raise ValueError(f"node {i} is paused already")
         pause = self._paused[i] = _Pause()
-        d._host.node.call(pause.stand)
+        host_of(d).node.call(pause.stand)
         pause.begun.wait()
         self._settle()
 
@@ -275,18 +276,18 @@ class Cluster:
 
     def _up(self) -> list[int]:
         """The nodes that run, those that stand still included."""
-        return [i for i, d in enumerate(self._dicts) if i not in self._down and d._host.node.failure is None]
+        return [i for i, d in enumerate(self._dicts) if i not in self._down and host_of(d).node.failure is None]
 
     def _in_thread(self, i: int, function: Callable[[], object]) -> None:
         """Have something done in the thread of a node, and a whole step after it; on a paused one when it goes on."""
-        call = self[i]._host.node.call(function)
+        call = host_of(self[i]).node.call(function)
         if i not in self._paused:
             call.result()
-            self[i]._host.node.call(lambda: None).result()
+            host_of(self[i]).node.call(lambda: None).result()
 
     def _cut_off(self, i: int, others: Collection[int]) -> None:
         addresses = [self._addresses[other] for other in others if other != i]
-        transport: Any = self[i]._host.node.engine.transport
+        transport: Any = host_of(self[i]).node.engine.transport
         self._in_thread(i, lambda: transport.cut(addresses))
 
     def _apply_partition(self) -> None:
@@ -305,7 +306,7 @@ class Cluster:
     def _elapse(self, seconds: float) -> None:
         """Time has passed: first for the log, so that it says what has ended, and then for those who hold leases."""
         leader = self.leader()
-        nodes = {i: self[i]._host.node for i in self._up()}
+        nodes = {i: host_of(self[i]).node for i in self._up()}
         shown = max((node.expiry.now() for node in nodes.values()), default=0) + round(seconds * 1000)
         for i in sorted(nodes, key=lambda i: i != leader):  # what a leader says goes
             self._in_thread(i, partial(have_passed, nodes[i], shown))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from replidict.monotonic_clock import clock
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 
 LOOK_EVERY = 0.01
 """Seconds after which a caller that waits looks whether its time is over."""
@@ -63,12 +63,12 @@ class Clock:
         return lock.acquire(blocking=False)
 
 
-def have_passed(node: Node, milliseconds: int) -> None:
+def have_passed(node: RaftNode, milliseconds: int) -> None:
     """Have the cluster's clock, as this node knows it, show at least so much. In the node's thread."""
     node.expiry.hear(max(milliseconds, node.expiry.now()))
 
 
-def nothing_is_due(node: Node) -> bool:
+def nothing_is_due(node: RaftNode) -> bool:
     """Whether all is applied here whose time is over. In the node's thread."""
     deadline = node.machine.coordination.clock.next_deadline
     return deadline is None or deadline > node.expiry.now()

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, removed
 from replidict.machine.codec import DEFAULT_CODEC
-from replidict.node.node import Node
 from replidict.options import Options
 from replidict.protocol.peer_messages import Message
 from replidict.release import THIS
@@ -109,7 +108,7 @@ class Machine:
         """Whether its disk is lost, and no new one came yet."""
         self.directory = cluster.directory / self.name
         self.directory.mkdir()
-        self.node: Node | None = None
+        self.node: SimulatedNode | None = None
         self.transport: SimulatedTransport | None = None
         self.paused = False
         self.incarnation = 0
@@ -278,7 +277,7 @@ class Machine:
         if silently:
             self._reboot()
 
-    def _abandon(self, node: Node) -> None:
+    def _abandon(self, node: SimulatedNode) -> None:
         """What the system does when a process dies: files are closed, transactions are not committed."""
         snapshots = node.engine.snapshots
         node.engine.transport.destroy()
@@ -314,7 +313,7 @@ class Machine:
         """Stop as `close()` does."""
         self.stop(ClosedError("closed"))
 
-    def _gone(self, silently: bool) -> Node | None:
+    def _gone(self, silently: bool) -> SimulatedNode | None:
         node, self.node = self.node, None
         if node is None:
             return None

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from typing_extensions import override
 
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 
 Returned = TypeVar("Returned")
 
 
-class SimulatedNode(Node):
+class SimulatedNode(RaftNode):
     """The node of a simulated machine: whoever calls it does so between two of its steps."""
 
     @override

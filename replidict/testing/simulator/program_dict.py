@@ -15,7 +15,7 @@ from replidict.brief import brief
 from replidict.errors import ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key
-from replidict.node.node import Node
+from replidict.node.raft_node import RaftNode
 from replidict.node.steps import Returned, Steps
 from replidict.server.open_node import Host
 from replidict.testing.simulator.loop import Trace
@@ -27,7 +27,7 @@ TIMEOUT = 10.0
 class SimulatedDict(ReplicatedDict[Any, Any]):
     """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: RaftNode) -> None:
         self._use(cast(Host, SimpleNamespace(node=node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
 
     @override
@@ -76,7 +76,7 @@ def _described(operation: Any) -> str:
 class ProgramDict(AsyncDict[Any, Any]):
     """What a workload is given; see `replidict.testing.simulate`."""
 
-    def __init__(self, node: Node, trace: Trace, name: str) -> None:
+    def __init__(self, node: RaftNode, trace: Trace, name: str) -> None:
         d = SimulatedDict(node)
         super().__init__(d)
         self._calls = _NotedCalls(Inside(d), trace, name)

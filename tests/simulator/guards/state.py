@@ -12,6 +12,8 @@ from replidict.machine.changes import Session
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal
 from replidict.machine.state_machine import StateMachine
 from replidict.node import proposals
+from replidict.raft.engine import Engine
+from replidict.raft.forwarding import Forwarding
 from replidict.testing.simulator.transport import SimulatedTransport
 from tests.simulator import scenarios
 from tests.simulator.guards.guard import Replacements, guard
@@ -122,13 +124,13 @@ def send_again_what_may_be_lost() -> Replacements:
     def on_snapshot_installed(self: proposals.Proposals) -> None:
         self._snapshots += 1
 
-    def route(self: proposals.Proposals) -> object:
+    def route(self: Forwarding) -> object:
         found = original(self)
         return found if found is None or isinstance(found, int) else "a follower"
 
-    original = proposals.Proposals._route
+    original = Forwarding.route
     yield proposals, "RETRY_AFTER", float("inf")
-    yield proposals.Proposals, "_route", route
+    yield Forwarding, "route", route
     yield proposals.Proposals, "on_snapshot_installed", on_snapshot_installed
 
 
@@ -155,6 +157,7 @@ def answer_when_applied_here() -> Replacements:
 
     def on_outcome(self: proposals.Proposals, outcome: Outcome) -> None:
         for other in everybody:
+            assert isinstance(other._engine, Engine)
             wire = other._engine.transport
             assert isinstance(wire, SimulatedTransport)
             if not wire._destroyed:

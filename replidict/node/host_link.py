@@ -1,0 +1,167 @@
+"""The way of an attached process to the node that another process runs: what the engine is to a node's own parts.
+
+Rules kept here:
+
+1. A command that was sent may be lost with the connection, or with the node's own way to the leader. Each makes another
+   route, so that it is sent again (see `proposals`).
+2. A question that was sent by a connection that is lost is answered with "nobody can tell": who asked asks again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from math import inf
+
+from pysyncobj.poller import Poller
+
+from replidict.machine.state_machine import StateMachine
+from replidict.monotonic_clock import clock
+from replidict.protocol import attach_messages as msg
+from replidict.transport.unix import UnixConnection
+
+
+class HostLink:
+    """One process's. All methods are for the thread of the attached node."""
+
+    lease_until = fresh_as_of = -inf
+    is_leader = False
+
+    def __init__(self, machine: StateMachine, poller: Poller) -> None:
+        self.clock: Callable[[], float] = clock
+        self.rng = random.Random()
+        self.poller = poller
+        self.address = "an attached process"
+        self.cluster_id = self.node_id = ""
+        self.connection: UnixConnection | None = None
+        self.accepted = False
+        """Whether the node has taken this process in, by this connection."""
+        self.standing: msg.Standing | None = None
+        """What the node said last."""
+        self._machine = machine
+        self._connections = 0
+        self._number = 0
+        self._questions: dict[int, Callable[[int | None], None]] = {}
+        self._requests: dict[int, Callable[[msg.Said | None], None]] = {}
+        self.forwarding = self.read_index = self
+
+    # -- what the parts of a node ask ---------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> str | None:
+        """Address of the leader, if it is known."""
+        return None if self.standing is None or not self.accepted else self.standing.status.leader
+
+    @property
+    def last_applied(self) -> int:
+        """The last entry that this copy includes."""
+        return self._machine.applied_index
+
+    @property
+    def commit_index(self) -> int:
+        """The last entry that this copy knows to be committed."""
+        return self._machine.applied_index
+
+    def poll(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for messages and handle those that came."""
+        self.poller.poll(timeout)
+
+    def route(self) -> object:
+        """How commands go now (rule 1)."""
+        if not self.accepted or self.standing is None or self.standing.route is None:
+            return None
+        return self._connections, self.standing.route
+
+    def send(self, command: bytes) -> bool:
+        """Have a command passed on to the leader."""
+        return self._say(msg.Forward(command))
+
+    def ask(self, answer: Callable[[int | None], None]) -> None:
+        """Have `answer` called with the index that a linearizable read waits for."""
+        self._number += 1
+        if self._say(msg.AskIndex(self._number)):
+            self._questions[self._number] = answer
+        else:
+            answer(None)
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    def request(self, make: Callable[[int], msg.Request], answer: Callable[[msg.Said | None], None]) -> bool:
+        """Have something done by the process of the node; None: the connection was lost. False: there is none."""
+        self._number += 1
+        if not self._say(make(self._number)):
+            return False
+        self._requests[self._number] = answer
+        return True
+
+    def _say(self, message: msg.FromAttached) -> bool:
+        if self.connection is None or not self.accepted or self.connection.dead:
+            return False
+        self.connection.send(msg.encode(message))
+        return True
+
+    def connected(self, connection: UnixConnection, hello: msg.Attach) -> None:
+        """There is a connection: say who this is."""
+        self.connection, self.accepted = connection, False
+        self._connections += 1
+        connection.send(msg.encode(hello))
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self.connection is not None:
+            self.connection.close()
+        self.connection, self.accepted = None, False
+        questions, self._questions = self._questions, {}
+        for answer in questions.values():
+            answer(None)
+        requests, self._requests = self._requests, {}
+        for hear in requests.values():
+            hear(None)
+
+    def hear_index(self, message: msg.IndexIs) -> None:
+        """A question is answered."""
+        answer = self._questions.pop(message.number, None)
+        if answer is not None:
+            answer(message.index)
+
+    def hear_said(self, message: msg.Said) -> None:
+        """A request is answered."""
+        answer = self._requests.pop(message.number, None)
+        if answer is not None:
+            answer(message)
+
+
+class AttachedLevel:
+    """The cluster's feature level, as the node of the host tells it."""
+
+    def __init__(self, machine: StateMachine, link: HostLink) -> None:
+        self._machine, self._link = machine, link
+
+    @property
+    def current(self) -> int:
+        """The level, as far as this copy has applied the log."""
+        return self._machine.level
+
+    def refusal(self, needed: int) -> str | None:
+        """Why a write that needs this level can't be proposed; None while it may be possible in a moment."""
+        standing = self._link.standing
+        return standing.too_high if standing is not None and standing.final else None
+
+    def why_not(self, needed: int) -> str:
+        """What to tell the caller of a write that needs a higher level than the cluster has."""
+        standing = self._link.standing
+        return standing.too_high if standing is not None else ""
+
+
+class AttachedClock:
+    """The cluster's clock, as the node of the host tells it."""
+
+    def __init__(self, machine: StateMachine, link: HostLink) -> None:
+        self._machine, self._link = machine, link
+
+    def now(self) -> int:
+        """What it shows, in milliseconds. Both processes have the same clock of this machine."""
+        standing, shown = self._link.standing, self._machine.coordination.clock.now
+        if standing is None:
+            return shown
+        return max(shown, standing.clock + int((self._link.clock() - standing.at) * 1000))

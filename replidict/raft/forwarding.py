@@ -1,0 +1,77 @@
+"""How the commands of this node, and of those that have it pass theirs on, get to the leader.
+
+Rules kept here:
+
+1. A leader appends what it is sent; nobody else does. Who is asked and does not lead says so, and who leads instead.
+2. What was sent may be lost with the leader, with the connection to it, or by a refusal. Each of these makes another
+   route; whoever sees one sends again what was not answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from replidict.log_throttle import LogThrottle
+from replidict.machine import commands as cmd
+from replidict.protocol.peer_messages import Propose, ProposeRefused
+from replidict.raft.elections import Elections
+from replidict.raft.outbox import Outbox
+from replidict.raft.progress import Peer
+from replidict.raft.state import RaftState
+
+
+class Forwarding:
+    """One node's part in it."""
+
+    def __init__(
+        self,
+        state: RaftState,
+        outbox: Outbox,
+        elections: Elections,
+        log_throttle: LogThrottle,
+        propose: Callable[[bytes], None],
+    ) -> None:
+        """`propose` takes a command on the leader."""
+        self._state, self._outbox, self._elections = state, outbox, elections
+        self._log_throttle, self._propose = log_throttle, propose
+        self._refused = 0
+
+    def route(self) -> object:
+        """How commands go to the leader now, None if they can't; another one means that those under way may be lost."""
+        state = self._state
+        if state.is_leader:
+            return state.term
+        peer = state.leading_peer
+        if peer is None or not peer.connected:
+            return None
+        return state.term, peer.address, peer.connections, self._refused
+
+    def send(self, command: bytes) -> bool:
+        """Have the leader take a command. Returns False if there is surely nobody who does."""
+        state = self._state
+        if state.is_leader:
+            self._propose(command)
+            return True
+        leader = state.leading_peer
+        return leader is not None and self._outbox.send(leader, Propose(state.term, command))
+
+    def on_propose(self, peer: Peer, message: Propose) -> None:
+        """A follower passes on a command."""
+        state = self._state
+        if not cmd.may_be_proposed(message.command):
+            why = f"ignored a proposal of {peer.address} that is neither a write nor a session of this release"
+            self._log_throttle.log(f"proposals of {peer.address}", state.clock(), why)
+        elif state.is_leader:
+            self._propose(message.command)
+            peer.wants_commit = max(peer.wants_commit, state.log.last_index)
+        else:
+            self._outbox.send(peer, ProposeRefused(state.term, state.leader))
+
+    def on_refused(self, peer: Peer, message: ProposeRefused) -> None:
+        """Who was taken for the leader is none."""
+        state = self._state
+        self._elections.see_term(message.term)
+        if message.term == state.term and peer.address == state.leader:
+            # It has stepped down: whoever leads next will say so. Until then there is nobody to send to.
+            self._elections.step_down(state.term)
+        self._refused += 1
