@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from replidict import Options, ReplicatedDict
+from replidict import HistoryLost, Options, ReplicatedDict
 from tests.clusters import Dict
 
 QUICK = Options(durability="process")
@@ -127,6 +127,23 @@ def look(d: Dict, key: str) -> object:
 def len_of(d: Dict) -> int:
     """How many keys are here?"""
     return len(d)
+
+
+_watches: list[Any] = []
+
+
+def begin_watch(d: Dict) -> None:
+    """Watch all keys from now on."""
+    _watches.append(d.watch())
+
+
+def told(d: Dict) -> int | str:
+    """How many changes that watch is told; or why not."""
+    with _watches.pop() as watch:
+        try:
+            return sum(1 for _ in iter(lambda: watch.next(1.0), None))
+        except HistoryLost as error:
+            return type(error).__name__
 
 
 def role(d: Dict) -> str | None:

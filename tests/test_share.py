@@ -22,7 +22,7 @@ from replidict.node.node import Node
 from replidict.server.shared_node import SharedNode
 from replidict.transport import unix
 from tests.clusters import Dict, free_addresses, wait_until
-from tests.share_support import QUICK, attached, count, len_of, look, put, role, workers
+from tests.share_support import QUICK, attached, begin_watch, count, len_of, look, put, role, told, workers
 
 
 def opened(path: Path, **how: Any) -> Dict:
@@ -41,8 +41,8 @@ def in_child(body: Any) -> str:
         os.write(write, said.encode())
         os._exit(0)
     os.close(write)
-    with open(read, "rb") as told:
-        said = told.read().decode()
+    with open(read, "rb") as pipe:
+        said = pipe.read().decode()
     os.waitpid(pid, 0)
     return said
 
@@ -163,6 +163,24 @@ def test_a_dead_process_holds_no_lease(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5.0, "long before the ttl of a minute"
 
 
+def test_who_dies_under_another_host(tmp_path: Path) -> None:
+    """A lock that was granted under one host is gone at once with its holder, who dies under the next one."""
+    (address,) = free_addresses(1)
+    path = tmp_path / "d"
+    with (
+        workers(path, "spawn", address=address) as (host,),
+        workers(path, "spawn") as (holder,),
+        opened(path, address=address) as d,
+    ):
+        holder.do(_hold)
+        host.kill()
+        assert holder.do(put, "a", 1)
+        assert d.status().sharing == "host"
+        holder.kill()
+        with d.lock("x"):
+            assert d.get("mine", linearizable=True) is None
+
+
 _held: list[object] = []
 
 
@@ -191,8 +209,8 @@ def test_what_is_held_outlasts_the_host(tmp_path: Path) -> None:
         lease.check()
         d.set("fenced", 1, fence=held)
         changes = [watch.next(5.0) for _ in range(4)]
-        told = [(event.key, event.value) for change in changes if change for event in change.events]
-        assert told == [("n", 1), ("n", 2), ("n", 3), ("n2", 1)]
+        found = [(event.key, event.value) for change in changes if change for event in change.events]
+        assert found == [("n", 1), ("n", 2), ("n", 3), ("n2", 1)]
 
 
 def test_the_copy_is_the_state(tmp_path: Path) -> None:
@@ -217,18 +235,20 @@ def _digest(node: Node) -> tuple[int, bytes]:
     return node.machine.applied_index, node.machine.digest()
 
 
-def test_one_that_lags_gets_the_state(tmp_path: Path) -> None:
-    """A process that was stopped while the log was cut off behind it is sent the state, and goes on; a watch of it is
-    told that it has lost something, and nothing wrong."""
-    few = Options(durability="process", log_retain=10)
-    with opened(tmp_path / "d", options=few) as d, workers(tmp_path / "d", "spawn", options=few) as (worker,):
-        worker.do(put, "k", 0)
+@pytest.mark.parametrize("retain", [10, 20_000])
+def test_one_that_lags(tmp_path: Path, retain: int) -> None:
+    """A process that was stopped for a while goes on from the log, and its watch misses nothing. If the log was cut off
+    meanwhile it is sent the state: then the watch is told that it has lost something, and nothing wrong."""
+    options = Options(durability="process", log_retain=retain)
+    with opened(tmp_path / "d", options=options) as d, workers(tmp_path / "d", "spawn", options=options) as (worker,):
+        worker.do(begin_watch)
         os.kill(worker.pid, signal.SIGSTOP)
-        for n in range(600):
-            d[f"n{n % 7}"] = "x" * 10_000
+        for n in range(2500):
+            d[f"n{n % 7}"] = "x" * 4000
         os.kill(worker.pid, signal.SIGCONT)
-        assert worker.do(put, "k", 1) == 602
+        assert worker.do(put, "k", 1) == 2501
         assert worker.do(len_of) == 8
+        assert worker.do(told) == (2501 if retain > 2501 else "HistoryLost")
 
 
 def test_a_socket_that_was_left_behind(tmp_path: Path) -> None:
@@ -297,13 +317,13 @@ def test_another_node_in_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "d"
     with opened(path, address=address) as host, opened(path) as other:
         other["a"] = 1
-        told: list[ReplidictError] = []
-        other.on_stop(told.append)
+        reasons: list[ReplidictError] = []
+        other.on_stop(reasons.append)
         host.close()
         shutil.rmtree(path)
         with opened(path, address=address) as d:
             d["b"] = 2
-            wait_until(lambda: bool(told), "it has noticed")
+            wait_until(lambda: bool(reasons), "it has noticed")
         with pytest.raises(StorageError, match="another node"):
             other["a"]
         assert other.status().role == "stopped"
