@@ -37,6 +37,17 @@ def credentials() -> dict[str, Any]:
     return {"secret": SECRET} if mode == "secret" else {}
 
 
+@contextmanager
+def alone(path: Path, kind: str, **arguments: Any) -> Iterator[Dict]:
+    """A single node without a network; or, if the kind is "attached", the dict of another process's node, as far as
+    that shows: one that attached to it."""
+    with ExitStack() as opened:
+        shared = kind == "attached"
+        if shared:
+            opened.enter_context(ReplicatedDict[Any, Any](path, share=True, **arguments))
+        yield opened.enter_context(ReplicatedDict[Any, Any](path, share=shared, **arguments))
+
+
 def wire_of(node: Dict) -> TcpTransport:
     """The transport of a node that has a network."""
     wire = host_of(node).node.engine.transport

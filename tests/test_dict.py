@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 
 from replidict import EncodingError, NotCommitted, Options, OutcomeUnknown, ReplicatedDict
 from replidict.node.update import in_part
-from tests.clusters import Dict
+from tests.clusters import Dict, alone
 
 QUICK = Options(durability="process")
 """What these tests show does not hang on fsync, and there are thousands of writes."""
 
 
-@pytest.fixture
-def d(tmp_path: Path) -> Iterator[Dict]:
+@pytest.fixture(params=["own", "attached"])
+def d(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dict]:
     """One open, empty dict."""
-    with ReplicatedDict[Any, Any](tmp_path / "d", options=QUICK) as opened:
+    with alone(tmp_path / "d", request.param, options=QUICK) as opened:
         yield opened
 
 

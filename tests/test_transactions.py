@@ -24,16 +24,16 @@ from replidict import (
     Transaction,
     TransactionConflict,
 )
-from tests.clusters import Dict, cluster
+from tests.clusters import Dict, alone, cluster
 from tests.test_dict import QUICK, in_threads
 
 T = Transaction[Any, Any]
 
 
-@pytest.fixture
-def d(tmp_path: Path) -> Iterator[Dict]:
+@pytest.fixture(params=["own", "attached"])
+def d(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dict]:
     """One open dict with two accounts."""
-    with ReplicatedDict[Any, Any](tmp_path / "d", options=QUICK) as opened:
+    with alone(tmp_path / "d", request.param, options=QUICK) as opened:
         opened.update({"a": 1, "b": 2})
         yield opened
 

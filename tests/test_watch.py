@@ -25,14 +25,14 @@ from replidict import (
     Watch,
 )
 from replidict.api.changes import ANY
-from tests.clusters import Dict, cluster, credentials, host_of, leader_of, wait_until
+from tests.clusters import Dict, alone, cluster, credentials, host_of, leader_of, wait_until
 
 PATIENCE = 60.0  # seconds
 
 
-@pytest.fixture
-def d(tmp_path: Path) -> Iterator[Dict]:
-    with ReplicatedDict[Any, Any](tmp_path / "alone", timeout=PATIENCE) as opened:
+@pytest.fixture(params=["own", "attached"])
+def d(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dict]:
+    with alone(tmp_path / "alone", request.param, timeout=PATIENCE) as opened:
         yield opened
 
 
