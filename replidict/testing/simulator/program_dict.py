@@ -28,7 +28,8 @@ class SimulatedDict(ReplicatedDict[Any, Any]):
     """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
 
     def __init__(self, node: RaftNode) -> None:
-        self._use(cast(Host, SimpleNamespace(node=node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
+        opened = SimpleNamespace(node=node, bare_node=node, machine=node.machine, status=node.status)
+        self._use(cast(Host, opened), DEFAULT_CODEC, node.engine.options, TIMEOUT)
 
     @override
     def _run(self, steps: Steps[Returned]) -> Returned:
