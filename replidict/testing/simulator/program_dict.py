@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from typing_extensions import override
 
@@ -73,6 +73,10 @@ def _described(operation: Any) -> str:
     return type(operation).__name__ + (f" {brief(decode_key(key))}" if isinstance(key, bytes) else "")
 
 
+async def _not_simulated(*arguments: object, **named: object) -> NoReturn:
+    raise RuntimeError("members, backups and the end of a node are not simulated: a workload reads, writes and waits")
+
+
 class ProgramDict(AsyncDict[Any, Any]):
     """What a workload is given; see `replidict.testing.simulate`."""
 
@@ -80,6 +84,8 @@ class ProgramDict(AsyncDict[Any, Any]):
         d = SimulatedDict(node)
         super().__init__(d)
         self._calls = _NotedCalls(Inside(d), trace, name)
+
+    members = add_peer = remove_peer = transfer_leadership = backup = close = _not_simulated
 
     @override
     async def snapshot(self) -> dict[Any, Any]:
