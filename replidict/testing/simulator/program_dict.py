@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 from typing_extensions import override
@@ -24,11 +23,25 @@ TIMEOUT = 10.0
 """Seconds that calls wait if they are not told otherwise, as those of `ReplicatedDict`."""
 
 
+class _SimulatedHost:
+    """As much of a `Host` as a dict needs that neither waits nor ends."""
+
+    def __init__(self, node: RaftNode) -> None:
+        self.node = self.bare_node = node
+        self.machine, self.status = node.machine, node.status
+        self.address = node.engine.address
+
+    @property
+    def failure(self) -> ReplidictError | None:
+        """What has stopped the node."""
+        return self.node.failure
+
+
 class SimulatedDict(ReplicatedDict[Any, Any]):
     """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
 
     def __init__(self, node: RaftNode) -> None:
-        self._use(cast(Host, SimpleNamespace(node=node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
+        self._use(cast(Host, _SimulatedHost(node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
 
     @override
     def _run(self, steps: Steps[Returned]) -> Returned:
