@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Tests in simulated time: they need a processor, and do not care how much of it they get.
-SIMULATED := tests/test_simulator.py tests/test_guards.py
+SIMULATED := tests/test_simulator.py tests/test_guards.py tests/test_simulate.py
 
 .PHONY: demo test test-real test-simulated lint simulate clean
 

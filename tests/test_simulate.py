@@ -278,6 +278,11 @@ def test_without_faults_all_is_as_in_a_dict() -> None:
         assert kinds == ["set"] * 4 + ["delete", "delete", "set", "set", "delete"]
         assert asyncio.get_running_loop().time() - began > 20
         assert d.scan(mine) == [(mine + "c", 1)]
+        assert await d.snapshot() == dict(d.items())
+        with pytest.raises(RuntimeError, match="not simulated"):
+            await d.members()
+        with pytest.raises(RuntimeError, match="coroutines"):
+            d.sync["k"] = 1
 
     async def check(dicts: list[Any]) -> None:
         assert await dicts[0].get("0/c", linearizable=True) == 1

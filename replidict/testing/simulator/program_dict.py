@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from typing_extensions import override
 
@@ -24,12 +23,25 @@ TIMEOUT = 10.0
 """Seconds that calls wait if they are not told otherwise, as those of `ReplicatedDict`."""
 
 
+class _SimulatedHost:
+    """As much of a `Host` as a dict needs that neither waits nor ends."""
+
+    def __init__(self, node: RaftNode) -> None:
+        self.node = self.bare_node = node
+        self.machine, self.status = node.machine, node.status
+        self.address = node.engine.address
+
+    @property
+    def failure(self) -> ReplidictError | None:
+        """What has stopped the node."""
+        return self.node.failure
+
+
 class SimulatedDict(ReplicatedDict[Any, Any]):
     """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
 
     def __init__(self, node: RaftNode) -> None:
-        opened = SimpleNamespace(node=node, bare_node=node, machine=node.machine, status=node.status)
-        self._use(cast(Host, opened), DEFAULT_CODEC, node.engine.options, TIMEOUT)
+        self._use(cast(Host, _SimulatedHost(node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
 
     @override
     def _run(self, steps: Steps[Returned]) -> Returned:
@@ -74,6 +86,10 @@ def _described(operation: Any) -> str:
     return type(operation).__name__ + (f" {brief(decode_key(key))}" if isinstance(key, bytes) else "")
 
 
+async def _not_simulated(*arguments: object, **named: object) -> NoReturn:
+    raise RuntimeError("members, backups and the end of a node are not simulated: a workload reads, writes and waits")
+
+
 class ProgramDict(AsyncDict[Any, Any]):
     """What a workload is given; see `replidict.testing.simulate`."""
 
@@ -81,6 +97,8 @@ class ProgramDict(AsyncDict[Any, Any]):
         d = SimulatedDict(node)
         super().__init__(d)
         self._calls = _NotedCalls(Inside(d), trace, name)
+
+    members = add_peer = remove_peer = transfer_leadership = backup = close = _not_simulated
 
     @override
     async def snapshot(self) -> dict[Any, Any]:
