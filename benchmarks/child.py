@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, sleep
 from typing import Any
 
-from benchmarks.measure import mean_microseconds, run_futures, run_threads, summary
+from benchmarks.measure import mean_microseconds, run_coroutines, run_futures, run_threads, summary
 from benchmarks.store import Store, Value
 
 SAMPLE = 4096
@@ -74,6 +74,13 @@ class Jobs:
         store: Any = self._store  # not every system has futures
         value = os.urandom(value_bytes)
         return run_futures(lambda key: store.submit(key, value), samples(1, keys)[0], seconds, under_way)
+
+    def coroutines(self, *, count: int, seconds: float, value_bytes: int = 100, keys: int = 1000) -> dict[str, Any]:
+        """So many coroutines in one event loop that write values to keys drawn from so many."""
+        store: Any = self._store  # not every system has coroutines
+        a, value = store.dict.aio, os.urandom(value_bytes)
+        few = samples(min(count, 64), keys)  # of a thousand the keys alone would take much memory
+        return run_coroutines(lambda key: a.set(key, value), [few[each % 64] for each in range(count)], seconds)
 
     def reads(self, *, threads: int, seconds: float, kind: str, keys: int = 1000) -> dict[str, Any]:
         operation = self._store.get if kind == "local" else self._store.strong_get

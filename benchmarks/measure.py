@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,9 @@ Operation = Callable[[str], object]
 
 MOST_ERRORS = 100
 """A thread that meets more than these gives up: figures of what fails would mean nothing."""
+
+LAG_EVERY = 0.005
+"""Seconds after which a coroutine beside the others wants to go on, again and again."""
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -99,6 +103,49 @@ def run_futures(submit: Callable[[str], Any], keys: Sequence[str], seconds: floa
         room.acquire()
     found = summary(list(record), perf_counter() - start)
     return {**found, "errors": len(errors), "error": errors[0] if errors else None}
+
+
+def run_coroutines(
+    operation: Callable[[str], Awaitable[object]], keys: Sequence[Sequence[str]], seconds: float
+) -> dict[str, Any]:
+    """The same as `run_threads` with one coroutine for each list of keys, in one event loop; and how late it is with
+    other work, the `lag`."""
+    records = [array("d") for _ in keys]
+    errors: list[str] = []
+    lags = array("d")
+
+    async def loop(number: int, deadline: float) -> float:
+        record, failures = records[number].append, 0
+        for key in cycle(keys[number]):
+            before = perf_counter()
+            if before >= deadline or failures > MOST_ERRORS:
+                break
+            try:
+                await operation(key)
+            except Exception as error:  # noqa: BLE001 -- as in `run_threads`
+                failures += 1
+                errors.append(f"{type(error).__name__}: {error}")
+            else:
+                record(perf_counter() - before)
+        return before
+
+    async def beside() -> None:
+        while True:
+            due = perf_counter() + LAG_EVERY
+            await asyncio.sleep(LAG_EVERY)
+            lags.append(perf_counter() - due)
+
+    async def together() -> float:
+        other = asyncio.ensure_future(beside())
+        start = perf_counter()
+        ends = await asyncio.gather(*(loop(number, start + seconds) for number in range(len(keys))))
+        other.cancel()
+        return max(ends) - start
+
+    took = asyncio.run(together())
+    found = summary([each for record in records for each in record], took)
+    lag = percentile(sorted(lags), 0.99) * 1e3
+    return {**found, "lag p99 ms": lag, "errors": len(errors), "error": errors[0] if errors else None}
 
 
 def mean_microseconds(operation: Operation, keys: Sequence[str], rounds: int) -> float:

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DONE = {
+    "chat": "300 lines, heard on three nodes in the same order: True",
     "cron": "machine [012] stops",
     "fenced_worker": "nothing is moved: the lock 'accounts' is not held with the token 1 .*",
     "services": "and one is there, for .* s more at least, if nobody renewed it now",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.suite import (
+    aio,
     anatomy,
     bulk,
     catchup,
@@ -29,6 +30,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     floors.BENCHMARK,
     writes.BENCHMARK,
     futures.BENCHMARK,
+    aio.BENCHMARK,
     watch.BENCHMARK,
     anatomy.BENCHMARK,
     values.BENCHMARK,

@@ -23,6 +23,7 @@ from replidict.api.inside import Inside
 from replidict.api.lock import Held, check_given_back, send_back
 from replidict.errors import NotCommitted, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
+from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import given_up, is_current, is_recent, not_current
 from replidict.node.linearizable_reads import Read
 from replidict.node.proposals import Write, result_of
@@ -133,12 +134,17 @@ async def in_thread(function: Callable[[], Returned]) -> Returned:
     return over.result()
 
 
-async def ended(future: asyncio.Future[Any]) -> None:
-    """Wait for the end of what must not be left behind; who is cancelled meanwhile gets `CancelledError` then."""
+async def ended(future: asyncio.Future[Any], seconds: float | None = None) -> None:
+    """Wait for the end of what must not be left behind, for so many seconds at most. Who is cancelled meanwhile,
+    however often, gets `CancelledError` then."""
+    deadline = None if seconds is None else clock() + seconds
     cancelled: CancelledError | None = None
     while not future.done():
+        left = None if deadline is None else deadline - clock()
+        if left is not None and left <= 0:
+            break
         try:
-            await asyncio.wait([future])
+            await asyncio.wait([future], timeout=left)
         except CancelledError as error:
             cancelled = error
     if cancelled is not None:

@@ -89,7 +89,11 @@ class Bell:
         self._inbox.put(self)
 
     def hear(self) -> None:
-        """Wake who waits. In the loop."""
+        """Wake who waits, unless what has rung was heard before without waiting. In the loop."""
+        if self.rung:
+            self._wake()
+
+    def _wake(self) -> None:
         waiting = self._waiting
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
@@ -106,7 +110,7 @@ class Bell:
             if self._inbox.loop is not loop:
                 raise RuntimeError("this belongs to another event loop: use it where it was made")
             self._waiting = loop.create_future()
-            timer = None if seconds is None else loop.call_later(seconds, self.hear)
+            timer = None if seconds is None else loop.call_later(seconds, self._wake)
             try:
                 await self._waiting
             finally:

@@ -95,12 +95,18 @@ class Leadership:
         try:
             while not work.done() and not held.lost.is_set():
                 await bell.wait()  # it rings when the lock is lost, too
-            return await self._end(work, held)
+            work.cancel()
+            await asyncio.wait([work])
         except asyncio.CancelledError:
             held.lost.set()
             work.cancel()
-            await asyncio.wait([work], timeout=self._calls.inside.timeout)
+            with suppress(asyncio.CancelledError):  # of others, who stop it as well
+                await ended(work, self._calls.inside.timeout)
+            if work.done():
+                self._outcome(work, held)
             raise
+        else:
+            return self._outcome(work, held)
         finally:
             self._held = None
             with suppress(LockLost):
@@ -109,10 +115,8 @@ class Leadership:
     async def _do(self, held: Held) -> None:
         await self._work(held)
 
-    async def _end(self, work: asyncio.Task[None], held: Held) -> bool | None:
-        """The work is done, or the lock is lost."""
-        work.cancel()
-        await asyncio.wait([work])
+    def _outcome(self, work: asyncio.Task[None], held: Held) -> bool | None:
+        """The work has ended: whether it failed; None: it is done."""
         if work.cancelled():
             return False
         error = work.exception()
