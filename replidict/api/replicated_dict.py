@@ -50,8 +50,6 @@ V = TypeVar("V")
 D = TypeVar("D")
 K2 = TypeVar("K2", bound=Hashable)
 
-_ABSENT: Any = object()
-
 
 class ReplicatedDict(
     Administration, Writing[K, V], Transactions[K, V], Watching[K, V], Coordination, MutableMapping[K, V], Reversible[K]
@@ -235,72 +233,11 @@ class ReplicatedDict(
         """Store a value, as `set` does. `d[key] += 1` is a read and a write, between which others may write."""
         self.set(key, value)
 
-    def delete(self, key: K, *, timeout: float | None = None) -> bool:
-        """Remove a key, without a look at its value. Returns whether it was there."""
-        return self._run(self._operations.delete(key, self._seconds(timeout)))
-
     @override
     def __delitem__(self, key: K) -> None:
         """Remove a key, as `delete` does, but raise `KeyError` if it is absent."""
         if not self.delete(key):
             raise KeyError(key)
-
-    @overload
-    def pop(self, key: K, /, *, timeout: float | None = ...) -> V: ...
-    @overload
-    def pop(self, key: K, /, default: V | D, *, timeout: float | None = ...) -> V | D: ...
-    @override
-    def pop(self, key: K, /, default: Any = _ABSENT, *, timeout: float | None = None) -> Any:
-        """Remove a key and return its value, or `default`; `KeyError` if there is neither.
-
-        Raises `DecodingError` if this machine can't decode the value, which stays.
-        """
-        try:
-            return self._run(self._operations.pop(key, self._seconds(timeout)))
-        except KeyError:
-            if default is _ABSENT:
-                raise
-            return default
-
-    @override
-    def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
-        """Remove the pair inserted last and return it; `KeyError` if the dict is empty. Else as `pop`."""
-        return self._run(self._operations.popitem(self._seconds(timeout)))
-
-    @overload
-    def setdefault(
-        self: ReplicatedDict[K, D | None], key: K, default: None = None, *, timeout: float | None = ...
-    ) -> D | None: ...
-    @overload
-    def setdefault(self, key: K, default: V, *, timeout: float | None = ...) -> V: ...
-    @override
-    def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
-        """Store `default` if the key is absent. Returns the value that is there afterwards."""
-        return self._run(self._operations.setdefault(key, default, self._seconds(timeout)))
-
-    @override
-    def clear(self, *, timeout: float | None = None) -> None:
-        """Remove everything."""
-        self._run(self._operations.clear(self._seconds(timeout)))
-
-    @overload
-    def update(self, other: SupportsKeysAndGetItem[K, V], /) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], other: SupportsKeysAndGetItem[str, V], /, **values: V) -> None: ...
-    @overload
-    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], other: Iterable[tuple[str, V]], /, **values: V) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], **values: V) -> None: ...
-    @override  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
-    def update(self, other: Any = (), /, **values: Any) -> None:
-        """Store many values, all at once: others see all of them or none.
-
-        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
-        one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
-        """
-        self._run(self._operations.update(other, values, self._timeout))
 
     @overload
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]: ...

@@ -1,10 +1,12 @@
-"""What a dict offers to store one value, on conditions, and for how long."""
+"""The methods of a dict that write: those of etcd (`set` with a lease, `compare_and_set`), and those of `dict`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, MutableMapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from typing_extensions import override
 
 from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
@@ -12,13 +14,18 @@ from replidict.api.operations import Operations
 from replidict.node.steps import Returned, Steps
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsKeysAndGetItem
+
     from replidict.server.open_node import Host
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+D = TypeVar("D")
+
+_ABSENT: Any = object()
 
 
-class Writing(Generic[K, V]):
+class Writing(MutableMapping[K, V]):
     """Part of `ReplicatedDict`."""
 
     _host: Host
@@ -117,3 +124,66 @@ class Writing(Generic[K, V]):
         `ttl`, `lease` and `fence` as for `set`.
         """
         return self._run(self._operations.replace(key, value, revision, ttl, lease, fence, self._seconds(timeout)))
+
+    # -- as `dict` does -----------------------------------------------------------------------------------------------
+
+    def delete(self, key: K, *, timeout: float | None = None) -> bool:
+        """Remove a key, without a look at its value. Returns whether it was there."""
+        return self._run(self._operations.delete(key, self._seconds(timeout)))
+
+    @overload
+    def pop(self, key: K, /, *, timeout: float | None = ...) -> V: ...
+    @overload
+    def pop(self, key: K, /, default: V | D, *, timeout: float | None = ...) -> V | D: ...
+    @override
+    def pop(self, key: K, /, default: Any = _ABSENT, *, timeout: float | None = None) -> Any:
+        """Remove a key and return its value, or `default`; `KeyError` if there is neither.
+
+        Raises `DecodingError` if this machine can't decode the value, which stays.
+        """
+        try:
+            return self._run(self._operations.pop(key, self._seconds(timeout)))
+        except KeyError:
+            if default is _ABSENT:
+                raise
+            return default
+
+    @override
+    def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
+        """Remove the pair inserted last and return it; `KeyError` if the dict is empty. Else as `pop`."""
+        return self._run(self._operations.popitem(self._seconds(timeout)))
+
+    @overload
+    def setdefault(
+        self: Writing[K, D | None], key: K, default: None = None, *, timeout: float | None = ...
+    ) -> D | None: ...
+    @overload
+    def setdefault(self, key: K, default: V, *, timeout: float | None = ...) -> V: ...
+    @override
+    def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
+        """Store `default` if the key is absent. Returns the value that is there afterwards."""
+        return self._run(self._operations.setdefault(key, default, self._seconds(timeout)))
+
+    @override
+    def clear(self, *, timeout: float | None = None) -> None:
+        """Remove everything."""
+        self._run(self._operations.clear(self._seconds(timeout)))
+
+    @overload
+    def update(self, other: SupportsKeysAndGetItem[K, V], /) -> None: ...
+    @overload
+    def update(self: Writing[str, V], other: SupportsKeysAndGetItem[str, V], /, **values: V) -> None: ...
+    @overload
+    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
+    @overload
+    def update(self: Writing[str, V], other: Iterable[tuple[str, V]], /, **values: V) -> None: ...
+    @overload
+    def update(self: Writing[str, V], **values: V) -> None: ...
+    @override  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
+    def update(self, other: Any = (), /, **values: Any) -> None:
+        """Store many values, all at once: others see all of them or none.
+
+        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
+        one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
+        """
+        self._run(self._operations.update(other, values, self._timeout))
