@@ -26,19 +26,19 @@ from typing_extensions import override
 
 
 class ReplidictError(Exception):
-    """Base of every error that replidict raises on its own account."""
+    """Base of all errors that replidict raises; catch it to catch them all."""
 
 
 class NotCommitted(ReplidictError):
-    """The write was surely not applied and never will be: it is safe to try again."""
+    """The write was not applied and never will be, for want of a leader for instance. It is safe to call again."""
 
 
 class TransactionConflict(NotCommitted):
-    """What a transaction had read was changed by others before it was done: nothing was written.
+    """Others changed what a transaction had read; nothing was written. Run it again, or use `ReplicatedDict.transact`.
 
     Attributes:
-        keys: The keys that had changed; none, if the transaction depends on the whole dict, by its length for instance,
-            and other keys have.
+        keys: The keys that were changed; empty if the transaction depends on the whole dict, by its length for
+            instance, and other keys were changed.
     """
 
     def __init__(self, text: str, keys: tuple[Any, ...] = ()) -> None:
@@ -50,46 +50,52 @@ class TransactionConflict(NotCommitted):
 
 
 class OutcomeUnknown(ReplidictError, TimeoutError):
-    """The deadline passed first: the write may or may not be applied. Read before trying again."""
+    """The time was over: the write may or may not be applied, now or later. Read the value before you write again."""
 
 
 class ReadTimeout(ReplidictError, TimeoutError):
-    """A linearizable or bounded read could not be served before its deadline: no majority was reached."""
+    """A linearizable or bounded read found no majority in time. Call again, or read this node's copy by `get`."""
 
 
 class ClosedError(ReplidictError, ValueError):
-    """The dict was closed, or was opened by the process from which this one was forked."""
+    """The dict is closed, or was opened by the process from which this one was forked. Open another one."""
 
 
 class RemovedError(NotCommitted, ClosedError):
-    """This node was removed from its cluster, or that was recovered without it: it has stopped, and its copy is served
-    no more."""
+    """This node was removed from its cluster, or its cluster was recovered without it; it has stopped.
+
+    Use the nodes that remain. To bring this node back, give it an empty directory, and open it with `join=`.
+    """
 
 
 class LeaseLost(NotCommitted):
-    """The lease has ended: it was given back, was not renewed in time, or may not have been."""
+    """The lease has ended, or may have ended: it was revoked, or was not renewed in time. Grant another one."""
 
 
 class LockLost(LeaseLost):
-    """The lock is not held any more, or may not be, and may be another's: what was fenced with it was not applied."""
+    """The lock is not held any more, or may not be: another process may hold it. A write with `fence=` was not applied.
+
+    Stop what needs the lock, and acquire it again.
+    """
 
 
 class LockTimeout(ReplidictError, TimeoutError):
-    """The lock was not obtained in time: others have it, or no majority could be reached. It is not held."""
+    """The lock was not acquired in time: others hold it, or no majority could be reached. It is not held; try again."""
 
 
 class StorageError(ReplidictError):
-    """The node's file can't be used: I/O error, full disk, corruption, another format, or in use elsewhere.
+    """The node's directory can't be used: I/O error, full disk, corruption, another format, or in use elsewhere.
 
-    The node that raised it has stopped: it acknowledges nothing, votes no more and serves no reads.
+    An open node that raises it has stopped: it acknowledges nothing, does not vote and serves no reads. Mend the disk
+    and open the directory again, or remove the member and add an empty one in its place.
     """
 
 
 class HistoryLost(ReplidictError, LookupError):
-    """A watch wants changes that this node can't tell any more; reading goes on with a snapshot, or `after=oldest`.
+    """A watch wants changes that this node no longer remembers. Open it with `snapshot=True`, or `after=error.oldest`.
 
     Attributes:
-        oldest: The revision behind which this node can tell every change: `after=oldest` opens.
+        oldest: The revision after which this node remembers every change: `after=oldest` works.
         current: This node's revision.
     """
 
@@ -103,14 +109,21 @@ class HistoryLost(ReplidictError, LookupError):
 
 
 class EncodingError(ReplidictError, TypeError):
-    """A key or value that can't be kept faithfully (its type, its size or its depth); nothing was changed."""
+    """A key or value can't be stored faithfully, because of its type, size or depth; nothing was changed.
+
+    Convert it to one of the types that `replidict.machine.codec` lists, or split it.
+    """
 
 
 class DecodingError(EncodingError):
-    """A stored value that can't be decoded on this machine: for want of time zone data, say, or by a fault of `codec=`.
+    """A stored value can't be decoded on this machine: it lacks time zone data, for instance, or `codec=` has a fault.
 
-    Unless its text says that the value was removed, nothing was changed. `key` is the value's key, and `data` are its
-    bytes as they are stored, which a machine that can decode them takes.
+    Nothing was changed, unless the text says that the value was removed. Mend the machine, or decode `data` on another
+    one.
+
+    Attributes:
+        key: The key of the value.
+        data: The bytes of the value, as they are stored.
     """
 
     def __init__(self, text: str, key: object = None, data: bytes = b"") -> None:
@@ -119,7 +132,10 @@ class DecodingError(EncodingError):
 
 
 class SecurityError(ReplidictError):
-    """A configuration or a handshake that would let in a peer nobody authenticated."""
+    """The configuration would let in unauthenticated connections, or a peer or client failed the handshake.
+
+    Give `secret=` or `tls=`, the same on all nodes; the text says what is missing.
+    """
 
 
 def removed(address: str) -> RemovedError:

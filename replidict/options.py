@@ -1,4 +1,4 @@
-"""Timings and limits, checked when they are made: a wrong value raises `ValueError` that names it."""
+"""`Options`: the timings and limits of a node."""
 
 from __future__ import annotations
 
@@ -15,49 +15,56 @@ NO_NETWORK = "local"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Timings (seconds) and limits (bytes, entries) of one node. Every node of a cluster should use the same.
+    """Timings (in seconds) and limits (in bytes, or entries) of one node; use the same ones on every node of a cluster.
 
-    Raises `ValueError`, naming the option, when a value makes no sense.
+    Raises:
+        ValueError: A value makes no sense; the text names the option.
+
+    Example:
+        >>> from replidict import Options
+        >>> options = Options(durability="process", lease_reads=True)
+        >>> with ReplicatedDict("fast", options=options) as fast:
+        ...     fast["a"] = 1
     """
 
     heartbeat: float = 0.1
-    """How often an idle leader shows that it is alive, in seconds."""
+    """Seconds between two messages by which an idle leader shows that it is alive."""
 
     election_timeout: float = 0.5
-    """A follower that hears no leader for this long, up to twice this long (drawn anew each time), asks for
-    an election (Raft 5.2); a leader that hears no majority for this long steps down (thesis 6.2). Seconds; at
-    least 3 heartbeats."""
+    """Seconds, at least 3 heartbeats. A follower that hears no leader for this long, up to twice this long (drawn anew
+    each time), starts an election (Raft 5.2). A leader that hears no majority for this long steps down (thesis 6.2)."""
 
     durability: Literal["fsync", "process"] = "fsync"
-    """`"fsync"`: an acknowledged write is on disk on a majority. `"process"`: it is with the operating system of
-    a majority, which survives the death of processes but not of machines: what a power cut took, or later damage to
-    the end of its files, can't be told from what was never written, and such a node opens with an older state."""
+    """When a write is acknowledged. `"fsync"`: a majority has it on disk. `"process"`: a majority has handed it to its
+    operating system, so it survives the end of processes, but not of machines: after a power cut, a node opens with an
+    older state, and does not notice that the end of its log is missing."""
 
     lease_reads: bool = False
-    """The leader answers linearizable reads without asking a majority while its lease holds (thesis 6.4.1).
-    Safe as long as no node's monotonic clock runs more than a tenth faster or slower than another's; clocks
+    """Whether the leader answers linearizable reads without asking a majority while its lease lasts (thesis 6.4.1).
+    This is safe as long as no node's monotonic clock runs more than a tenth faster or slower than another's; the clocks
     need not show the same time."""
 
     max_key_bytes: int = 64 * 1024
-    """The longest key, encoded."""
+    """The largest key, in bytes, encoded; at most 1 MiB."""
 
     max_value_bytes: int = 4 * MiB
-    """The largest value, encoded. While it is sent and written nothing else is: raise `election_timeout` with it."""
+    """The largest value, in bytes, encoded; at most 512 MiB. A node that sends or writes a large value sends no
+    heartbeats meanwhile: the larger this is, the larger `election_timeout` must be."""
 
     max_command_bytes: int = MiB
-    """`update()` is one atomic command up to this size, encoded; what is larger goes as several, in order."""
+    """Bytes, encoded, up to which `update()` is one atomic command; a larger one is split into several, in order."""
 
     log_retain: int = 20_000
-    """How many applied log entries stay for followers that lag; one further behind gets a snapshot."""
+    """Number of applied log entries that are kept for followers that lag; one that lags further gets a snapshot."""
 
     snapshot_retain: int = 3
-    """How many automatic snapshots stay under the data directory, for `ReplicatedDict.restore`; 0 takes none."""
+    """Number of automatic snapshots kept in the node's directory, for `ReplicatedDict.restore`; 0: none is made."""
 
     history_entries: int = 100_000
-    """How many changes of keys a node remembers for those who watch; see `ReplicatedDict.watch`."""
+    """Number of changes of keys that the node remembers for watches; see `ReplicatedDict.watch`."""
 
     history_bytes: int = 64 * MiB
-    """How much memory these may take beside the dict itself: old values and keys, and what it costs to keep them."""
+    """Bytes of memory that the remembered changes may take, besides the dict itself."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -87,5 +94,5 @@ class Options:
 
     @property
     def max_frame_bytes(self) -> int:
-        """The largest frame on the wire: a compare-and-set of two values, with the overhead of batch and message."""
+        """The largest message on the wire, in bytes: a compare-and-set of two values, and what encloses it."""
         return 2 * self.max_value_bytes + self.max_key_bytes + self.max_command_bytes + MiB

@@ -54,14 +54,24 @@ Strings: TypeAlias = _Strings | Iterator[str]
 
 @dataclass(frozen=True, kw_only=True)
 class TLS:
-    """Certificates for the connections between nodes; every connection is TLS 1.3 and checked on both sides.
+    """Certificates for the connections between nodes: TLS 1.3, in which both sides authenticate themselves.
 
-    `cert` and `key` are this node's certificate (with its chain) and private key, `ca` the certificate that all
-    nodes' certificates must come from; PEM files. A node's certificate must carry, as a subject alternative name,
-    the host of its address (IP or DNS) or one of `names`, and must be good for both client and server
-    authentication. The files are read once: to renew them, restart one node after the other.
+    The files are PEM and are read once, when the dict is opened: to renew them, restart one node after the other. A
+    node's certificate must have, as a subject alternative name, the host of its address (IP or DNS) or one of `names`,
+    and must be valid for client and server authentication.
 
-    Raises `ValueError` when `names` is a string; the files are checked when the node is made (`SecurityError`).
+    Args:
+        cert: The file of this node's certificate, with its chain.
+        key: The file of its private key.
+        ca: The file of the certificate that has signed the certificates of all nodes.
+        names: Further names that the certificates of nodes may have.
+
+    Raises:
+        ValueError: `names` is a str. (A file that can't be used raises `SecurityError` when the dict is opened.)
+
+    Example:
+        >>> from replidict import TLS
+        >>> tls = TLS(cert="node1.pem", key="node1.key", ca="ca.pem", names=["replidict.example"])
     """
 
     cert: str | os.PathLike[str]

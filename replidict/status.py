@@ -1,4 +1,4 @@
-"""What a node says of itself."""
+"""`Status`, `Member` and `LockInfo`: what a node says of itself, of its cluster, and of locks."""
 
 from __future__ import annotations
 
@@ -8,58 +8,73 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Status:
-    """One node's view of itself and its cluster, at one moment; another node's may differ."""
+    """What one node knows of itself and its cluster at one moment, as `ReplicatedDict.status` returns it.
+
+    Another node may know something else.
+
+    Example:
+        >>> d["a"] = 1
+        >>> status = d.status()
+        >>> status.role, status.revision, status.keys
+        ('leader', 1, 1)
+    """
 
     address: str | None
-    """Where this node listens; None for a single node without a network."""
+    """The address at which this node listens, "host:port"; None for a single node without a network."""
 
     node_id: str
-    """Made with the node's directory, and never again."""
+    """The random identity of this node, made with its directory."""
 
     cluster_id: str
-    """The same on all members."""
+    """The random identity of the cluster, the same on all members."""
 
     role: Literal["leader", "follower", "candidate", "learner", "removed", "stopped"]
-    """A learner gets every write and has no vote; a removed node is no member any more, and has stopped."""
+    """What this node is. A learner gets every write and has no vote; a removed node is no member and has stopped."""
 
     is_leader: bool
-    """Whether this node believes itself to be the leader; a linearizable read makes sure, this does not."""
+    """Whether this node believes that it is the leader; unlike a linearizable read, this does not ask a majority."""
 
     leader: str | None
-    """Address of the leader, as far as this node knows."""
+    """The address of the leader, as far as this node knows."""
 
     term: int
+    """The current term (Raft 5.1)."""
+
     commit_index: int
-    """The last log entry known to be on a majority's disks."""
+    """The index of the last log entry that is known to be committed."""
 
     applied_index: int
-    """The last log entry that this node's copy includes."""
+    """The index of the last log entry that this node has applied to its copy."""
 
     revision: int
-    """How many changes this node's copy includes."""
+    """The revision of the last change in this node's copy."""
 
     keys: int
+    """The number of keys in this node's copy."""
+
     peers: tuple[str, ...]
-    """The other members."""
+    """The addresses of the other members."""
 
     connected: tuple[str, ...]
-    """Those of them this node has a connection to."""
+    """The addresses of the other members to which this node is connected."""
 
     log_entries: int
-    """Log entries kept on disk."""
+    """The number of log entries on disk."""
 
     log_bytes: int
+    """Bytes that the log entries take on disk."""
+
     feature_level: int = 1
-    """Which operations the cluster can do: those that every member's release knows. 2 once all have 0.2.0."""
+    """The operations that the cluster can do, those that every member's release knows: 2 once all run 0.2.0."""
 
     watchers: int = 0
-    """Open watches of this node."""
+    """The number of open watches of this node."""
 
     leases: int = 0
-    """Leases in the cluster that have not ended."""
+    """The number of leases in the cluster that have not ended."""
 
     locks: int = 0
-    """Who holds a lock or a permit of a semaphore, in the cluster."""
+    """The number of holders of locks and permits in the cluster."""
 
     digest: str = ""
     """The digest of the whole replicated state when the log entry `digest_index` was applied, in hexadecimal digits. It
@@ -67,8 +82,11 @@ class Status:
     or two of a change, as long as there is a leader."""
 
     digest_index: int = 0
+    """The index of the log entry to which `digest` belongs."""
+
     differing: int = 0
-    """Members whose digest is not this node's, at the same log entry, while no majority says who is right. 0: none."""
+    """The number of members whose digest differs from this node's at the same index, while no majority decides who is
+    right."""
 
     sharing: Literal["host", "attached"] | None = None
     """Whether this process runs the node for others of its machine, or uses the node of another one; None: neither."""
@@ -79,47 +97,62 @@ class Status:
 
 @dataclass(frozen=True)
 class LockInfo:
-    """Who holds a lock, or a permit of a semaphore, as one node's copy says."""
+    """One holder of a lock, or of a permit of a semaphore; `ReplicatedDict.locks` returns them.
+
+    Example:
+        >>> with d.lock("report", info="nightly"):
+        ...     d.leader("report").info
+        'nightly'
+    """
 
     name: str
+    """The name of the lock or semaphore."""
+
     holder: str
-    """The node and the process, in words."""
+    """The node and the process that hold it, in words."""
 
     info: str
-    """What the holder said when it asked for the lock."""
+    """The text that the holder gave as `info`."""
 
     token: int
     """The fencing token: larger than that of every grant before, in the whole cluster."""
 
     since: float
-    """When it was granted: seconds since the epoch, on this machine's clock."""
+    """When it was granted, in seconds since the epoch, by this machine's clock."""
 
     waiters: int
-    """How many requests are in line for this lock."""
+    """The number of requests that wait for this lock."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member of the cluster, as its leader sees it."""
+    """One member of the cluster, as its leader sees it; `ReplicatedDict.members` returns them.
+
+    Example:
+        >>> [(member.address, member.voter) for member in d.members()]
+        [('local', True)]
+    """
 
     address: str
-    """Where it listens; `"local"` for a single node without a network."""
+    """The address at which it listens, "host:port"; `"local"` for a single node without a network."""
 
     voter: bool
-    """Whether it counts towards a majority; if not, it is a learner."""
+    """Whether it has a vote and counts towards a majority; if not, it is a learner."""
 
     is_leader: bool
+    """Whether it is the leader."""
+
     match_index: int | None
-    """The last log entry known to be on its disk; None if no leader could be asked."""
+    """The index of the last log entry that is known to be on its disk; None if no leader could be asked."""
 
     last_contact: float | None
     """Seconds since the leader last heard from it; None if no leader could be asked."""
 
     release: str | None = None
-    """The version of replidict that it runs, or ran when this node was last connected to it; None if it never was."""
+    """The version of replidict that it ran when this node was last connected to it; None if it never was."""
 
     digest: str | None = None
-    """The digest of its state that it last told the leader, in hexadecimal digits; None if it has told none."""
+    """The last digest of its state that the leader received, in hexadecimal digits; None if there is none."""
 
     digest_index: int | None = None
-    """The log entry up to which that is: two members with the same one have the same digest."""
+    """The index of the log entry to which `digest` belongs: members with the same index must have the same digest."""

@@ -1,4 +1,4 @@
-"""What a program asks of its node besides the dict: is it ready, who is in the cluster, a backup, word of its end."""
+"""The methods of `ReplicatedDict` about its node and its cluster: readiness, members, backups, and how a node ends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,38 @@ class Administration:
     # -- the node -----------------------------------------------------------------------------------------------------
 
     def barrier(self, *, timeout: float | None = None) -> None:
-        """Wait until this node's copy has all that was acknowledged anywhere before; else raises `ReadTimeout`."""
+        """Wait until this node's copy has every write that returned on any node before this call (Raft thesis 6.4).
+
+        Args:
+            timeout: Seconds to wait; None: the dict's timeout.
+
+        Raises:
+            ReadTimeout: No majority could be reached in time.
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d.barrier()
+        """
         make_current(self._host.node, self._seconds(timeout))
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until there is a leader and this node's copy is up to date. False after `timeout` seconds.
+        """Wait until there is a leader and this node's copy is up to date.
 
-        Plain reads do not wait: before this, they show what this node held when it was last open, and on a node that is
-        new, a learner too, nothing. So a program whose plain reads count calls it once, after the opening.
+        Plain reads do not wait: until then, they show what this node had on disk when it was opened, which is nothing
+        on a new node. A program that needs more calls this once, after it has opened the dict.
+
+        Args:
+            timeout: Seconds to wait; None: the dict's timeout.
+
+        Returns:
+            Whether the copy is up to date; False when the time is over.
+
+        Raises:
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d.wait_ready(timeout=5)
+            True
         """
         try:
             self.barrier(timeout=timeout)
@@ -44,19 +68,31 @@ class Administration:
 
     @property
     def revision(self) -> int:
-        """Of the last change applied on this node: the count of changes since the cluster was founded."""
+        """The revision of the last change applied on this node: the number of changes since the cluster was founded."""
         return self._host.node.machine.revision
 
     def status(self) -> Status:
-        """What this node knows of itself and its cluster. Never waits; answers on a closed dict, too."""
+        """Return what this node knows of itself and its cluster. It never waits, and works on a closed dict, too.
+
+        Example:
+            >>> d["a"] = 1
+            >>> d.status().role, d.status().keys
+            ('leader', 1)
+        """
         return self._host.status()
 
     def on_stop(self, callback: Callable[[ReplidictError], object]) -> None:
-        """Have `callback(error)` called once if this node stops by itself, now if it has.
+        """Have a function called once if this node stops by itself; it is called now if the node has stopped already.
 
-        The error is what every call raises from then on: `RemovedError` (it is no member any more) or `StorageError`.
-        `close` calls nobody. The callback runs in a thread of its own, when the directory and the address are free
-        again; what it raises is logged.
+        It runs in a thread of its own, when the directory and the address are free again. What it raises is logged.
+        `close` does not call it.
+
+        Args:
+            callback: Called with the error that every call raises from then on: `RemovedError` if this node is no
+                member any more, else `StorageError`.
+
+        Example:
+            >>> d.on_stop(lambda error: print("the node has stopped:", error))
         """
         self._host.stop_callbacks.add(callback)
 
@@ -66,52 +102,104 @@ class Administration:
     # -- the cluster --------------------------------------------------------------------------------------------------
 
     def members(self) -> tuple[Member, ...]:
-        """Everybody in the cluster, in order of address, and how far the leader knows them to be.
+        """Return all members of the cluster, in order of address, with what the leader knows of each.
 
-        Waits for the leader for two election timeouts at most; without one, tells what this node knows.
+        It waits for the leader's answer, for two election timeouts at most. Without one it returns what this node
+        knows.
+
+        Raises:
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> [member.address for member in d.members()]
+            ['local']
         """
         return self._host.cluster.members()
 
     def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
-        """Make room for a member at an address, from any node (thesis 4.2.1). Returns when that is committed.
+        """Add a member, or give a learner a vote, from any node (Raft thesis 4.2.1). It returns when that is committed.
 
-        It comes in as a learner, and becomes a voter once it is there and has everything. A new node is started there
-        with `join=`, which does this by itself if it was not done before; `add_peer` is for a read replica that shall
-        have a vote, or a cluster that shall know beforehand who comes.
+        The member is added as a learner and becomes a voter once it has everything. A new node that is opened with
+        `join=` does all this itself. Call this for a read replica that is to have a vote, or to name a member before it
+        is opened.
 
-        Raises `NotCommitted` (surely not made), `OutcomeUnknown`, `ReplidictError` (it is a voter, and is to be none),
-        `SecurityError` (nobody is called there without secret= or tls=), `ValueError`, `ClosedError`, `StorageError`.
+        Args:
+            address: "host:port" of the member.
+            voter: Whether it becomes a voter.
+            timeout: Seconds to wait; None: the dict's timeout.
+
+        Raises:
+            NotCommitted: The change was not made: there is no leader, or another change is under way.
+            OutcomeUnknown: The change may or may not be made; see `members`.
+            ReplidictError: The member is a voter already and `voter` is False.
+            SecurityError: The address is off loopback, and this node has neither `secret` nor `tls`.
+            ValueError: An argument makes no sense.
+            ClosedError, StorageError: The node has stopped.
         """
         self._host.cluster.change(AddMember(member_of(address), voter), self._seconds(timeout))
 
     def remove_peer(self, address: str, *, force: bool = False, timeout: float | None = None) -> None:
-        """Let a member go, from any node, itself included (thesis 4.1). Returns when that is committed.
+        """Remove a member, this node included, from any node (Raft thesis 4.1). It returns when that is committed.
 
-        A leader that is removed hands over first. No voter is removed when a majority of those that are left can't be
-        reached: remove the ones that are lost first. With `force`, for a member that must go at any price, it is; the
-        cluster then has no leader and takes no writes until enough of the missing are back, and this call raises
-        `OutcomeUnknown` meanwhile. It is no way out of a lost quorum: that is `replidict recover`.
+        A leader that is removed hands leadership over first. The removal of a voter is refused when no majority of the
+        remaining voters can be reached: remove the lost ones first. When a quorum is lost, use `replidict recover`
+        instead.
 
-        Raises `NotCommitted` (surely not made: no leader, another change under way), `OutcomeUnknown`, `ReplidictError`
-        (there is no such member, or it is the only voter), `ValueError`, `ClosedError` or `StorageError`.
+        Args:
+            address: "host:port" of the member.
+            force: Remove it even if no majority of the remaining voters can be reached. The cluster then has no leader
+                until enough of them are back, and this call may raise `OutcomeUnknown`.
+            timeout: Seconds to wait; None: the dict's timeout.
+
+        Raises:
+            NotCommitted: The change was not made: there is no leader, or another change is under way.
+            OutcomeUnknown: The change may or may not be made; see `members`.
+            ReplidictError: There is no such member, or it is the only voter.
+            ValueError: An argument makes no sense.
+            ClosedError, StorageError: The node has stopped.
         """
         self._host.cluster.change(RemoveMember(member_of(address), force), self._seconds(timeout))
 
     def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> None:
-        """Have another voter lead: `to`, or the one whose log is furthest (thesis 3.10). From any node.
+        """Have another voter become the leader, from any node (Raft thesis 3.10).
 
-        Raises as `remove_peer`; `ReplidictError` when there is no such voter.
+        Args:
+            to: "host:port" of the voter; None: the one whose log is furthest.
+            timeout: Seconds to wait; None: the dict's timeout.
+
+        Raises:
+            ReplidictError: There is no such voter.
+            NotCommitted, OutcomeUnknown, ValueError, ClosedError, StorageError: As `remove_peer`.
         """
         self._host.cluster.hand_over(None if to is None else member_of(to), self._seconds(timeout))
 
     # -- backups ----------------------------------------------------------------------------------------------------
 
     def backup(self, path: str | os.PathLike[str]) -> Backup:
-        """Write what this node holds at one moment to a new file, for `restore`; others write meanwhile.
+        """Write this node's copy at one moment to a new file, for `restore`. Writes go on meanwhile.
 
-        It has every write acknowledged on this node before the call (`barrier` first, for those acknowledged anywhere).
-        When this returns, it is checked and on disk. Raises `FileExistsError`, `ReplidictError` (it can't be written
-        there: the node goes on), `ClosedError` or `StorageError`.
+        It has every write that returned on this node before the call; call `barrier` first for those that returned on
+        others. When it returns, the file has been checked and is on disk.
+
+        Args:
+            path: The file to make.
+
+        Returns:
+            A `Backup`, which describes the file.
+
+        Raises:
+            FileExistsError: There is something at `path` already.
+            ReplidictError: The file can't be written; the node goes on.
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d["a"] = 1
+            >>> d.backup("monday.backup").revision
+            1
+            >>> ReplicatedDict.restore("monday.backup", "restored")
+            >>> with ReplicatedDict("restored") as restored:
+            ...     restored["a"]
+            1
         """
         if (failure := self._host.node.failure) is not None:
             raise_anew(failure)
@@ -119,9 +207,17 @@ class Administration:
 
     @staticmethod
     def restore(backup: str | os.PathLike[str], path: str | os.PathLike[str], *, address: str | None = None) -> None:
-        """Make `path` the directory of a node that holds what a backup, or an automatic snapshot, holds.
+        """Make a node's directory from a backup, or from an automatic snapshot.
 
-        It is a new cluster, of which this node is the only member: open it with this `path` and `address`. Raises
-        `StorageError` when the backup is damaged, or there is a node at `path` already; nothing was changed then.
+        The node is the only member of a new cluster: open it with the same `path` and `address`.
+
+        Args:
+            backup: The file.
+            path: The directory to make.
+            address: "host:port" of the new node; None: a single node without a network.
+
+        Raises:
+            StorageError: The backup is damaged, or there is a node at `path` already; nothing was changed.
+            ValueError: `address` makes no sense.
         """
         restore(Path(backup).absolute(), Path(path).absolute(), NO_NETWORK if address is None else member_of(address))

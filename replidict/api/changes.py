@@ -31,7 +31,15 @@ ANY: Final[Any] = type("ANY", (), {"__repr__": lambda self: "ANY", "__slots__": 
 
 
 class Event(NamedTuple, Generic[K, V]):
-    """One change of one key."""
+    """One change of one key.
+
+    Attributes:
+        kind: "set", "delete" or "expire".
+        key: The key.
+        value: The value after the change; None if the key was removed.
+        previous: The value before the change; None if the key was absent.
+        revision: The revision of the change; in a snapshot, that of the write that stored the value.
+    """
 
     kind: Literal["set", "delete", "expire"]
     key: K
@@ -46,7 +54,13 @@ class Event(NamedTuple, Generic[K, V]):
 
 
 class Change(NamedTuple, Generic[K, V]):
-    """What one command changed of what is watched, whole; or the state, in a snapshot."""
+    """What one command changed of the keys that are watched; or, as a snapshot, all of them.
+
+    Attributes:
+        revision: The revision of the command, or of the snapshot.
+        kind: "changes" or "snapshot". A snapshot sets every key that exists: forget all others.
+        events: One `Event` for each key, in the order of the command.
+    """
 
     revision: int
     kind: Literal["changes", "snapshot"]

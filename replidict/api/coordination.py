@@ -1,4 +1,4 @@
-"""What a dict offers beside the map: keys that expire, leases, locks, leaders."""
+"""The methods of `ReplicatedDict` for coordination: keys that expire, leases, locks and leaders, as in etcd."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Coordination:
-    """Part of `ReplicatedDict`."""
+    """The methods of `ReplicatedDict` for coordination."""
 
     _host: Opened
     _timeout: float
@@ -43,29 +43,48 @@ class Coordination:
     # -- keys that expire ---------------------------------------------------------------------------------------------
 
     def expire(self, key: object, ttl: float | None, *, timeout: float | None = None) -> bool:
-        """Have a key go `ttl` seconds from now, or make it permanent. Value and revision stay as they are.
+        """Give a key a new time to live, or make it permanent. Its value and revision do not change.
 
         Args:
             key: The key.
-            ttl: Seconds; None makes it permanent, also if it hangs on a lease.
-            timeout: Seconds to wait for a majority; None: the timeout of the dict.
+            ttl: Seconds from now until it expires; None: never, even if it was attached to a lease.
+            timeout: Seconds to wait for a majority; None: the dict's timeout.
 
         Returns:
-            Whether there is such a key.
+            Whether the key is present.
 
         Raises:
             ValueError: `ttl` is no positive number.
             NotCommitted, OutcomeUnknown, EncodingError, ClosedError, StorageError: As `set`.
+
+        Example:
+            >>> d["session"] = "alice"
+            >>> d.expire("session", 60), d.expire("missing", 60)
+            (True, False)
         """
         return self._run(self._operations.expire(key, ttl, self._seconds(timeout)))
 
     def ttl(self, key: object) -> float | None:
-        """Seconds until a key goes, as this node knows; None: it is permanent. One that hangs on a lease goes with it.
+        """Return for how many more seconds a key lives, as this node knows; None: it is permanent.
 
-        A key whose time is over is here until this node hears so; its ttl is 0.
+        A key that is attached to a lease lives as long as the lease. A key whose time is over stays in this node's copy
+        until the log removes it, within half a second while there is a leader; its ttl is 0 until then.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Seconds, or None.
 
         Raises:
-            KeyError: There is no such key.
+            KeyError: The key is absent.
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d.set("session", "alice", ttl=60)
+            1
+            >>> 0 < d.ttl("session") <= 61
+            True
         """
         node = self._node
         item = node.machine.find(key)
@@ -75,18 +94,25 @@ class Coordination:
         return None if deadline is None else max((deadline - node.expiry.now()) / 1000, 0.0)
 
     def lease(self, ttl: float = 10.0) -> Lease:
-        """A new lease, renewed by the node's own thread until it is revoked, or this process is gone.
+        """Grant a lease, which the node's own thread renews until it is revoked or this process ends.
 
         Args:
-            ttl: Seconds that it lives on when nobody renews it.
+            ttl: Seconds for which the lease lives on after its last renewal.
 
         Returns:
-            The lease, granted. It is a context manager, which revokes it.
+            A `Lease`: a context manager that revokes it at the end of the block.
 
         Raises:
             ValueError: `ttl` is no positive number.
-            NotCommitted: No majority granted it within the dict's timeout.
+            NotCommitted: No majority granted the lease within the dict's timeout.
             ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> with d.lease(ttl=5) as lease:
+            ...     d.set("workers/7", "10.0.0.7:8000", lease=lease)
+            1
+            >>> "workers/7" in d
+            False
         """
         seconds = ttl_of(ttl)
         node = self._node
@@ -108,51 +134,89 @@ class Coordination:
     # -- locks --------------------------------------------------------------------------------------------------------
 
     def lock(self, name: str, *, ttl: float = 10.0, shared: bool = False, info: str = "") -> Lock:
-        """A lock that one process of the cluster has at a time; not acquired yet.
+        """Make a lock that one process of the cluster can hold at a time. It is not acquired yet.
 
         Args:
-            name: The same for all who want the lock.
-            ttl: Seconds after which others get it when this process is gone, or cut off.
-            shared: Whether it may be held together with others that share it.
-            info: What `locks` is to say of the holder.
+            name: The name of the lock, the same for all who use it.
+            ttl: Seconds after which others may acquire it when its holder's process has died or is cut off.
+            shared: Whether it may be held together with others that acquire it as shared.
+            info: A text about the holder, which `locks` returns.
 
         Returns:
-            The lock: `with d.lock("x") as held:`, or `acquire` and `release` as of `threading.Lock`.
+            A `Lock`: use `with d.lock("x") as held:`, or `acquire` and `release` as of `threading.Lock`.
 
         Raises:
-            ValueError: One of these makes no sense.
+            ValueError: An argument makes no sense.
+
+        Example:
+            >>> with d.lock("report") as held:
+            ...     d.set("report", "ready", fence=held)
+            1
         """
         return Lock(self._node, wanted_lock(name, ttl, shared, info), self._timeout)
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 10.0, info: str = "") -> Semaphore:
-        """A semaphore: `permits` holders in the whole cluster at a time. All who use it give the same number.
+        """Make a semaphore, of which `permits` can be held in the whole cluster at a time.
 
-        Args and errors as for `lock`.
+        Args:
+            name: The name of the semaphore, the same for all who use it.
+            permits: The number of permits, the same for all who use it.
+            ttl: Seconds after which others may acquire a permit when its holder's process has died or is cut off.
+            info: A text about the holder, which `locks` returns.
+
+        Returns:
+            A `Semaphore`, with the methods of `threading.BoundedSemaphore`.
+
+        Raises:
+            ValueError: An argument makes no sense.
+
+        Example:
+            >>> with d.semaphore("downloads", permits=3) as held:
+            ...     held.name
+            'downloads'
         """
         return Semaphore(self._node, wanted_permit(name, permits, ttl, info), self._timeout)
 
     def locks(self) -> tuple[LockInfo, ...]:
-        """Who holds a lock or a permit, in order of name and token, as this node's copy says; `barrier` first, for all.
+        """Return the holders of all locks and permits, in order of name and token, as this node's copy says.
+
+        Call `barrier` first to include all that others hold.
 
         Raises:
             ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> with d.lock("report", info="nightly"):
+            ...     [(each.name, each.info) for each in d.locks()]
+            [('report', 'nightly')]
         """
         return self._node.call_and_wait(lambda: self._node.locks.infos(self._node.expiry.now()))
 
     def waiting_and_expired(self) -> tuple[int, int]:
-        """How many requests wait for locks in the cluster, and how many keys and leases this node saw expire."""
+        """Return how many requests wait for locks in the cluster, and how many keys and leases this node saw expire."""
         coordination = self._node.machine.coordination
         return coordination.locks.waiters, coordination.expired
 
     def break_lock(self, name: str, *, token: int) -> bool:
-        """Take a lock from its holder, who sees it as lost: by the log, and by whatever is fenced with it.
+        """Take a lock away from its holder, whose `held.lost` is then set and whose fenced writes are refused.
 
         Args:
             name: The name of the lock.
-            token: The holder's, as `locks` gives it: nobody who got the lock since then loses it by mistake.
+            token: The holder's fencing token, as `locks` returns it. A holder with another token keeps the lock.
 
         Returns:
-            Whether it was held with that token.
+            Whether the lock was held with this token.
+
+        Raises:
+            ValueError: An argument makes no sense.
+            NotCommitted, OutcomeUnknown, ClosedError, StorageError: As `set`.
+
+        Example:
+            >>> lock = d.lock("report")
+            >>> lock.acquire()
+            True
+            >>> d.break_lock("report", token=lock.held.token), d.locks()
+            (True, ())
         """
         return self._run(self._operations.break_lock(name, token, self._timeout))
 
@@ -161,22 +225,34 @@ class Coordination:
     def run_as_leader(
         self, name: str, work: Callable[[Held], object], *, ttl: float = 10.0, info: str = ""
     ) -> Leadership:
-        """Have `work(held)` run in one process of the cluster at a time, in a thread of its own.
+        """Run a function in one process of the cluster at a time, in a thread of its own.
 
-        All processes that call this stand for `name`; when the one that leads is gone, another one leads within `ttl`.
+        Each process that calls this is a candidate for `name`. When the leader's process has died or is cut off,
+        another candidate leads within `ttl` seconds.
 
         Args:
-            name: What is led: the name of a lock.
-            work: Runs as long as it likes; it must end soon when `held.lost` is set, and check or fence what it does.
-            ttl: Seconds after which another one leads when this process is gone, or cut off.
-            info: What `locks` and `leader` are to say of this candidate.
+            name: The name of the lock that the leader holds.
+            work: Called with the `Held` of the lock; it may run for as long as it likes. It must return soon after
+                `held.lost` is set, and fence its writes with `held`.
+            ttl: Seconds after which another candidate leads when this process has died or is cut off.
+            info: A text about this candidate, which `locks` and `leader` return.
 
         Returns:
-            The candidacy, with `is_leader`, `error` and `stop`.
+            A `Leadership`, with `is_leader`, `error` and `stop`.
 
         Raises:
-            ValueError: One of these makes no sense.
+            ValueError: An argument makes no sense.
             ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> def work(held):
+            ...     d.set("leader's word", held.name, fence=held)
+            ...     held.lost.wait()
+            >>> with d.watch("leader's word") as watch:
+            ...     candidate = d.run_as_leader("scheduler", work)
+            ...     watch.next(timeout=10).events[0].value
+            'scheduler'
+            >>> candidate.stop()
         """
         if not callable(work):
             raise ValueError(f"work={work!r}: must be a function that takes what is held")
@@ -185,5 +261,16 @@ class Coordination:
         return Leadership(self._node, wanted_lock(name, ttl, False, info), work, self._timeout)
 
     def leader(self, name: str) -> LockInfo | None:
-        """Who leads `name`, as this node's copy says; None: nobody."""
+        """Return who leads `name`, as this node's copy says; None: nobody does.
+
+        Args:
+            name: The name that was given to `run_as_leader`.
+
+        Raises:
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d.leader("scheduler") is None
+            True
+        """
         return next((each for each in self.locks() if each.name == name), None)

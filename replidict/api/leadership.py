@@ -1,4 +1,4 @@
-"""Work that runs in one process of the cluster at a time."""
+"""`Leadership`: a function that runs in one process of the cluster at a time, while that process holds a lock."""
 
 from __future__ import annotations
 
@@ -21,12 +21,21 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
 
 
 class Leadership:
-    """One candidate: it waits for the lock of this name, and runs `work(held)` in a thread while it has it.
+    """One candidate: it waits for the lock of its name, and runs `work(held)` in a thread while it holds the lock.
 
-    When the lock is lost, `held.lost` is set: the work is to stop, and this candidate stands again once it has. When
-    the work returns although the lock is held, it is done: the lock is given back, and this candidate does not stand
-    again. When the work raises, that is logged and kept in `error`, the lock is given back, and this candidate stands
-    again after a pause that grows.
+    When the lock is lost, `held.lost` is set: the work must stop, and this candidate waits for the lock again. When the
+    work returns while the lock is held, it is done: the lock is released and this candidate ends. When the work raises,
+    the error is logged and kept in `error`, the lock is released, and this candidate tries again after a pause that
+    grows. `ReplicatedDict.run_as_leader` makes it.
+
+    Attributes:
+        error: The error that the work raised last; None if it never raised.
+
+    Example:
+        >>> candidate = d.run_as_leader("scheduler", lambda held: held.lost.wait())
+        >>> candidate.stop()
+        >>> candidate.is_leader
+        False
     """
 
     def __init__(self, node: Node, wanted: Wanted, work: Callable[[Held], object], timeout: float) -> None:
@@ -41,7 +50,7 @@ class Leadership:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this candidate has the lock, and has not lost it."""
+        """Whether this candidate holds the lock, and has not lost it."""
         held = self._held
         if held is None:
             return False
@@ -52,9 +61,9 @@ class Leadership:
         return True
 
     def stop(self) -> None:
-        """Stand no more. The work, if it runs, is told by `held.lost`, and waited for.
+        """End this candidate: set `held.lost`, wait for the work to return, and release the lock.
 
-        After the dict's timeout the lock is given back all the same: what still runs then has lost it. Idempotent.
+        After the dict's timeout the lock is released even if the work still runs. Any thread may call it, and again.
         """
         self._stopping.set()
         self._patience.end()

@@ -1,4 +1,4 @@
-"""Leases as a program holds them."""
+"""`Lease`, which `ReplicatedDict.lease` grants: keys attached to it are deleted when it ends, as in etcd."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from replidict.own_threads import in_node_thread
 
 
 class GrantedLease:
-    """A lease, without the ways to end it: those are different for threads and for coroutines."""
+    """A lease, without the methods that end it, which differ for threads and coroutines."""
 
     def __init__(self, leases: Leases, held: HeldLease, timeout: float) -> None:
         self._leases, self._held, self._timeout = leases, held, timeout
 
     @property
     def id(self) -> int:
-        """The number that the cluster knows it by, drawn at random."""
+        """The number of the lease in the cluster, drawn at random."""
         return self._held.id
 
     @property
     def ttl(self) -> float:
-        """Seconds that it lives without being renewed."""
+        """Seconds for which the lease lives on after its last renewal."""
         return self._held.ttl
 
     @property
     def remaining(self) -> float:
-        """Seconds for which `check` surely passes if nothing is renewed any more; never negative."""
+        """Seconds for which `check` is sure to pass without another renewal; never negative."""
         return self._leases.remaining(self._held)
 
     @property
     def lost(self) -> threading.Event:
-        """Set once when the lease must be taken for ended, whether or not anybody can be reached then."""
+        """An event that is set once the lease must be assumed ended, whether or not the cluster can be reached."""
         return self._held.lost
 
     def check(self) -> None:
-        """Return if nobody can have seen this lease end yet.
+        """Return if no node can have seen this lease end yet; otherwise raise.
 
         Raises:
-            LeaseLost: It has ended, or may have.
+            LeaseLost: The lease has ended, or may have ended.
         """
         self._leases.see_to(self._held)
 
@@ -52,24 +52,32 @@ class GrantedLease:
 
 
 class Lease(GrantedLease):
-    """A promise that this process is alive: keys attached to it go when it ends, and it ends when nobody renews it.
+    """A lease: keys attached to it are deleted when it ends, and it ends when this process no longer renews it.
 
-    The node's own thread renews it every third of its ttl, whatever the program does meanwhile. It ends by `revoke`, on
-    leaving the `with` block, by `close` of the dict, and ttl seconds after the last renewal that reached a majority. It
-    is not inherited by `os.fork`.
+    The node's own thread renews it every third of its ttl, whatever the program does meanwhile. It ends by `revoke`, at
+    the end of its `with` block, by `close` of the dict, and ttl seconds after the last renewal that reached a majority.
+    A process made by `os.fork` does not inherit it. See `ReplicatedDict.lease`.
 
     Example:
-        >>> with d.lease(ttl=5) as lease:  # doctest: +SKIP
+        >>> with d.lease(ttl=5) as lease:
         ...     d.set("workers/7", "10.0.0.7:8000", lease=lease)
-        ...     serve(until=lease.lost)
+        ...     lease.lost.is_set()
+        1
+        False
     """
 
     def revoke(self) -> None:
-        """End it now: its keys go, as one change. Does nothing if it has ended already.
+        """End the lease now: its keys are deleted, as one change. It does nothing if the lease has ended already.
 
-        It is lost here at once. That its keys are gone is waited for, for the timeout of the dict at most; if no
-        majority can be reached by then, they go when one can, or when the ttl is over. In the thread of a node
-        (a finalizer may run there) nothing is waited for.
+        `lost` is set at once. The call waits until the keys are deleted, for the dict's timeout at most; if no majority
+        can be reached by then, they are deleted when one can, or when the ttl is over. In the node's thread, where a
+        finalizer may run, it does not wait.
+
+        Example:
+            >>> lease = d.lease()
+            >>> lease.revoke()
+            >>> lease.lost.is_set()
+            True
         """
         done = Latch()
         self._leases.give_back(self._held, "it was revoked", done.set)

@@ -1,4 +1,4 @@
-"""Locks and semaphores as a program holds them, with the protocol of those in `threading`."""
+"""Locks and semaphores of the cluster, with the methods of those in `threading`, and fencing tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from replidict.own_threads import in_node_thread
 
 
 class Held:
-    """A lock, or a permit of a semaphore, that this process was granted. Give it as `fence=` to writes."""
+    """A lock, or a permit of a semaphore, that this process holds.
+
+    A write with `fence=held` is applied only if the lock is still held then, as the log says.
+    """
 
     def __init__(self, node: Node, request: Request) -> None:
         self._node, self._request = node, request
@@ -34,29 +37,30 @@ class Held:
 
     @property
     def token(self) -> int:
-        """The fencing token: larger than that of every grant before, in the whole cluster."""
+        """The fencing token: larger than that of every earlier grant in the whole cluster."""
         return self._request.token
 
     @property
     def lost(self) -> threading.Event:
-        """Set once when the lock must be taken for lost, whether or not anybody can be reached then."""
+        """An event that is set once the lock must be assumed lost, whether or not the cluster can be reached."""
         return self._request.lost
 
     def check(self) -> None:
-        """Return if nobody else can have been granted the lock yet.
+        """Return if nobody else can have been granted the lock yet; otherwise raise.
 
-        That is so now, and may be no more when the next line of the program runs: what must not happen without the lock
-        is a write with `fence=`, or takes the token along.
+        The answer may be out of date when the next line of the program runs. Protect what others must not do meanwhile
+        by a write with `fence=`, or by passing on the token.
 
         Raises:
-            LockLost: The lock is lost, or may be; or it was given back.
+            LockLost: The lock was lost, may have been lost, or was released.
         """
         self._node.locks.see_to(self._request)
 
     def on_lost(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called once, when the lock is lost; now, if it is. It is not if the lock is given back.
+        """Have a function called once when the lock is lost; now, if it is. It is not called if the lock is released.
 
-        It runs in a thread of its own, and may use the dict.
+        Args:
+            callback: It runs in a thread of its own, and may use the dict.
         """
         self._node.locks.tell_when_lost(self._request, callback)
 
@@ -183,16 +187,16 @@ def check_given_back(held: Held, write: Write) -> None:
 
 
 class Lock:
-    """A lock of the whole cluster, one holder at a time, with the protocol of `threading.Lock`.
+    """A lock that one process of the cluster holds at a time, with the methods of `threading.Lock`.
 
-    It is owned by this object, not by a thread: any thread may release it, and while one has it, others that acquire it
-    by the same object wait. `with lock as held:` raises `LockTimeout` if it is not obtained within the dict's timeout;
-    the block is never entered without the lock. If the block ends without an error and the lock was lost meanwhile,
-    `LockLost` is raised.
+    The object owns the lock, and not a thread: any thread may release it. `with lock as held:` raises `LockTimeout` if
+    the lock can't be acquired within the dict's timeout; the block never runs without the lock. If the block ends
+    without an error and the lock was lost meanwhile, `LockLost` is raised. `ReplicatedDict.lock` makes it.
 
     Example:
-        >>> with d.lock("report") as held:  # doctest: +SKIP
-        ...     d.set("report/total", total(), fence=held)
+        >>> with d.lock("report") as held:
+        ...     d.set("report", "ready", fence=held)
+        1
     """
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
@@ -202,27 +206,30 @@ class Lock:
 
     @property
     def name(self) -> str:
-        """The name, the same in the whole cluster."""
+        """The name of the lock in the cluster."""
         return self._wanted.name
 
     @property
     def held(self) -> Held | None:
-        """What is held, after `acquire`."""
+        """The `Held` after `acquire`; None if the lock is not held by this object."""
         try:
             return self._held[-1]
         except IndexError:
             return None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Wait for the lock, for `timeout` seconds at most (-1: for as long as it takes).
+        """Acquire the lock.
 
-        With `blocking=False` it is obtained only if it is free now; the answer may take the dict's timeout.
+        Args:
+            blocking: Whether to wait until it is free. If not, the answer of the cluster may still take the dict's
+                timeout.
+            timeout: Seconds to wait; -1: for as long as it takes.
 
         Returns:
-            Whether it was obtained. If not, whatever was asked for on the way is taken back.
+            Whether it was acquired. If not, the request was withdrawn.
 
         Raises:
-            ValueError: A timeout that makes no sense.
+            ValueError: `timeout` makes no sense.
             ReplidictError: The name is that of a semaphore.
             ClosedError, StorageError: The node has stopped.
         """
@@ -243,13 +250,11 @@ class Lock:
         return held is not None
 
     def release(self) -> None:
-        """Give the lock back.
-
-        That the next one may have it is waited for, for the dict's timeout at most; it is sent in any case.
+        """Release the lock. It waits until the next one can have it, for the dict's timeout at most.
 
         Raises:
-            RuntimeError: It is not held.
-            LockLost: It was lost before. It is not held any more, and can be acquired again.
+            RuntimeError: The lock is not held.
+            LockLost: The lock was lost before. It is not held any more, and can be acquired again.
         """
         try:
             held = self._held.pop()
@@ -261,7 +266,11 @@ class Lock:
             self._mine.release()
 
     def locked(self) -> bool:
-        """Whether anybody in the cluster holds it, as this node's copy says."""
+        """Return whether anybody in the cluster holds the lock, as this node's copy says.
+
+        Raises:
+            ClosedError, StorageError: The node has stopped.
+        """
         return is_taken(self._node, self._wanted)
 
     def __enter__(self) -> Held:
@@ -289,13 +298,16 @@ class NotHeldError(RuntimeError, ValueError):
 
 
 class Semaphore:
-    """A number of permits in the whole cluster, with the protocol of `threading.BoundedSemaphore`.
+    """A number of permits in the whole cluster, with the methods of `threading.BoundedSemaphore`.
 
-    One object may hold several permits. `with semaphore as held:` is as for `Lock`.
+    One object may hold several permits. `with semaphore as held:` works as for `Lock`. `ReplicatedDict.semaphore` makes
+    it.
 
     Example:
-        >>> with d.semaphore("downloads", 3) as held:  # doctest: +SKIP
-        ...     download()
+        >>> semaphore = d.semaphore("downloads", permits=1)
+        >>> with semaphore:
+        ...     semaphore.acquire(blocking=False)
+        False
     """
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
@@ -304,12 +316,12 @@ class Semaphore:
 
     @property
     def name(self) -> str:
-        """The name, the same in the whole cluster."""
+        """The name of the semaphore in the cluster."""
         return self._wanted.name
 
     @property
     def held(self) -> Held | None:
-        """The permit acquired last by this thread, or by any if it has none."""
+        """The permit that this thread acquired last; if it has none, the last of any thread; None: there is none."""
         found = self._find()
         return None if found is None else found[1]
 
@@ -336,7 +348,18 @@ class Semaphore:
         return [held for _, (_, held) in taken]
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Wait for a permit, as `Lock.acquire` does for the lock; `timeout=None` waits for as long as it takes."""
+        """Acquire a permit.
+
+        Args:
+            blocking: Whether to wait until one is free, as for `Lock.acquire`.
+            timeout: Seconds to wait; None: for as long as it takes.
+
+        Returns:
+            Whether it was acquired.
+
+        Raises:
+            ValueError, ReplidictError, ClosedError, StorageError: As `Lock.acquire`.
+        """
         seconds = seconds_for(blocking, -1 if timeout is None else timeout)
         held = obtain(self._node, self._wanted, seconds if blocking else self._timeout, wait=blocking)
         if held is not None:
@@ -344,11 +367,14 @@ class Semaphore:
         return held is not None
 
     def release(self, n: int = 1) -> None:
-        """Give `n` permits back, first those that this thread acquired.
+        """Release permits, those that this thread acquired first.
+
+        Args:
+            n: The number of permits.
 
         Raises:
-            ValueError: This object does not hold so many (a `RuntimeError` as well), or `n` is below 1.
-            LockLost: One was lost before. It is not held any more.
+            ValueError: This object holds fewer permits (this is a `RuntimeError`, too), or `n` is below 1.
+            LockLost: A permit was lost before. It is not held any more.
         """
         if n < 1:
             raise ValueError("n must be one or more")
@@ -362,7 +388,11 @@ class Semaphore:
             raise lost
 
     def locked(self) -> bool:
-        """Whether no permit is free, as this node's copy says."""
+        """Return whether no permit is free, as this node's copy says.
+
+        Raises:
+            ClosedError, StorageError: The node has stopped.
+        """
         return is_taken(self._node, self._wanted)
 
     def __enter__(self) -> Held:

@@ -1,4 +1,4 @@
-"""The dict itself: encoding in the caller's thread, waiting, and the habits of `dict`. All logic is further down."""
+"""`ReplicatedDict`: the node that its constructor opens, and the methods of `MutableMapping` that read."""
 
 from __future__ import annotations
 
@@ -53,37 +53,52 @@ V = TypeVar("V")
 D = TypeVar("D")
 K2 = TypeVar("K2", bound=Hashable)
 
-_ABSENT: Any = object()
-
 
 class ReplicatedDict(
     Administration, Writing[K, V], Transactions[K, V], Watching[K, V], Coordination, MutableMapping[K, V], Reversible[K]
 ):
-    """A dict kept the same on every node of a cluster, on disk, by Raft.
+    """A dict that every node of a cluster keeps a copy of, on disk, by Raft.
 
-    `path` is a directory for this node alone. Without `address`, it is a single durable node and uses no network.
-    With `address` ("host:port") it listens there and forms a cluster with `peers`, the addresses of the other
-    founding members, or enters the running cluster of which the node at `join` is a member: as a learner, which becomes
-    a voter by itself once it has everything, or stays a read replica with `voter=False`. These three matter the first
-    time only, afterwards the directory knows the members.
+    Opening one starts a node in this process. Writes return once a majority of the voters has them on disk; plain reads
+    read this node's copy, without the network. The constructor returns when the files and the address are open, and,
+    with `join`, when the cluster has let the node in; later calls wait for a leader. Any number of threads may use one
+    object, and so may signal handlers and finalizers. In the node's own thread (where a codec or finalizer may run), a
+    call that would wait for the node raises instead. After `os.fork` the dict belongs to the parent: in the child,
+    calls raise `ClosedError`. A dict that is still open at exit is closed after the `atexit` functions registered since
+    the import.
 
-    The constructor opens the files and the address, and returns once it is let in, if it joins; operations wait for a
-    leader, up to `timeout` seconds. Writes return once a majority has them on disk; plain reads are this node's copy.
-    Any number of threads may use one object, and so may signal handlers and finalizers; what would wait for the node in
-    its own thread, where a codec or finalizer may run, is refused at once. Left open, it is closed after the functions
-    that `atexit` was given since the import. After `os.fork` it belongs to the parent: the child gets `ClosedError`.
+    Args:
+        path: The node's own directory; it is made if it does not exist. It remembers the members: `peers`, `join` and
+            `voter` matter only the first time.
+        address: "host:port" at which this node listens and its peers reach it; None: a single node without a network.
+        peers: The addresses of the other founding members.
+        join: The address of a member of a running cluster, which this new node joins as a learner.
+        voter: Whether a node that joins becomes a voter once it has everything; if not, it stays a learner (read
+            replica).
+        timeout: Seconds for which calls wait, and the constructor with `join`.
+        tls: Certificates that protect the connections.
+        secret: At least 8 bytes that all nodes know, to authenticate the connections.
+        insecure: Whether to listen off loopback without `tls` or `secret`.
+        codec: Encodes and decodes values (not keys); it must be pure, and the same on every node.
+        share: Whether other processes of this machine that open the directory with it use the same node: one runs it,
+            the others attach to that one, and take over when it ends.
+        options: Timings and limits.
 
-    Off loopback every node needs the same `secret` (at least 8 bytes) or `tls`, or `insecure=True`. `codec`
-    replaces the encoding of values (not of keys); it must be the same on every node, and pure.
+    Raises:
+        ValueError: An argument makes no sense.
+        StorageError: The directory can't be used: it is damaged, in use, or of a newer release.
+        RemovedError: This node was removed, or its cluster was recovered without it.
+        SecurityError: The network would be open to anyone, or a file of `tls` can't be used.
+        ReplidictError: `address` can't be listened on, or the cluster refuses `join`.
+        NotCommitted, OutcomeUnknown: Nobody let this node in within `timeout`; open it again with the same arguments.
 
-    Raises `ValueError` (an argument that makes no sense), `StorageError` (the directory), `RemovedError` (its cluster
-    was recovered without it), `SecurityError`, `ReplidictError` (the address can't be listened on, or `join` refuses
-    it); other `NotCommitted` or `OutcomeUnknown` when nobody let it in within `timeout` seconds: do the same again.
-
-    Keys: what `dict` takes, of the types listed in `replidict.machine.codec`. Each mutating method is one atomic
-    command
-    and raises `NotCommitted` (surely not applied), `OutcomeUnknown` (may or may not be applied), `EncodingError`
-    (a key or value that can't be kept), `ClosedError` or `StorageError`.
+    Example:
+        >>> from replidict import ReplicatedDict
+        >>> with ReplicatedDict("data") as stored:
+        ...     stored["greeting"] = "hello"
+        >>> with ReplicatedDict("data") as stored:
+        ...     stored["greeting"]
+        'hello'
     """
 
     def __init__(
@@ -132,7 +147,7 @@ class ReplicatedDict(
 
     @override
     def __getitem__(self, key: K) -> V:
-        """Return this node's copy of the value. Raises `KeyError`, and `DecodingError`, as all reads of values do."""
+        """Return the value of a key in this node's copy. Raises `KeyError`, or `DecodingError` as `get` does."""
         machine = self._machine
         item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
         if item is None:
@@ -166,15 +181,30 @@ class ReplicatedDict(
         max_staleness: float | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """The value of `key`, or `default`.
+        """Read a value from this node's copy, or one that is guaranteed to be current.
 
-        By default this is this node's copy: no network, never ahead of the commit, never going backwards.
-        With `linearizable=True` it includes every write that returned anywhere before the call (Raft thesis
-        6.4). With `max_staleness` (seconds) it includes every write that returned anywhere up to so many seconds
-        before the call, on this node's clock: answered at once when this node heard from the leader recently
-        enough to know, otherwise as with `linearizable=True`.
+        A plain read needs no network. It never shows an uncommitted write and never goes back in time.
 
-        Raises `ReadTimeout` when that could not be made sure within `timeout` seconds.
+        Args:
+            key: The key.
+            default: What to return if the key is absent.
+            linearizable: Include every write that returned on any node before this call (Raft thesis 6.4).
+            max_staleness: Seconds: include every write that returned on any node up to so long before this call, by
+                this node's clock. It is answered at once if this node heard from the leader recently enough to know.
+            timeout: Seconds to wait for such a guarantee; None: the dict's timeout.
+
+        Returns:
+            The value, or `default`.
+
+        Raises:
+            ReadTimeout: The guarantee could not be given in time.
+            DecodingError: This machine can't decode the value.
+            ClosedError, StorageError: The node has stopped.
+
+        Example:
+            >>> d["a"] = 1
+            >>> d.get("a"), d.get("b"), d.get("a", linearizable=True)
+            (1, None, 1)
         """
         if linearizable or max_staleness is not None or timeout is not None:
             self._catch_up(linearizable, max_staleness, timeout)
@@ -183,9 +213,23 @@ class ReplicatedDict(
         return default if item is None else value_of(self._decode, key, item.value)
 
     def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
-        """The value of `key` with the revision that wrote it; None if the key is absent.
+        """Read a value with the revision that wrote it, for `replace`.
 
-        Raises `ReadTimeout` as `get` does.
+        Args:
+            key: The key.
+            linearizable: Include every write that returned on any node before this call.
+            timeout: Seconds to wait for that; None: the dict's timeout.
+
+        Returns:
+            A `Versioned`, or None if the key is absent.
+
+        Raises:
+            ReadTimeout, DecodingError, ClosedError, StorageError: As `get`.
+
+        Example:
+            >>> d["a"] = 1
+            >>> d.versioned("a")
+            Versioned(value=1, revision=1)
         """
         self._catch_up(linearizable, None, timeout)
         machine = self._machine
@@ -200,9 +244,12 @@ class ReplicatedDict(
             make_recent(self._host.node, seconds_of(max_staleness, "max_staleness"), seconds)
 
     def snapshot(self) -> dict[K, V]:
-        """This node's copy at one moment, as a plain dict, in insertion order.
+        """Return this node's copy at one moment, as a plain dict in insertion order.
 
-        Raises `DecodingError`, which names the key, if a value can't be decoded; keys and `get` still give the rest.
+        Raises:
+            DecodingError: This machine can't decode a value, which the error names; keys and `get` still give the
+                others.
+            ClosedError, StorageError: The node has stopped.
         """
         return {key: value_of(self._decode, key, item.value) for key, item in self._machine.moment().items()}  # type: ignore[misc]
 
@@ -231,92 +278,31 @@ class ReplicatedDict(
 
     @override
     def keys(self) -> Keys[K]:
-        """A view of the keys; each iteration sees one moment."""
+        """Return a view of the keys; each iteration sees one moment."""
         return Keys(self)
 
     @override
     def items(self) -> Items[K, V]:
-        """A view of the pairs; each iteration sees one moment."""
+        """Return a view of the pairs; each iteration sees one moment. A value may raise `DecodingError`."""
         return Items(self, self._machine.moment, self._decode)
 
     @override
     def values(self) -> Values[V]:
-        """A view of the values; each iteration sees one moment."""
+        """Return a view of the values; each iteration sees one moment. A value may raise `DecodingError`."""
         return Values(self, self._machine.moment, self._decode)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
-        """Store a value, as `set` does. `d[key] += 1` is a read and a write, between which others may write."""
+        """Store a value, as `set` does. Others may write between the read and the write of `d[key] += 1`."""
         self.set(key, value)
-
-    def delete(self, key: K, *, timeout: float | None = None) -> bool:
-        """Remove a key, without a look at its value. Returns whether it was there."""
-        return self._run(self._operations.delete(key, self._seconds(timeout)))
 
     @override
     def __delitem__(self, key: K) -> None:
         """Remove a key, as `delete` does, but raise `KeyError` if it is absent."""
         if not self.delete(key):
             raise KeyError(key)
-
-    @overload
-    def pop(self, key: K, /, *, timeout: float | None = ...) -> V: ...
-    @overload
-    def pop(self, key: K, /, default: V | D, *, timeout: float | None = ...) -> V | D: ...
-    @override
-    def pop(self, key: K, /, default: Any = _ABSENT, *, timeout: float | None = None) -> Any:
-        """Remove a key and return its value, or `default`; `KeyError` if there is neither.
-
-        Raises `DecodingError` if this machine can't decode the value, which stays.
-        """
-        try:
-            return self._run(self._operations.pop(key, self._seconds(timeout)))
-        except KeyError:
-            if default is _ABSENT:
-                raise
-            return default
-
-    @override
-    def popitem(self, *, timeout: float | None = None) -> tuple[K, V]:
-        """Remove the pair inserted last and return it; `KeyError` if the dict is empty. Else as `pop`."""
-        return self._run(self._operations.popitem(self._seconds(timeout)))
-
-    @overload
-    def setdefault(
-        self: ReplicatedDict[K, D | None], key: K, default: None = None, *, timeout: float | None = ...
-    ) -> D | None: ...
-    @overload
-    def setdefault(self, key: K, default: V, *, timeout: float | None = ...) -> V: ...
-    @override
-    def setdefault(self, key: K, default: Any = None, *, timeout: float | None = None) -> Any:
-        """Store `default` if the key is absent. Returns the value that is there afterwards."""
-        return self._run(self._operations.setdefault(key, default, self._seconds(timeout)))
-
-    @override
-    def clear(self, *, timeout: float | None = None) -> None:
-        """Remove everything."""
-        self._run(self._operations.clear(self._seconds(timeout)))
-
-    @overload
-    def update(self, other: SupportsKeysAndGetItem[K, V], /) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], other: SupportsKeysAndGetItem[str, V], /, **values: V) -> None: ...
-    @overload
-    def update(self, other: Iterable[tuple[K, V]], /) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], other: Iterable[tuple[str, V]], /, **values: V) -> None: ...
-    @overload
-    def update(self: ReplicatedDict[str, V], **values: V) -> None: ...
-    @override  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
-    def update(self, other: Any = (), /, **values: Any) -> None:
-        """Store many values, all at once: others see all of them or none.
-
-        Only what is larger, encoded, than `Options.max_command_bytes` goes as several commands, in order, all within
-        one timeout; if one of them fails, those before it stay, and `OutcomeUnknown` says how many entries these hold.
-        """
-        self._run(self._operations.update(other, values, self._timeout))
 
     @overload
     def __or__(self, other: Mapping[K, V]) -> dict[K, V]: ...
@@ -341,7 +327,11 @@ class ReplicatedDict(
         return self
 
     def copy(self) -> dict[K, V]:
-        """A plain dict with this node's copy; the same as `snapshot`."""
+        """Return this node's copy as a plain dict; the same as `snapshot`.
+
+        Raises:
+            DecodingError, ClosedError, StorageError: As `snapshot`.
+        """
         return self.snapshot()
 
     __copy__ = copy
@@ -377,11 +367,12 @@ class ReplicatedDict(
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop this node and let go of its files and address. Idempotent, for any thread and signal handler.
+        """Stop this node, and release its files and its address. Any thread and signal handler may call it, and again.
 
-        Writes under way elsewhere in this process get `OutcomeUnknown` or `ClosedError`. It waits until callbacks of
-        futures have run, for ten seconds at most. Called by one of these, in a node's thread, or by a signal handler
-        that has interrupted a backup, it does not wait: the node ends once that has returned.
+        Writes of other threads that are under way raise `OutcomeUnknown` or `ClosedError`. It waits until the callbacks
+        of futures have run, for ten seconds at most. It does not wait when such a callback calls it, when it is called
+        in the node's thread, or by a signal handler that has interrupted a backup: the node then stops once that has
+        returned.
         """
         self._host.close()
 

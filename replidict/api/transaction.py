@@ -1,4 +1,4 @@
-"""What a dict does with several keys at once: transactions, increments, and pages of keys in order."""
+"""The methods of `ReplicatedDict` on several keys at once: transactions, increments, and pages of keys in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Transactions(Generic[K, V]):
-    """The part of `ReplicatedDict` that is about several keys at once."""
+    """The methods of `ReplicatedDict` on several keys at once."""
 
     _host: Opened
     _codec: Codec
@@ -48,33 +48,38 @@ class Transactions(Generic[K, V]):
     def transaction(
         self, *, linearizable: bool = False, fence: Held | None = None, timeout: float | None = None
     ) -> Iterator[Transaction[K, V]]:
-        """Read and write several keys as one step: all that the body writes is written when it ends, or nothing.
+        """Read and write several keys as one command: at the end of the block all its writes are applied, or none.
 
-        The body reads this node's copy, as it is at one moment, with its own writes. When it ends, all that it read is
-        checked again in the log; a transaction that wrote nothing sends nothing. A body that raises writes nothing.
-        It runs once: see `transact` for one that runs again after a conflict.
+        The body reads this node's copy at one moment, and its own writes. What it read is compared again when the
+        command is applied. A transaction that wrote nothing sends no command. A body that raises writes nothing. The
+        body runs once: `transact` runs it again after a conflict.
 
         Args:
-            linearizable: Read what includes every write that returned anywhere before the call.
-            fence: Write only if this lock is still held, as the log says.
-            timeout: Seconds that the writes may take, and before them the wait for what is `linearizable`; by default
-                that of this dict.
+            linearizable: Include every write that returned on any node before this call.
+            fence: A lock that must still be held when the command is applied; None: no condition.
+            timeout: Seconds to wait for the writes, and before that for what is `linearizable`; None: the dict's
+                timeout.
 
         Returns:
             A context manager, which gives the `Transaction`, a mapping.
 
         Raises:
-            TransactionConflict: On leaving: what the body had read was changed by others, and nothing was written.
+            TransactionConflict: At the end of the block: others changed what the body had read, and nothing was
+                written.
             LockLost: The lock of `fence` is not held any more; nothing was written.
-            LeaseLost: A lease that something was to end with has ended; nothing was written.
+            LeaseLost: A lease that a key was to be attached to has ended; nothing was written.
             ValueError: `fence` is no lock that was held.
-            EncodingError: All that it read and wrote is too large for one command.
-            NotCommitted, OutcomeUnknown, ReadTimeout, ClosedError, StorageError: As other writes and reads do.
+            EncodingError: All that it read and wrote is too large for one command; nothing was written.
+            ReadTimeout: No majority could be reached in time for `linearizable`.
+            NotCommitted, OutcomeUnknown, ClosedError, StorageError: As `set`.
 
         Example:
-            with d.transaction() as t:
-                t["alice"] -= 10
-                t["bob"] += 10
+            >>> d.update(alice=50, bob=0)
+            >>> with d.transaction() as t:
+            ...     t["alice"] -= 10
+            ...     t["bob"] += 10
+            >>> d["alice"], d["bob"], t.revision
+            (40, 10, 2)
         """
         seconds = self._seconds(timeout)
         check_fence(fence)
@@ -95,36 +100,38 @@ class Transactions(Generic[K, V]):
         fence: Held | None = None,
         timeout: float | None = None,
     ) -> Returned:
-        """Call `function(t, *args)` as one transaction, and again after a pause when others have changed what it read.
+        """Call `function(t, *args)` as one transaction, and call it again when others have changed what it read.
 
-        It must not have effects but on `t`, since it may run several times; its writes are applied once. An error that
-        it raises ends this call, unless what it had read is not current any more: then it runs again.
+        There is a growing pause between the calls. The function may run several times, so it must change nothing but
+        `t`; its writes are applied once. An error that it raises ends the call, unless what it read has changed
+        meanwhile: then it runs again.
 
         Args:
-            function: Gets a `Transaction`, as `transaction` gives it, and `args`.
-            args: What it gets behind that.
-            attempts: How often it is called at most; by default as often as there is time.
-            fence: Write only if this lock is still held, as the log says.
-            timeout: Seconds that all this may take; by default that of this dict.
+            function: Called with a `Transaction` and `args`.
+            args: Further arguments of `function`.
+            attempts: The largest number of calls; None: as many as the timeout allows.
+            fence: A lock that must still be held when the command is applied; None: no condition.
+            timeout: Seconds for all attempts together; None: the dict's timeout.
 
         Returns:
-            What the function returns.
+            What the function returned.
 
         Raises:
-            TransactionConflict: What it read was changed by others each time; nothing was written.
-            LockLost, LeaseLost: The lock of `fence`, or a lease, has been lost: it is not called again, and nothing was
-                written.
-            ValueError: `fence` is no lock that was held, or `attempts` is no number of calls.
-            EncodingError, NotCommitted, OutcomeUnknown, ClosedError, StorageError: As for `transaction`.
+            TransactionConflict: Others changed what it read, in each attempt; nothing was written.
+            LockLost, LeaseLost: The lock of `fence`, or a lease, has been lost; nothing was written.
+            ValueError: `fence` is no lock that was held, or `attempts` is no positive number.
+            EncodingError, NotCommitted, OutcomeUnknown, ClosedError, StorageError: As `transaction`.
 
         Example:
-            def transfer(t, source, target, amount):
-                if t[source] < amount:
-                    raise ValueError("not enough")
-                t[source] -= amount
-                t[target] += amount
-
-            d.transact(transfer, "alice", "bob", 10)
+            >>> def transfer(t, source, target, amount):
+            ...     if t[source] < amount:
+            ...         raise ValueError("not enough")
+            ...     t[source] -= amount
+            ...     t[target] += amount
+            >>> d.update(alice=50, bob=0)
+            >>> d.transact(transfer, "alice", "bob", 10)
+            >>> d["alice"], d["bob"]
+            (40, 10)
         """
         tries = Attempts(self._host.node, self._seconds(timeout), attempts)
         check_fence(fence)
@@ -152,54 +159,56 @@ class Transactions(Generic[K, V]):
         default: int | float | Decimal = 0,
         timeout: float | None = None,
     ) -> int | float | Decimal:
-        """Add to the number under a key, as one command: exact from any number of threads and nodes.
+        """Add to the number under a key, as one command: exact for any number of threads and nodes.
 
-        An int and a float give a float, an int and a Decimal a Decimal, as in Python; a Decimal sum is exact, up to
-        600 digits, whatever the decimal context. A codec of your own encodes and decodes it on every node.
+        An int and a float give a float, an int and a Decimal give a Decimal, as in Python. A Decimal sum is exact, up
+        to 600 digits, whatever the decimal context. With a `codec=` of your own, every node decodes and encodes by it.
 
         Args:
-            key: As in `set`.
-            by: What is added: an int, float or Decimal.
-            default: What an absent key counts as.
-            timeout: Seconds; by default that of this dict.
+            key: The key, as for `set`.
+            by: The number to add.
+            default: The number that an absent key counts as.
+            timeout: Seconds to wait for a majority; None: the dict's timeout.
 
         Returns:
             The new value.
 
         Raises:
-            TypeError: The value, `by` or `default` is no such number, or they are a float and a Decimal; nothing was
-                changed.
-            OverflowError: The sum can't be kept: it has too many digits, or no float is so large; nothing was changed.
-            NotCommitted, OutcomeUnknown, EncodingError, ClosedError, StorageError: As for `set`.
+            TypeError: The value, `by` or `default` is no such number, or a float meets a Decimal; nothing was changed.
+            OverflowError: The sum has too many digits, or is too large for a float; nothing was changed.
+            NotCommitted, OutcomeUnknown, EncodingError, ClosedError, StorageError: As `set`.
 
         Example:
-            ticket = d.increment("tickets")
+            >>> d.increment("tickets"), d.increment("tickets", by=2)
+            (1, 3)
         """
         return self._run(self._operations.increment(key, by, default, self._seconds(timeout)))
 
     def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[tuple[str, V]]:
-        """The pairs whose keys are texts that begin with `prefix`, in order of their code points, at one moment.
+        """Return the pairs whose keys are str and begin with `prefix`, in order of code points, at one moment.
 
-        Of this node's copy. The first call sorts all keys; they are kept in order from then on.
+        It reads this node's copy. The first call sorts all keys; they are kept in order from then on.
 
         Args:
-            prefix: How the keys begin; all that are texts, if it is empty.
-            after: Only keys behind this one: the last of the page before.
-            limit: At most so many.
+            prefix: The beginning of the keys; the empty str: all keys that are str.
+            after: Only keys greater than this one, which is the last key of the page before; None: all.
+            limit: The largest number of pairs; None: no limit.
 
         Returns:
-            Keys and values.
+            A list of keys and values.
 
         Raises:
-            TypeError: `prefix` or `after` is no text.
+            TypeError: `prefix` or `after` is no str.
             ValueError: `limit` is no number of keys.
-            ClosedError, StorageError: As for reading.
+            DecodingError, ClosedError, StorageError: As `get`.
 
         Example:
-            page = d.scan("user/", limit=100)
-            while page:
-                ...
-                page = d.scan("user/", after=page[-1][0], limit=100)
+            >>> d.update({"user/1": "alice", "user/2": "bob", "user/3": "carol"})
+            >>> page = d.scan("user/", limit=2)
+            >>> page
+            [('user/1', 'alice'), ('user/2', 'bob')]
+            >>> d.scan("user/", after=page[-1][0], limit=2)
+            [('user/3', 'carol')]
         """
         check_page(prefix, after, limit)
         _, pairs = pairs_in_order(self._host.node.machine, prefix, after, limit)

@@ -62,9 +62,9 @@ class _Own:
 class Transaction(MutableMapping[K, V], Reversible[K]):
     """The dict as one transaction sees it: this node's copy at one moment, with the transaction's own writes.
 
-    Made by `ReplicatedDict.transaction` and `ReplicatedDict.transact`. Nothing is written before the body has ended,
-    and then all of it is, or nothing. For one thread. Keys that were read, or found absent, are checked when it is
-    written; who counts or goes through the dict (`len`, iteration, `scan`) depends on every key of it.
+    `ReplicatedDict.transaction` and `ReplicatedDict.transact` make it, for one thread. It is a `MutableMapping`. Its
+    writes are applied when the body has ended, all or none. When the transaction writes, all keys that it read or found
+    absent must be unchanged; after `len`, iteration or `scan`, the whole dict must be.
     """
 
     def __init__(self, node: Node, codec: Codec, options: Options) -> None:
@@ -81,10 +81,10 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     @property
     def revision(self) -> int:
-        """That of all writes of this transaction; if there were none, the one at which it read.
+        """The revision of all writes of this transaction; if there were none, the revision at which it read.
 
         Raises:
-            ReplidictError: It is not written yet, or never was.
+            ReplidictError: The transaction is not applied yet, or never was.
         """
         if self._revision is None:
             raise ReplidictError("this transaction has no revision: it is not written yet, or was not at all")
@@ -92,7 +92,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     @property
     def changed(self) -> list[Hashable]:
-        """The keys that others were seen to have changed."""
+        """The keys that others changed after this transaction had read them, as far as it has noticed."""
         return self._conflict or []
 
     # -- one moment ---------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         return keys if keys or self._counts else None
 
     def stale(self) -> bool:
-        """Whether what was read is not current any more, on this node."""
+        """Return whether others have changed what was read, as this node's copy says."""
         if self._conflict is None:
             self._conflict = within_a_step(self._node.machine, self._changed)[1]
         return self._conflict is not None
@@ -203,24 +203,33 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     @override
     def keys(self) -> KeysView[K]:
-        """A view of the keys."""
+        """Return a view of the keys."""
         return Keys(self)
 
     @override
     def items(self) -> ItemsView[K, V]:
-        """A view of the pairs."""
+        """Return a view of the pairs."""
         return Items(self, self._moment, self._decode)
 
     @override
     def values(self) -> Values[V]:
-        """A view of the values."""
+        """Return a view of the values."""
         return Values(self, self._moment, self._decode)
 
     def scan(self, prefix: str = "", *, after: str | None = None, limit: int | None = None) -> list[tuple[str, V]]:
-        """The first pairs whose keys are texts that begin with `prefix`, in order: see `ReplicatedDict.scan`.
+        """Return the pairs whose keys are str and begin with `prefix`, in order: see `ReplicatedDict.scan`.
 
-        The transaction then depends on every key of the dict. To claim one of many keys, scan before the transaction,
-        and look in it whether that one is still there.
+        The transaction then conflicts with every other write. To claim one of many keys, scan before the transaction,
+        and check in the transaction that the key is still there.
+
+        Args:
+            prefix: The beginning of the keys.
+            after: Only keys greater than this one; None: all.
+            limit: The largest number of pairs; None: no limit.
+
+        Raises:
+            TypeError, ValueError, DecodingError: As `ReplicatedDict.scan`.
+            ReplidictError: The transaction has ended.
         """
         self._must_be_open()
         check_page(prefix, after, limit)
@@ -252,17 +261,18 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def set(self, key: K, value: V, *, ttl: float | None = None, lease: GrantedLease | None = None) -> None:
-        """Store a value, when the transaction is written.
+        """Store a value when the transaction is applied.
 
         Args:
-            key: As in `ReplicatedDict.set`.
-            value: As there.
-            ttl: Seconds after which the key goes, counted from when the transaction is written; None: it is permanent.
-            lease: The lease that it ends with.
+            key: The key, as for `ReplicatedDict.set`.
+            value: The value, as for `ReplicatedDict.set`.
+            ttl: Seconds until the key expires, counted from when the transaction is applied; None: no expiry.
+            lease: The lease to attach the key to; None: no lease.
 
         Raises:
-            EncodingError: The key or the value can't be kept.
+            EncodingError: The key or value can't be stored faithfully.
             ValueError: `ttl` is no positive number, or `lease` is no lease.
+            ReplidictError: The transaction has ended.
         """
         encoded, data = encoded_key(key, self._options), encoded_value(value, self._codec, self._options)
         self._write(key, expiring(cmd.Put(encoded, data), ttl, lease), data)
@@ -300,7 +310,16 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     def pop(self, key: K, /, default: V | D) -> V | D: ...
     @override
     def pop(self, key: K, /, default: Any = _ABSENT) -> Any:
-        """Remove a key and return its value, or `default`; `KeyError` if there is neither."""
+        """Return the value of a key, or `default`, and remove the key.
+
+        Args:
+            key: The key.
+            default: What to return if the key is absent; without it, `KeyError` is raised.
+
+        Raises:
+            KeyError: The key is absent and there is no `default`.
+            DecodingError, ReplidictError: This machine can't decode the value; the transaction has ended.
+        """
         data = self._value_of(key)
         if data is not None:
             value = value_of(self._decode, key, data)
@@ -312,26 +331,53 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     @override
     def popitem(self) -> tuple[K, V]:
-        """Remove the pair inserted last and return it; `KeyError` if the dict is empty."""
+        """Return the pair that was inserted last, and remove it. The transaction then depends on the whole dict.
+
+        Raises:
+            KeyError: The dict is empty.
+            DecodingError, ReplidictError: As `pop`.
+        """
         for key in reversed(self):
             return key, self.pop(key)
         raise KeyError("popitem(): dictionary is empty")
 
     @override
     def setdefault(self, key: K, default: Any = None) -> Any:
-        """Store `default` if the key is absent. Returns the value that is there afterwards."""
+        """Return the value of a key, after storing `default` if the key is absent.
+
+        Args:
+            key: The key.
+            default: The value to store.
+
+        Raises:
+            EncodingError, DecodingError, ReplidictError: As `set` and `pop`.
+        """
         if key not in self:
             self.set(key, default)
         return self[key]
 
     @override
     def clear(self) -> None:
-        """Remove everything, which the transaction then depends on."""
+        """Remove all keys. The transaction then depends on the whole dict.
+
+        Raises:
+            ReplidictError: The transaction has ended.
+        """
         for key in list(self):
             del self[key]
 
     def increment(self, key: K, by: Any = 1, *, default: Any = 0) -> Any:
-        """Add to a number, and return the sum: see `ReplicatedDict.increment`."""
+        """Add to a number, and return the sum: see `ReplicatedDict.increment`.
+
+        Args:
+            key: The key.
+            by: The number to add.
+            default: The number that an absent key counts as.
+
+        Raises:
+            TypeError, OverflowError, EncodingError: As `ReplicatedDict.increment`.
+            ReplidictError: The transaction has ended.
+        """
         operation = increment_of(key, by, default, self._options)
         data = self._value_of(key)
         present = default if data is None else value_of(self._decode, key, data)
@@ -345,7 +391,15 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def committing(self, seconds: float, fence: Held | None) -> Steps[None]:
-        """The body has ended: have everything written, within so many seconds. Raises as `Commit.send`."""
+        """Return the steps that apply the transaction; the dict calls this when the body has ended.
+
+        Args:
+            seconds: How long to wait for a majority.
+            fence: A lock that must still be held; None: no condition.
+
+        Raises:
+            TransactionConflict: Others changed what was read. Further errors are those of `ReplicatedDict.transaction`.
+        """
         if self._conflict is not None or (self._own and self.stale()):
             self._give_up()
         self._over = True
@@ -355,7 +409,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         self._revision = yield from self.prepared().steps(seconds, fence)
 
     def prepared(self) -> Commit:
-        """All that was read and written, as one command."""
+        """Return all that was read and written as one command; the dict calls this when the body has ended."""
         commit = Commit(self._node, self._codec, self._options)
         commit.checks = [(data, None if item is None else item.revision) for data, item in self._seen.values()]
         commit.whole = self._at if self._counts else None

@@ -1,4 +1,4 @@
-"""What a replicated dict gives out: values with their revisions, and views, of which each iteration sees one moment."""
+"""The views of a `ReplicatedDict`, of which each iteration sees one moment, and values with their revisions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ SHOWN = 20
 
 
 class Versioned(NamedTuple, Generic[V]):
-    """A value, and the revision that wrote it: what `ReplicatedDict.replace` wants back."""
+    """A value, and the revision that wrote it: what `ReplicatedDict.replace` compares with.
+
+    Attributes:
+        value: The value.
+        revision: The revision of the write that stored it.
+    """
 
     value: V
     revision: int

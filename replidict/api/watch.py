@@ -1,4 +1,4 @@
-"""Watches: the changes of a dict, each told once, in order, to whoever iterates.
+"""`Watch`, an iterator over the changes of a dict, as a watch of etcd: each change once, in order.
 
 Rules kept here:
 
@@ -28,7 +28,19 @@ V = TypeVar("V")
 
 
 class Watch(Generic[K, V]):
-    """An iterator over changes; see `ReplicatedDict.watch`. For one thread, but for `close`, which any may call."""
+    """An iterator over the changes of a dict; `ReplicatedDict.watch` opens it.
+
+    One thread at a time may use it, but any thread may call `close`. It is a context manager, which closes it.
+
+    Example:
+        >>> with d.watch() as watch:
+        ...     d["a"] = 1
+        ...     d["a"] = 2
+        ...     print(watch.next(timeout=5))
+        ...     watch.next(timeout=5).events[0].previous
+        Change(revision=1, kind='changes', events=(Event(kind='set', key='a', value=1, previous=None, revision=1),))
+        1
+    """
 
     def __init__(
         self,
@@ -57,23 +69,24 @@ class Watch(Generic[K, V]):
 
     @property
     def revision(self) -> int:
-        """All changes up to this revision were delivered, or were none of what is watched."""
+        """The revision up to which every change of what is watched was delivered: `after=` it goes on from here."""
         return self._changes.revision
 
     def next(self, timeout: float | None = None) -> Change[K, V] | None:
-        """Wait for the next change, and return it.
+        """Wait for the next change.
 
         Args:
-            timeout: Seconds to wait at most; None waits as long as it takes, 0 not at all.
+            timeout: Seconds to wait; None: for as long as it takes; 0: do not wait.
 
         Returns:
-            The change, or None if there was none in time; `revision` has then moved up to what is applied here.
+            The `Change`; None if there was none in time, and then `revision` is that of this node's copy.
 
         Raises:
-            HistoryLost: It is further behind than this node can tell; not with `resync=True`.
+            HistoryLost: This node no longer remembers the next change; never with `resync=True`.
             ClosedError: The watch or the dict is closed.
             StorageError: The node has stopped.
-            DecodingError: A value can't be decoded on this machine; the same change is tried again by the next call.
+            DecodingError: This machine can't decode a value; the next call tries the same change again.
+            ValueError: `timeout` is no number of seconds.
         """
         deadline = None if timeout is None else clock() + seconds_of(timeout, "timeout")
         waited = False
@@ -103,7 +116,10 @@ class Watch(Generic[K, V]):
         return change
 
     def close(self) -> None:
-        """End it: iteration ends, also where it waits, and `next` raises `ClosedError`. Idempotent, for any thread."""
+        """End the watch: iteration ends, even while it waits, and `next` raises `ClosedError`.
+
+        Any thread may call it, and again.
+        """
         self._changes.close()
 
     def __enter__(self) -> Self:
@@ -128,7 +144,7 @@ class Watch(Generic[K, V]):
 
 
 class Watching(Generic[K, V]):
-    """The part of a dict that is watched."""
+    """The method of `ReplicatedDict` that opens a watch."""
 
     _host: Opened
     _decode: Callable[[bytes], Any]
@@ -143,33 +159,42 @@ class Watching(Generic[K, V]):
         snapshot: bool = False,
         resync: bool = False,
     ) -> Watch[K, V]:
-        """Watch changes, of all keys or some: each is told once, in order, whole commands at a time.
+        """Watch the changes of all keys or of some: each change once, in order; the changes of one command together.
 
-        It begins with what is applied here when this returns, and is not slowed down by those that nobody reads. What
-        one watch has not read yet, the node remembers within `Options(history_entries=..., history_bytes=...)`.
+        It begins with the first change that is applied on this node after the call. A slow reader does not slow the
+        node down: the node remembers the last changes, within `Options(history_entries=..., history_bytes=...)`.
 
         Args:
-            key: Watch this key only.
-            prefix: Watch the keys only that are a str and begin so.
-            after: Begin behind this revision, also one that another node told, or this one before it was restarted.
-            snapshot: Begin with the state, as a `Change` of kind "snapshot"; nothing is missed between it and the next.
-            resync: Where changes can't be told any more, give a snapshot instead of raising `HistoryLost`.
+            key: The only key to watch; by default all keys.
+            prefix: Watch only the keys that are str and begin with this; None: all keys.
+            after: Begin with the first change after this revision, which may have come from another node, or from
+                before a restart; None: begin now.
+            snapshot: Begin with the present state, as a `Change` of kind "snapshot"; no change between it and the next
+                is missed.
+            resync: When this node no longer remembers the next change, deliver a snapshot instead of raising
+                `HistoryLost`.
 
         Returns:
-            An iterator over `Change`, with `next(timeout)` and `close()`, and a context manager.
+            A `Watch`: an iterator over `Change`, with `next(timeout)` and `close()`, and a context manager.
 
         Raises:
-            HistoryLost: What is behind `after` is not known here any more; not with `resync=True`.
-            ValueError: Arguments that make no sense.
-            EncodingError: `key` can't be one.
+            HistoryLost: This node no longer remembers the changes after `after`; never with `resync=True`.
+            ValueError: An argument makes no sense.
+            EncodingError: `key` can't be a key.
             ClosedError: The dict is closed.
             StorageError: The node has stopped.
 
         Example:
-            with d.watch(prefix="settings/", snapshot=True) as changes:
-                for change in changes:
-                    for event in change.events:
-                        print(event.kind, event.key, event.value)
+            >>> d["settings/color"] = "red"
+            >>> with d.watch(prefix="settings/", snapshot=True) as changes:
+            ...     d["settings/size"] = 7
+            ...     for change in changes:
+            ...         for event in change.events:
+            ...             print(change.kind, event.kind, event.key, event.value)
+            ...         if change.revision == 2:
+            ...             break
+            snapshot set settings/color red
+            changes set settings/size 7
         """
         return open_watch(self, key, prefix=prefix, after=after, snapshot=snapshot, resync=resync)
 

@@ -1,4 +1,4 @@
-"""Values and keys to bytes and back: pure, without I/O, without pickle.
+"""`Codec` and the default one: values and keys to bytes (MessagePack) and back, without I/O and without pickle.
 
 The rules that this file keeps:
 
@@ -60,14 +60,41 @@ _KEPT: Final = (
 
 
 class Codec(Protocol):
-    """What turns the values of a dict into bytes and back; every node of a cluster uses the same one."""
+    """Turns values into bytes and back; every node of a cluster must use the same one, and it must be pure.
+
+    Example:
+        >>> import json
+        >>> class JsonCodec:
+        ...     def encode(self, value):
+        ...         return json.dumps(value).encode()
+        ...     def decode(self, data):
+        ...         return json.loads(data)
+        >>> with ReplicatedDict("json", codec=JsonCodec()) as stored:
+        ...     stored["pair"] = (1, 2)
+        ...     stored["pair"]
+        [1, 2]
+    """
 
     def encode(self, value: Any, /) -> bytes:
-        """Return the bytes for `value`; raise `EncodingError` if it can't be kept faithfully."""
+        """Return the bytes for a value.
+
+        Args:
+            value: The value.
+
+        Raises:
+            EncodingError: The value can't be stored faithfully.
+        """
         ...
 
     def decode(self, data: bytes, /) -> Any:
-        """Return a fresh value from what `encode` returned; raise `EncodingError` if the bytes are anything else."""
+        """Return a new value from the bytes that `encode` returned for an equal one.
+
+        Args:
+            data: The bytes.
+
+        Raises:
+            EncodingError: The bytes are not such. Other errors become a `DecodingError`.
+        """
         ...
 
 

@@ -42,18 +42,22 @@ SYNC_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was made: a file for `ReplicatedDict.restore`."""
+    """A backup that `ReplicatedDict.backup` made: a file for `ReplicatedDict.restore`."""
 
     path: Path
+    """The file."""
+
     revision: int
-    """It holds exactly the changes up to this one."""
+    """The revision of the last change that it holds; it holds exactly those up to it."""
 
     index: int
-    """The last log entry that it includes."""
+    """The index of the last log entry that it includes."""
 
     keys: int
+    """The number of keys that it holds."""
+
     size: int
-    """Of the file, in bytes."""
+    """The size of the file, in bytes."""
 
 
 class Backups:
