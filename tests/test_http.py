@@ -106,7 +106,6 @@ def test_octet_streams_are_bytes(opened: Opened) -> None:
         (dt.timedelta(hours=1, seconds=2), "PT3602S"),
         ({"raw": b"\xff"}, {"raw": "/w=="}),
     ],
-    ids=repr,
 )
 def test_other_values_are_shown_as_json(opened: Opened, value: Any, shown: Any) -> None:
     """A value of another type, which a Python program wrote, is shown as JSON."""
