@@ -39,10 +39,11 @@ def no_leaks() -> Iterator[None]:
     descriptors = open_descriptors()
     yield
     deadline = time.monotonic() + 60
-    while any(left := (set(threading.enumerate()) - threads, opened_since(descriptors))):
-        if time.monotonic() > deadline:
+    while True:
+        gc.collect()
+        left = set(threading.enumerate()) - threads, opened_since(descriptors)
+        if not any(left) or time.monotonic() > deadline:
             break
-        gc.collect()  # what hangs in a circle is closed by the collector: a collection after every test costs minutes
         time.sleep(0.01)
     assert not any(left), f"left behind: {left}"
 

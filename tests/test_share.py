@@ -280,7 +280,7 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
     with opened(path) as d:
         d["a"] = 1
         for each in (path, *path.parents):
-            if each.is_relative_to(tmp_path.parent.parent):
+            if each.owner() == path.owner() and each.name.startswith(("d", "test_", "popen-", "pytest-")):
                 each.chmod(0o777)
         (path / unix.NAME).chmod(0o777)
 

@@ -283,17 +283,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+DYING = 1.0
+"""Seconds in which a killed process lets go of the file: the system closes what it had open one after the other, the
+directory's lock first, perhaps."""
+
+
 def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Connection:
     """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
     check_outside(file, durability)
     with _refusing(file):
         if Path(f"{file}-wal").exists():  # a newer release may have been killed before the version was in the file
             # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
-            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
+            with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=DYING)) as reader:
                 check_version(reader, file)
     with _refusing(file), ExitStack() as unless_whole:
-        db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None, timeout=0,
-                             check_same_thread=False)  # fmt: skip
+        db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw&psow=1", uri=True, isolation_level=None,
+                             timeout=DYING, check_same_thread=False)  # fmt: skip
         unless_whole.callback(db.close)
         synchronous = 2 if durability == "fsync" else 1
         pragmas = [("journal_mode", "WAL", "wal"), ("synchronous", synchronous, synchronous)]
@@ -323,6 +328,7 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         if durability == "fsync":
             presize(file, frames, page_bytes)
         sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
+        db.execute("PRAGMA busy_timeout = 0")
         unless_whole.pop_all()
     return db
 
