@@ -45,7 +45,6 @@ class Elections:
         self._asking_before: int | None = None  # the term a pre-vote is under way for
         self._heard_leader_at = state.clock() if self._has_others() else float("-inf")
         self._led_at: float | None = None
-        self._majority_until = float("-inf")  # leader: counted at this time, on this node's clock, or later
         self._abstain_until = float("-inf")
         self._deadline = 0.0
         self._put_off()
@@ -70,7 +69,6 @@ class Elections:
         if (role, term, leader) != before:
             logger.debug("%s: %s of term %d, leader %s", state.address, role.value, term, leader)
         if role is not before[0]:
-            self._majority_until = float("-inf")
             self._on_role_change(before[0], role)
 
     def follow(self, peer: Peer, term: int) -> None:
@@ -97,7 +95,7 @@ class Elections:
     def next_deadline(self) -> float:
         """When `tick` wants to run next."""
         if self._state.is_leader:
-            return self._majority_until
+            return self._state.clock() + self._state.options.heartbeat
         return self._deadline
 
     def tick(self) -> None:
@@ -106,8 +104,11 @@ class Elections:
         now = state.clock()
         if state.is_leader:
             self._led_at = now
-            if now >= self._majority_until:
-                self._count_majority(now)
+            since = now - state.options.election_timeout
+            heard = {peer.address for peer in state.peers.values() if peer.heard_at > since}
+            if not state.members.is_majority({state.address} | heard):
+                logger.warning("%s: no majority answers: no longer the leader of term %d", state.address, state.term)
+                self.step_down(state.term)
         elif now >= self._deadline:
             # Asking costs nobody anything, so it is repeated soon: the others may have heard the leader a bit later.
             self._deadline = now + state.options.heartbeat * (1 + state.rng.random())
@@ -120,20 +121,6 @@ class Elections:
                     self._ask(pre=True)
                 else:
                     self._stand(transfer=False)
-
-    def _count_majority(self, now: float) -> None:
-        """Leader: until when the answers of a majority hold, if nobody answers any more; give up if that is over."""
-        state = self._state
-        never = float("-inf")
-        heard = [
-            float("inf") if address == state.address else peer.heard_at if (peer := state.peers.get(address)) else never
-            for address in state.members.voters
-        ]
-        heard.sort(reverse=True)
-        self._majority_until = heard[len(heard) // 2] + state.options.election_timeout
-        if now >= self._majority_until:
-            logger.warning("%s: no majority answers: no longer the leader of term %d", state.address, state.term)
-            self.step_down(state.term)
 
     def step_down(self, term: int, leader: str | None = None) -> None:
         """Be a follower in this term, which is at least the present one."""
