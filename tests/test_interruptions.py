@@ -281,6 +281,7 @@ WAITING: dict[str, tuple[Callable[[Dict], object], type[ReplidictError]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")  # the watches whose next() is refused
 @pytest.mark.parametrize("name", WAITING)
 def test_the_nodes_own_thread_is_not_kept_waiting(tmp_path: Path, name: str) -> None:
     """What would wait for the node in its own thread is refused at once, changes nothing, and the node goes on."""
