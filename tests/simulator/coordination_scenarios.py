@@ -95,3 +95,24 @@ def an_answer_that_takes_long(cluster: Cluster) -> None:
     until(cluster, lambda: waiting.state is State.HELD, "the other has it", 20.0)
     if _passes(holder, held):
         raise Violation("one holder", f"{holder.address} believes to hold what {other.address} was granted")
+
+
+def one_that_leaves_the_line(cluster: Cluster) -> None:
+    """One holds the lock, another waits and gives up: the first one holds it still, and the next in line waits on."""
+    cluster.start()
+    first = a_leader(cluster)
+    holder, other = (machine for machine in cluster.machines.values() if machine is not first)
+    held = _ask(holder, "lock", 60.0)
+    until(cluster, lambda: held.state is State.HELD, "it is held")
+    waiting = _ask(other, "lock", 60.0)
+    until(cluster, lambda: waiting.state is State.WAITING, "another waits")
+    next_one = _ask(other, "lock", 60.0)
+    until(cluster, lambda: next_one.state is State.WAITING, "and one more")
+    assert other.node is not None and first.node is not None
+    other.node.locks.withdraw(waiting)
+    other.wake()
+    (lock,) = first.node.machine.coordination.locks.by_name.values()
+    until(cluster, lambda: len(lock.queue) + len(lock.holders) == 2, "the log knows that it has left")
+    cluster.loop.run_until(cluster.loop.now + 1.0)
+    if next_one.state is not State.WAITING or not _passes(holder, held):
+        raise Violation("one holder", f"{other.address} gave up, and {holder.address} lost what it held")

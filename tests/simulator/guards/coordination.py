@@ -101,7 +101,7 @@ def a_renewal_counts_from_when_it_was_sent() -> Replacements:
     yield leases.Leases, "acknowledged", acknowledged
 
 
-@guard("one holder", 60)
+@guard("one holder", scenario=scenarios.one_that_leaves_the_line)
 def released_by_its_holder() -> Replacements:
     """Whoever leaves the line, or releases, takes the lock from the one that has it."""
 
