@@ -5,7 +5,7 @@ load from every living node and with kill -9s in between; and then the account.
 
 Prints what happens, and at the end a summary as JSON. Exit status 1 if an acknowledged write is lost, a refused one is
 there, nodes differ, a node that was removed did not stop by itself, or a write took longer than `--stall` seconds while
-there were a majority and its leader. (What issue 7 asks for is two election timeouts, one second; the summary has the
+there were a majority and its leader. (What is wanted is two election timeouts, one second; the summary has the
 figure. The bound is wider, so that a busy machine is no reason to fail.)
 """
 

@@ -1,4 +1,4 @@
-"""What is wrong with what a caller gives is said at once, by name, and nothing is changed (issue 2, wrong input)."""
+"""What is wrong with what a caller gives is said at once, by name, and nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `replidict` itself: its help, its version, its exit status (issue 7)."""
+"""The command `replidict` itself: its help, its version, its exit status."""
 
 from __future__ import annotations
 

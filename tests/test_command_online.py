@@ -1,4 +1,4 @@
-"""Commands that talk to running nodes, embedded ones here: what they do, print, and end with (issue 7)."""
+"""Commands that talk to running nodes, embedded ones here: what they do, print, and end with."""
 
 from __future__ import annotations
 

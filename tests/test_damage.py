@@ -59,7 +59,7 @@ def size_of(file: Path) -> int:
 
 @pytest.mark.parametrize("name", [FILE_NAME, WAL])
 def test_a_flipped_bit_is_never_data_lost(victim: tuple[Path, tuple[Any, ...]], tmp_path: Path, name: str) -> None:
-    """A bit flipped anywhere in the file or its write-ahead log: refused, or all there (promise 8; issue 3)."""
+    """A bit flipped anywhere in the file or its write-ahead log: refused, or all there (promise 8)."""
     size, rng = size_of(victim[0] / name), random.Random(name)
     offsets = [*range(0, 128, 8), *(rng.randrange(size) for _ in range(FLIPS)), *range(size - FRAME, size, 500)]
     verdicts = []
@@ -82,7 +82,7 @@ def test_damage_is_seen_without_the_mark(victim: tuple[Path, tuple[Any, ...]], t
 
 @pytest.mark.parametrize("name", [FILE_NAME, WAL])
 def test_a_file_cut_short_is_never_data_lost(victim: tuple[Path, tuple[Any, ...]], tmp_path: Path, name: str) -> None:
-    """The file or its write-ahead log cut off at any place, emptied or removed: refused (issue 3)."""
+    """The file or its write-ahead log cut off at any place, emptied or removed: refused."""
     size, rng = size_of(victim[0] / name), random.Random(name)
     step = 4096 if name == FILE_NAME else FRAME
     places = [0, 1, 100, *(rng.randrange(size) for _ in range(15)), *range(size - 3 * step, size, step), size - 1]

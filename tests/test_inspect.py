@@ -1,4 +1,4 @@
-"""`replidict inspect`: all that is on a stopped node's disk, and nothing changed there (issue 7)."""
+"""`replidict inspect`: all that is on a stopped node's disk, and nothing changed there."""
 
 from __future__ import annotations
 

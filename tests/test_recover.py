@@ -1,4 +1,4 @@
-"""`replidict recover`: a quorum is lost, and the furthest disk founds a new cluster (issue 7)."""
+"""`replidict recover`: a quorum is lost, and the furthest disk founds a new cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replidict.testing.simulate`: it finds what is wrong with a program, passes what is right, and replays (issue 18)."""
+"""`replidict.testing.simulate`: it finds what is wrong with a program, passes what is right, and replays."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_quiet_cluster_answers_everything(nodes: int) -> None:
 
 
 def test_a_seed_gives_the_same_run_to_the_byte() -> None:
-    """The same seed gives the same trace, whatever the hash seed of the process (issue 3)."""
+    """The same seed gives the same trace, whatever the hash seed of the process."""
     code = (
         "from tests.simulator import simulate; r = simulate(12, seconds=20); print(r.digest, sorted(r.counts.items()))"
     )
@@ -66,7 +66,7 @@ def test_a_seed_gives_the_same_run_to_the_byte() -> None:
 
 
 def test_members_change_while_writes_go_on() -> None:
-    """Members come, go and come back with new disks, and those that are there take all writes (issue 7)."""
+    """Members come, go and come back with new disks, and those that are there take all writes."""
     kinds = ["add a voter", "remove a follower", "remove the leader", "remove and join again"]
     result = simulate(5, nodes=5, changing=True, kinds=kinds)
     assert result.violation is None, show(result, 100)
@@ -119,7 +119,7 @@ def test_a_failing_seed_replays_exactly() -> None:
 
 
 def test_a_failure_is_shown_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m tests.simulator` names the seed, the invariant and the last steps, and its status is 1 (issue 3)."""
+    """`python -m tests.simulator` names the seed, the invariant and the last steps, and its status is 1."""
     assert main(["--seeds", "5", "--jobs", "2", "--without", "vote-after-the-disk"]) == 1
     shown = capsys.readouterr().out
     assert re.search(r"seed \d on \d nodes", shown)

@@ -1,4 +1,4 @@
-"""The others of a cluster that was recovered without them: its new founder tells whoever comes back (issue 7)."""
+"""The others of a cluster that was recovered without them: its new founder tells whoever comes back."""
 
 from __future__ import annotations
 

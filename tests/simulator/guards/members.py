@@ -200,7 +200,7 @@ def never_go_back_to_older_members() -> Replacements:
     yield configuration.Configurations, "adopt", adopt
 
 
-@guard("issue 7", scenario=member_scenarios.a_new_leader_knows_nobody_yet)
+@guard("majority", scenario=member_scenarios.a_new_leader_knows_nobody_yet)
 def count_who_has_answered() -> Replacements:
     """A new leader takes a voter for alive that has not answered it yet, and removes one that is needed (found: S5)."""
 
