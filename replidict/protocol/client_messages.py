@@ -127,7 +127,7 @@ class Backup(_Request, frozen=True, tag=13):
 
 
 class Supersede(_Request, frozen=True, tag=14):
-    """A lost quorum was recovered, says the founder of the cluster that goes on (see `succession`): as which one, where
+    """A lost quorum was recovered, says the founder of the cluster that goes on (see `superseded`): as which one, where
     and since when (ISO 8601). Before, it was this node of the cluster that is asked, whose members it knew as of the
     entry at `index`. Answer: `Done`, if that may be so."""
 

@@ -1,5 +1,5 @@
 """A cluster was founded from what a lost quorum left (see `recovery`): its founder looks for others of the old one that
-come back, and tells them (see `succession`), since a majority of them would go on as if nothing had happened.
+come back, and tells them (see `superseded`), since a majority of them would go on as if nothing had happened.
 
 Rules kept here:
 

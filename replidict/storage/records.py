@@ -117,7 +117,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 class Recovered(msgspec.Struct, frozen=True, array_like=True):
     """Only where a cluster was founded from what a lost quorum left (see `recovery`): from which, and when (ISO 8601,
     UTC). `certain` says that nothing acknowledged can have been lost, then or at an earlier such time. The rest is for
-    the others of that cluster (see `succession`): who the founder was there, and who they were, as of the entry at
+    the others of that cluster (see `superseded`): who the founder was there, and who they were, as of the entry at
     `index`; and the same of an earlier such time."""
 
     cluster_id: str

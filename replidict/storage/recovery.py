@@ -1,7 +1,7 @@
 """A quorum is lost for good: the disk that is furthest becomes the founder of a new cluster.
 
 The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and nearly as dangerous: what only the lost nodes
-had is gone. If they come back, the founder tells them, and they stop (see `succession`); but where it does not reach
+had is gone. If they come back, the founder tells them, and they stop (see `superseded`); but where it does not reach
 them, nothing keeps a majority of them from going on as they were.
 
 Rules kept here:

@@ -2,7 +2,8 @@
 
 Rules this module keeps:
 
-1. One event does a bounded amount of work; a stranger's bytes are read in smaller pieces than a peer's.
+1. One event does a bounded amount of work; bytes of an unauthenticated connection are read in smaller pieces than a
+   peer's.
 2. Connections are closed in `bury`, never during a poll, so that no event can reach a socket it was not meant for.
 3. Received bytes never raise; what the owner's callbacks raise passes through, since it must end the node.
 """
@@ -152,5 +153,5 @@ class Traffic:
 
 
 def _is_deaf(connection: SocketConnection) -> bool:
-    """Nothing is heard of who is about to go, but for the first words of one who has proved itself (see `wire`)."""
+    """Nothing is heard of who is about to go, but for the first words of an authenticated one (see `handshake`)."""
     return connection.parting and connection.session.farewell is None

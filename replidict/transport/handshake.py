@@ -333,7 +333,7 @@ class WireSession:
         except _UNDECODABLE as error:
             raise WireError("protocol", "the peer sent something else than a handshake") from error
         if isinstance(said, Refused):
-            code = said.code if said.code in _REFUSALS else "refused"  # no word of our own in a stranger's mouth
+            code = said.code if said.code in _REFUSALS else "refused"  # no word of our own in somebody else's mouth
             raise WireError(code, printable(said.text), by_peer=True)
         return said
 

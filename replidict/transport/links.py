@@ -3,11 +3,11 @@
 Rules this module keeps:
 
 1. Everything runs in the thread that polls and ticks, and nothing in it blocks (but the constructor, which binds).
-2. The engine hears of a peer only once both sides have accepted each other (see `wire`): connected, then messages in
-   order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
-3. One connection per pair (see `pairs`). A new one replaces the old one.
-4. Whatever a stranger does (see `unauthenticated`) costs bounded memory, bounded work per poll, and one line in the log
-   per host and minute; whatever a peer does, few lines a minute.
+2. The engine hears of a peer only once both sides have accepted each other (see `handshake`): connected, then messages
+   in order, then disconnected, once each and in turn; disconnected comes from `tick` or the poll, never inside `send`.
+3. One connection per pair (see `peer_link`). A new one replaces the old one.
+4. Whatever an unauthenticated caller does (see `unauthenticated`) costs bounded memory, bounded work per poll, and one
+   line in the log per host and minute; whatever a peer does, few lines a minute.
 5. A client (see `clients`) and a caller that is no member never reach the engine, but for what such a caller says of
    the members.
 """
@@ -323,7 +323,7 @@ class TcpTransport(Transport):
                 self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
 
     def _complain(self, connection: SocketConnection, code: str, text: str) -> None:
-        """Log what a stranger did, unless it just went away."""
+        """Log what an unauthenticated caller did, unless it just went away."""
         if code in ("lost", "dropped", "closed", "crossed"):
             return
         session = connection.session
