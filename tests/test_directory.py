@@ -49,10 +49,10 @@ def test_a_lock_taken_over_stops_the_node(tmp_path: Path, caplog: pytest.LogCapt
     stops before both write, and says that it was this, not the disk."""
     caplog.set_level(logging.ERROR)
     d = ReplicatedDict[str, int](tmp_path / "d")
-    path = tmp_path / "d" / "lock"
-    path.rename(tmp_path / "gone")
-    with path.open("w") as lock:
+    with (tmp_path / "anew").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # In one step: a node that looks in between finds none, and makes it anew itself.
+        (tmp_path / "anew").rename(tmp_path / "d" / "lock")
         wait_until(lambda: d.status().role == "stopped", "it has stopped")
         with pytest.raises(StorageError, match="two processes use one directory"):
             d["k"] = 1
