@@ -6,7 +6,15 @@ import random
 from functools import partial
 
 from replidict.node.linearizable_reads import Read
-from replidict.protocol.peer_messages import AddMember, AppendEntries, ConfirmLeader, Message, RemoveMember, Verdict
+from replidict.protocol.peer_messages import (
+    AddMember,
+    AppendEntries,
+    ConfirmLeader,
+    MembersAre,
+    Message,
+    RemoveMember,
+    Verdict,
+)
 from replidict.testing.simulator.machine import Machine
 from replidict.testing.simulator.violation import Violation
 from tests.simulator.cluster import Cluster
@@ -159,3 +167,25 @@ def a_read_while_the_cluster_shrinks(cluster: Cluster) -> None:
     cluster.loop.run_until(cluster.loop.now + 0.1)
     made(cluster, RemoveMember(second.address))
     until(cluster, lambda: bool(answered), "the read is answered")
+
+
+def a_backup_beside_a_change(cluster: Cluster) -> None:
+    """A follower that has just applied a change of the members makes a backup, for which it brings its state table up
+    to date, and crashes behind the first transaction of that: it comes back with the members that it had applied."""
+    cluster.start()
+    first = a_leader(cluster)
+    stays, goes = (machine for machine in cluster.machines.values() if machine is not first)
+    put(first, 1)
+    cluster.loop.run_until(cluster.loop.now + 0.1)
+    stays.backs_up = stays.crashes_in_backups = True
+    # It is to know of the change by what it applies alone.
+    cluster.network.filter = lambda sender, receiver, message: (
+        receiver != stays.address or not isinstance(message, MembersAre)
+    )
+    change(first, RemoveMember(goes.address))
+    until(cluster, lambda: stays.node is None, "it crashes")
+    stays.backs_up = False
+    stays.start()
+    assert stays.node is not None  # nobody has told it anything yet
+    if goes.address in stays.node.engine.members.all:
+        raise Violation("configuration", f"{stays.address} has forgotten that {goes.address} was removed")

@@ -48,7 +48,7 @@ def in_force_when_appended() -> Replacements:
     yield configuration.Configurations, "current", property(current)
 
 
-@guard("thesis 4.1", 100, changing=True)
+@guard("thesis 4.1", scenario=member_scenarios.a_backup_beside_a_change)
 def members_before_the_state() -> Replacements:
     """A backup brings the state table up to date, but not the members: a crash forgets one that it covers."""
 
