@@ -28,7 +28,7 @@ from replidict.api.changes import ANY
 from replidict.api.commit import conflict
 from replidict.api.inside import Inside
 from replidict.api.lock import Held
-from replidict.api.operations import check_fence
+from replidict.api.modifiers import fence_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Values, Versioned
@@ -215,7 +215,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         """
         inside, calls = self._calls.inside, self._calls
         seconds = inside.seconds(timeout)
-        check_fence(fence)
+        fence_of(fence)
         if linearizable:
             await calls.make_current(seconds)
         t: Transaction[K, V] = Transaction(inside.node, inside.codec, inside.options)
@@ -264,7 +264,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         """
         inside, calls = self._calls.inside, self._calls
         tries = Attempts(inside.node, inside.seconds(timeout), attempts)
-        check_fence(fence)
+        fence_of(fence)
         while True:
             t: Transaction[K, V] = Transaction(inside.node, inside.codec, inside.options)
             with Body(t) as body:

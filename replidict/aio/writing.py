@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from replidict.aio.calls import Calls
 from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
+from replidict.api.modifiers import modifiers_of
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -37,7 +38,9 @@ class Writing(Generic[K, V]):
     ) -> int:
         """Store a value. Returns the revision of this write. A cancelled call is not taken back: it may be stored."""
         inside = self._calls.inside
-        return await self._calls.make(inside.operations.set(key, value, ttl, lease, fence, inside.seconds(timeout)))
+        return await self._calls.make(
+            inside.operations.set(key, value, modifiers_of(ttl, lease, fence), inside.seconds(timeout))
+        )
 
     async def add(
         self,
@@ -51,7 +54,9 @@ class Writing(Generic[K, V]):
     ) -> bool:
         """Store a value only if the key is absent. Returns whether it was. A cancelled call is not taken back."""
         inside = self._calls.inside
-        return await self._calls.make(inside.operations.add(key, value, ttl, lease, fence, inside.seconds(timeout)))
+        return await self._calls.make(
+            inside.operations.add(key, value, modifiers_of(ttl, lease, fence), inside.seconds(timeout))
+        )
 
     async def compare_and_set(
         self,
@@ -69,7 +74,9 @@ class Writing(Generic[K, V]):
         A cancelled call is not taken back.
         """
         operations, seconds = self._calls.inside.operations, self._calls.inside.seconds(timeout)
-        return await self._calls.make(operations.compare_and_set(key, expected, value, ttl, lease, fence, seconds))
+        return await self._calls.make(
+            operations.compare_and_set(key, expected, value, modifiers_of(ttl, lease, fence), seconds)
+        )
 
     async def replace(
         self,
@@ -87,7 +94,9 @@ class Writing(Generic[K, V]):
         A cancelled call is not taken back.
         """
         operations, seconds = self._calls.inside.operations, self._calls.inside.seconds(timeout)
-        return await self._calls.make(operations.replace(key, value, revision, ttl, lease, fence, seconds))
+        return await self._calls.make(
+            operations.replace(key, value, revision, modifiers_of(ttl, lease, fence), seconds)
+        )
 
     async def expire(self, key: object, ttl: float | None, *, timeout: float | None = None) -> bool:
         """Have a key go `ttl` seconds from now, or make it permanent. Returns whether there is such a key.

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from replidict.api.lock import Held
-from replidict.api.operations import fenced
+from replidict.api.modifiers import fence_of
 from replidict.brief import brief
 from replidict.errors import EncodingError, TransactionConflict
 from replidict.machine import commands as cmd
@@ -16,6 +16,7 @@ from replidict.node.increments import increment_of
 from replidict.node.node import Node
 from replidict.node.steps import Prepared, Steps, run
 from replidict.options import Options
+from replidict.server.operations import fenced
 
 SHOWN = 3
 """Keys that the text of a conflict names."""
@@ -59,7 +60,7 @@ class Commit:
     def steps(self, seconds: float, fence: Held | None) -> Steps[int]:
         """The same, to be made by whoever waits in another way."""
         operation, size = self.operation()
-        found = yield Prepared(fenced(operation, fence), size), seconds
+        found = yield Prepared(fenced(operation, fence_of(fence)), size), seconds
         if isinstance(found, list):
             raise conflict([decode_key(key) for key in found])
         if isinstance(found, bytes):

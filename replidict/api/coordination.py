@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease, not_granted
 from replidict.api.lock import Held, Lock, Semaphore
-from replidict.api.operations import Operations
 from replidict.api.wanted import wanted_lock, wanted_permit
 from replidict.errors import NotCommitted, raise_anew, waits_for_itself
 from replidict.latch import Latch
@@ -17,6 +16,7 @@ from replidict.node.node import Node
 from replidict.node.proposals import result_of
 from replidict.node.steps import Returned, Steps
 from replidict.own_threads import in_node_thread
+from replidict.server.operations import Operations
 from replidict.status import LockInfo
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
-from replidict.api.operations import Operations
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.machine.codec import Codec
 from replidict.node.node import Node
 from replidict.options import Options
+from replidict.server.operations import Operations
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

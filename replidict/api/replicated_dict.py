@@ -18,7 +18,6 @@ from typing_extensions import override
 
 from replidict.api.administration import Administration
 from replidict.api.coordination import Coordination
-from replidict.api.operations import Operations
 from replidict.api.transaction import Transactions
 from replidict.api.views import Items, Keys, Values, Versioned, contents
 from replidict.api.watch import Watching
@@ -40,6 +39,7 @@ from replidict.node.steps import Returned, Steps, run
 from replidict.options import NO_NETWORK, Options
 from replidict.security import TLS, Strings
 from replidict.server.open_node import Host
+from replidict.server.operations import Operations
 from replidict.server.shared_node import SharedNode
 from replidict.storage.directory import Directory
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from replidict.api.attempts import Attempts, Body, check_plain
 from replidict.api.commit import Commit, conflict
 from replidict.api.lock import Held
-from replidict.api.operations import Operations, check_fence
+from replidict.api.modifiers import fence_of
 from replidict.api.transaction_view import Transaction, check_page
 from replidict.errors import TransactionConflict
 from replidict.machine.codec import Codec
@@ -20,6 +20,7 @@ from replidict.node.blocking_calls import make_current
 from replidict.node.moments import keys_in_order, pairs_in_order
 from replidict.node.steps import Steps
 from replidict.options import Options
+from replidict.server.operations import Operations
 from replidict.server.shared_node import Opened
 
 K = TypeVar("K", bound=Hashable)
@@ -82,7 +83,7 @@ class Transactions(Generic[K, V]):
             (40, 10, 2)
         """
         seconds = self._seconds(timeout)
-        check_fence(fence)
+        fence_of(fence)
         if linearizable:
             make_current(self._host.node, seconds)
         t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)
@@ -134,7 +135,7 @@ class Transactions(Generic[K, V]):
             (40, 10)
         """
         tries = Attempts(self._host.node, self._seconds(timeout), attempts)
-        check_fence(fence)
+        fence_of(fence)
         check_plain(function)
         while True:
             t: Transaction[K, V] = Transaction(self._host.node, self._codec, self._options)

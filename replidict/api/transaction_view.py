@@ -17,7 +17,7 @@ from typing_extensions import override
 from replidict.api.commit import Commit, conflict
 from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
-from replidict.api.operations import expiring
+from replidict.api.modifiers import modifiers_of
 from replidict.api.views import Items, Keys, Values
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -275,7 +275,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
             ReplidictError: The transaction has ended.
         """
         encoded, data = encoded_key(key, self._options), encoded_value(value, self._codec, self._options)
-        self._write(key, expiring(cmd.Put(encoded, data), ttl, lease), data)
+        self._write(key, modifiers_of(ttl, lease, None).expiring(cmd.Put(encoded, data)), data)
 
     def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment | cmd.Expiring, data: bytes) -> None:
         self._must_be_open()

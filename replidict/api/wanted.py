@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from replidict.machine.locks import EXCLUSIVE
-from replidict.node.call_arguments import ttl_of
+from replidict.node.call_arguments import text_of, ttl_of
 from replidict.node.locks import Wanted
-
-NAME_MAX = 1000
-"""Characters of a lock's name, and of what its holder says."""
-
-
-def text_of(value: object, name: str, least: int) -> str:
-    """The value, if it is a text of so many characters. Raises `ValueError`, as all here."""
-    if (
-        not isinstance(value, str)
-        or not least <= len(value) <= NAME_MAX
-        or any("\ud800" <= c <= "\udfff" for c in value)
-    ):
-        raise ValueError(f"{name}={value!r}: must be a text of {least} to {NAME_MAX} characters")
-    return value
 
 
 def wanted_lock(name: str, ttl: float, shared: bool, info: str) -> Wanted:

@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
-from replidict.api.operations import Operations
+from replidict.api.modifiers import modifiers_of
 from replidict.node.steps import Returned, Steps
+from replidict.server.operations import Operations
 
 if TYPE_CHECKING:
     from _typeshed import SupportsKeysAndGetItem
@@ -81,7 +82,7 @@ class Writing(MutableMapping[K, V]):
             >>> d.set("session/7", {"user": "alice"}, ttl=60)
             2
         """
-        return self._run(self._operations.set(key, value, ttl, lease, fence, self._seconds(timeout)))
+        return self._run(self._operations.set(key, value, modifiers_of(ttl, lease, fence), self._seconds(timeout)))
 
     def submit(
         self,
@@ -117,7 +118,9 @@ class Writing(MutableMapping[K, V]):
             >>> [future.result() for future in futures]
             [1, 2, 3]
         """
-        return self._host.futures.submit(*self._operations.put(key, value, ttl, lease, fence), self._timeout)
+        return self._host.futures.submit(
+            *self._operations.put(key, value, modifiers_of(ttl, lease, fence)), self._timeout
+        )
 
     def add(
         self,
@@ -150,7 +153,7 @@ class Writing(MutableMapping[K, V]):
             >>> d.add("owner", "node 1"), d.add("owner", "node 2")
             (True, False)
         """
-        return self._run(self._operations.add(key, value, ttl, lease, fence, self._seconds(timeout)))
+        return self._run(self._operations.add(key, value, modifiers_of(ttl, lease, fence), self._seconds(timeout)))
 
     def compare_and_set(
         self,
@@ -191,7 +194,9 @@ class Writing(MutableMapping[K, V]):
             (True, False)
         """
         seconds = self._seconds(timeout)
-        return self._run(self._operations.compare_and_set(key, expected, value, ttl, lease, fence, seconds))
+        return self._run(
+            self._operations.compare_and_set(key, expected, value, modifiers_of(ttl, lease, fence), seconds)
+        )
 
     def replace(
         self,
@@ -230,7 +235,9 @@ class Writing(MutableMapping[K, V]):
             >>> d.replace("config", {}, revision=revision)  # it has been written since
             False
         """
-        return self._run(self._operations.replace(key, value, revision, ttl, lease, fence, self._seconds(timeout)))
+        return self._run(
+            self._operations.replace(key, value, revision, modifiers_of(ttl, lease, fence), self._seconds(timeout))
+        )
 
     # -- as `dict` does -----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from replidict.security import TLS, Security, Strings, checked_address, is_same,
 
 TTL_MAX = 100 * 365 * 86_400.0
 """Seconds; longer is for ever."""
+NAME_MAX = 1000
+"""Characters of a lock's name, and of what its holder says."""
 
 
 def check_kinds(options: object, codec: object, tls: object) -> None:
@@ -171,3 +173,14 @@ def ttl_of(value: Any, name: str = "ttl") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{name}={value!r}: must be a positive number of seconds")
     return min(float(value), TTL_MAX)
+
+
+def text_of(value: object, name: str, least: int) -> str:
+    """The value, if it is a text of so many characters."""
+    if (
+        not isinstance(value, str)
+        or not least <= len(value) <= NAME_MAX
+        or any("\ud800" <= c <= "\udfff" for c in value)
+    ):
+        raise ValueError(f"{name}={value!r}: must be a text of {least} to {NAME_MAX} characters")
+    return value

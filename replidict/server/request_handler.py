@@ -17,35 +17,36 @@ import datetime as dt
 import re
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from replidict import errors
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.log_writer import Logger
-from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
 from replidict.machine.values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.backup import Backups, not_made
-from replidict.node.blocking_calls import make_current, write
-from replidict.node.call_arguments import encoded_key, encoded_value, ttl_of
-from replidict.node.increments import increment_of, sum_of
+from replidict.node.blocking_calls import make_current
+from replidict.node.call_arguments import encoded_key, ttl_of
 from replidict.node.leases import milliseconds
 from replidict.node.moments import keys_in_order
 from replidict.node.raft_node import RaftNode
+from replidict.node.steps import Steps, run
 from replidict.options import Options
 from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.release import Release
 from replidict.security import member_of
+from replidict.server.operations import PLAIN, Modifiers, Operations
 from replidict.server.watch_streams import WatchStreams
 from replidict.status import Status
 from replidict.storage.directory import remove
@@ -90,6 +91,7 @@ class RequestHandler:
         """`directory` is the node's own; `status` says how it stands."""
         self._node, self._clients, self._cluster, self._backups = node, clients, cluster, backups
         self._codec, self._options, self._directory, self._status = codec, options, directory, status
+        self._operations: Operations[Any, Any] = Operations(node, codec, options)
         self._pools = {name: Workers(f"replidict {node.engine.address} {name}", most) for name, most in POOLS.items()}
         for left in directory.glob(f"{ASKED}*"):
             remove(left)  # of a process that was killed
@@ -179,22 +181,20 @@ class RequestHandler:
             case client_messages.Get():
                 yield self._get(request, left)
             case client_messages.Set():
-                yield client_messages.Stored(request.id, int(self._write(self._pair(cmd.Put, request), left)))  # type: ignore[arg-type]
+                yield self._stored(request.id, self._operations.set(*_pair(request), PLAIN, left))
             case client_messages.Add():
-                yield client_messages.Held(request.id, self._write(self._pair(cmd.Add, request), left) is True)
+                yield self._held(request.id, self._operations.add(*_pair(request), PLAIN, left))
             case client_messages.Replace():
-                operation = partial(cmd.Replace, revision=request.revision)
-                yield client_messages.Held(request.id, self._write(self._pair(operation, request), left) is True)
+                yield self._held(request.id, self._operations.replace(*_pair(request), request.revision, PLAIN, left))
             case client_messages.SetForAWhile():
                 yield self._set_for_a_while(request, left)
             case client_messages.BreakLock():
-                broken = self._write(cmd.BreakLock(request.name, request.token), left)
-                yield client_messages.Held(request.id, broken is True)
+                yield self._held(request.id, self._operations.break_lock(request.name, request.token, left))
             case client_messages.GetLocks():
                 found = self._node.call(lambda: self._node.locks.infos(self._node.expiry.now())).result()
                 yield client_messages.LocksAre(request.id, list(found))
             case client_messages.Delete():
-                yield client_messages.Held(request.id, self._write(cmd.Delete(self._key(request.key)), left) is True)
+                yield self._held(request.id, self._operations.delete(decode_key(request.key), left))
             case client_messages.Increment():
                 yield self._increment(request, left)
             case client_messages.ListKeys() if request.linearizable:
@@ -220,7 +220,8 @@ class RequestHandler:
     # -- the dict -----------------------------------------------------------------------------------------------------
 
     def _get(self, request: client_messages.Get, left: float) -> Answer:
-        key = decode_key(self._key(request.key))
+        key = decode_key(request.key)
+        encoded_key(key, self._options)  # may it be a key?
         if request.linearizable:
             make_current(self._node, left)
         item = self._node.machine.find(key)
@@ -228,42 +229,30 @@ class RequestHandler:
             return client_messages.Value(request.id, None, 0)
         return client_messages.Value(request.id, self._plain(key, item.value), item.revision)
 
-    def _key(self, data: bytes) -> bytes:
-        return encoded_key(decode_key(data), self._options)
-
     def _set_for_a_while(self, request: client_messages.SetForAWhile, left: float) -> Answer:
-        key, value = self._key(request.key), encoded_value(decode(request.value), self._codec, self._options)
-        operation: cmd.Put | cmd.Add | cmd.Replace = cmd.Put(key, value)
+        key, value = _pair(request)
+        modifiers = Modifiers(milliseconds(ttl_of(request.ttl)))
         if request.if_absent:
-            operation = cmd.Add(key, value)
-        elif request.if_revision is not None:
-            operation = cmd.Replace(key, value, request.if_revision)
-        expiring = cmd.Expiring(operation, milliseconds(ttl_of(request.ttl)), None)
-        said = write(self._node, expiring, len(key) + len(value), left)
-        if isinstance(operation, cmd.Put):
-            return client_messages.Stored(request.id, int(said))  # type: ignore[arg-type]
-        return client_messages.Held(request.id, said is True)
+            return self._held(request.id, self._operations.add(key, value, modifiers, left))
+        if request.if_revision is not None:
+            return self._held(request.id, self._operations.replace(key, value, request.if_revision, modifiers, left))
+        return self._stored(request.id, self._operations.set(key, value, modifiers, left))
 
-    def _pair(
-        self,
-        operation: Callable[[bytes, bytes], cmd.Operation],
-        request: client_messages.Set | client_messages.Add | client_messages.Replace,
-    ) -> cmd.Operation:
-        return operation(self._key(request.key), encoded_value(decode(request.value), self._codec, self._options))
+    def _stored(self, number: int, steps: Steps[int]) -> Answer:
+        return client_messages.Stored(number, run(self._node, steps))
 
-    def _write(self, operation: cmd.Operation, left: float) -> cmd.Result:
-        return write(self._node, operation, sum(len(part) for part in astuple(operation) if type(part) is bytes), left)
+    def _held(self, number: int, steps: Steps[bool]) -> Answer:
+        return client_messages.Held(number, run(self._node, steps))
 
     def _increment(self, request: client_messages.Increment, left: float) -> Answer:
-        key = decode_key(request.key)
+        key, by, default = decode_key(request.key), decode(request.by), decode(request.default)
         try:
-            operation = increment_of(key, decode(request.by), decode(request.default), self._options)
-            data = sum_of(key, operation, self._write(operation, left))
+            total = run(self._node, self._operations.increment(key, by, default, left))
         except (TypeError, OverflowError) as error:
             if isinstance(error, ReplidictError):
                 raise
             raise ReplidictError(str(error)) from error
-        return client_messages.Sum(request.id, self._plain(key, data))
+        return client_messages.Sum(request.id, encode(total))
 
     def _plain(self, key: object, data: bytes) -> bytes:
         """A stored value, as clients read it."""
@@ -340,6 +329,12 @@ class RequestHandler:
             raise not_made(file, error) from error
         finally:
             remove(file)
+
+
+def _pair(
+    request: client_messages.Set | client_messages.Add | client_messages.Replace | client_messages.SetForAWhile,
+) -> tuple[Hashable, Any]:
+    return decode_key(request.key), decode(request.value)
 
 
 def _check_id(name: str, given: str) -> None:

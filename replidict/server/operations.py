@@ -1,17 +1,15 @@
-"""The methods of a dict that write, each as steps: encoded, and with what the answer means.
+"""What can be written, once for all who ask for it: programs, their coroutines, HTTP, and clients of the node.
 
-Nothing waits here. Threads and coroutines have the steps made in their own ways, so both do the same.
+Each operation is told as steps: what is encoded and sent, and what the answer means. Nothing waits here: threads and
+coroutines have the steps made in their own ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
-from replidict.api.wanted import text_of
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec
 from replidict.machine.values import value_of
@@ -22,6 +20,7 @@ from replidict.node.call_arguments import (
     in_commands,
     pairs_of,
     revision_of,
+    text_of,
     ttl_of,
 )
 from replidict.node.increments import increment_of, sum_of
@@ -34,35 +33,40 @@ from replidict.options import Options
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-Written = TypeVar("Written", cmd.Put, cmd.Add, cmd.CompareAndSet, cmd.Replace)
+Keyed: TypeAlias = cmd.Put | cmd.Add | cmd.CompareAndSet | cmd.Replace
+Written = TypeVar("Written", bound=Keyed)
 
 
-def expiring(operation: Written, ttl: float | None, lease: GrantedLease | None) -> Written | cmd.Expiring:
-    """A write whose key ends by itself, if it does. Raises `ValueError` for what is no ttl or lease."""
-    if ttl is None and lease is None:
-        return operation
-    if lease is not None and not isinstance(lease, GrantedLease):
-        raise ValueError(f"lease={lease!r}: must be what lease() gives")
-    ttl_ms = None if ttl is None else milliseconds(ttl_of(ttl))
-    return cmd.Expiring(operation, ttl_ms, None if lease is None else lease.id)
+class Modifiers(NamedTuple):
+    """What a write of a key may have besides: an end of the key, and a lock that must be held."""
+
+    ttl_ms: int | None = None
+    lease: int | None = None
+    """The id of the lease that the key hangs on."""
+    fence: tuple[str, int] | None = None
+    """The name of the lock, and the token with which it must be held."""
+
+    def expiring(self, operation: Written) -> Written | cmd.Expiring:
+        """The write with the end of its key, if that has one."""
+        if self.ttl_ms is None and self.lease is None:
+            return operation
+        return cmd.Expiring(operation, self.ttl_ms, self.lease)
+
+    def on(self, operation: Keyed) -> cmd.Operation:
+        """The write with all of these."""
+        return fenced(self.expiring(operation), self.fence)
 
 
-def fenced(
-    operation: cmd.Put | cmd.Add | cmd.CompareAndSet | cmd.Replace | cmd.Expiring | cmd.Transact, fence: Held | None
-) -> cmd.Operation:
-    """A write that needs a lock, if it does. Raises `ValueError` for what is no lock."""
-    check_fence(fence)
-    return operation if fence is None else cmd.Fenced(fence.name, fence.token, operation)
+PLAIN = Modifiers()
 
 
-def check_fence(fence: object) -> None:
-    """Raise `ValueError` for what is no lock that was held."""
-    if not (fence is None or isinstance(fence, Held)):
-        raise ValueError(f"fence={fence!r}: must be what a lock gives that is held: `with d.lock(...) as held`")
+def fenced(operation: Keyed | cmd.Expiring | cmd.Transact, fence: tuple[str, int] | None) -> cmd.Operation:
+    """The write, to be refused unless the lock is held, if there is one."""
+    return operation if fence is None else cmd.Fenced(*fence, operation)
 
 
 class Operations(Generic[K, V]):
-    """Those of one dict. The arguments are those of the methods of the same names, `seconds` is the time to wait."""
+    """The operations of one dict, named and with arguments as its methods; `seconds` is the time to wait."""
 
     def __init__(self, node: Node, codec: Codec, options: Options) -> None:
         self._node, self._codec, self._options = node, codec, options
@@ -74,56 +78,34 @@ class Operations(Generic[K, V]):
     def _value(self, value: object) -> bytes:
         return encoded_value(value, self._codec, self._options)
 
-    def put(self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None) -> Prepared:
+    def put(self, key: K, value: V, modifiers: Modifiers) -> Prepared:
         """What `set` and `submit` write."""
         encoded, data = self._key(key), self._value(value)
-        return Prepared(fenced(expiring(cmd.Put(encoded, data), ttl, lease), fence), len(encoded) + len(data))
+        return Prepared(modifiers.on(cmd.Put(encoded, data)), len(encoded) + len(data))
 
-    def set(
-        self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None, seconds: float
-    ) -> Steps[int]:
+    def set(self, key: K, value: V, modifiers: Modifiers, seconds: float) -> Steps[int]:
         """Store a value; its revision."""
-        return (yield self.put(key, value, ttl, lease, fence), seconds)  # type: ignore[return-value]
+        return (yield self.put(key, value, modifiers), seconds)  # type: ignore[return-value]
 
-    def add(
-        self, key: K, value: V, ttl: float | None, lease: GrantedLease | None, fence: Held | None, seconds: float
-    ) -> Steps[bool]:
+    def add(self, key: K, value: V, modifiers: Modifiers, seconds: float) -> Steps[bool]:
         """Store a value if there is none; whether it was stored."""
         encoded, data = self._key(key), self._value(value)
-        operation = fenced(expiring(cmd.Add(encoded, data), ttl, lease), fence)
+        operation = modifiers.on(cmd.Add(encoded, data))
         return (yield Prepared(operation, len(encoded) + len(data)), seconds) is True
 
-    def compare_and_set(
-        self,
-        key: K,
-        expected: V,
-        value: V,
-        ttl: float | None,
-        lease: GrantedLease | None,
-        fence: Held | None,
-        seconds: float,
-    ) -> Steps[bool]:
+    def compare_and_set(self, key: K, expected: V, value: V, modifiers: Modifiers, seconds: float) -> Steps[bool]:
         """Store a value if there is an equal one; whether it was stored."""
         encoded, old, data = self._key(key), self._value(expected), self._value(value)
         present = self._node.machine.find(key)
         check_comparable(self._codec, [old, data] if present is None else [old, data, present.value])
-        operation = fenced(expiring(cmd.CompareAndSet(encoded, old, data), ttl, lease), fence)
+        operation = modifiers.on(cmd.CompareAndSet(encoded, old, data))
         return (yield Prepared(operation, len(encoded) + len(old) + len(data)), seconds) is True
 
-    def replace(
-        self,
-        key: K,
-        value: V,
-        revision: int,
-        ttl: float | None,
-        lease: GrantedLease | None,
-        fence: Held | None,
-        seconds: float,
-    ) -> Steps[bool]:
+    def replace(self, key: K, value: V, revision: int, modifiers: Modifiers, seconds: float) -> Steps[bool]:
         """Store a value if the one that is there has this revision; whether it was stored."""
         operation = cmd.Replace(self._key(key), self._value(value), revision_of(revision))
         size = len(operation.key) + len(operation.value)
-        return (yield Prepared(fenced(expiring(operation, ttl, lease), fence), size), seconds) is True
+        return (yield Prepared(modifiers.on(operation), size), seconds) is True
 
     def delete(self, key: K, seconds: float) -> Steps[bool]:
         """Remove a key; whether it was there."""
