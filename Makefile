@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Tests in simulated time: they need a processor, and do not care how much of it they get.
 SIMULATED := tests/test_simulator.py tests/test_guards.py tests/test_simulate.py
 
-.PHONY: demo test test-real test-simulated lint simulate clean
+.PHONY: demo test test-real test-simulated lint simulate docs clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -30,6 +30,14 @@ lint: $(READY)
 
 simulate: $(READY)
 	$(BIN)/python -m tests.simulator --seeds $(SEEDS)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="?(https?:)?//' site --include='*.html'  # nothing from elsewhere
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

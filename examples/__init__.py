@@ -1,1 +1,1 @@
-"""Programs to read and to run: `python examples/lease.py` or `python -m examples.lease`, and so each of the others."""
+"""Programs to read and to run: `python examples/cron.py` or `python -m examples.cron`, and so on."""

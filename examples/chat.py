@@ -24,7 +24,7 @@ PEOPLE, LINES = 30, 10
 
 async def talk(room: Room, name: str) -> None:
     """One person, who says something, waits until everybody can hear it, and goes on."""
-    async with room.lease() as here:  # who is gone leaves the list of those who are there, whatever the reason
+    async with room.lease() as here:  # whoever leaves is off the list, for whatever reason
         await room.set(f"people/{name}", "here", lease=here)
         for line in range(LINES):
             await room.set(f"said/{await room.increment('lines')}", f"{name}: line {line}")

@@ -1,7 +1,8 @@
 """A queue with several consumers: each takes the oldest job, and no job is lost when its consumer dies.
 
 A claim is a key that hangs on the consumer's lease: when the consumer is gone, so is the claim. Claiming is a
-transaction, so only one gets the job. Who was held up until its lease was lost can't say that the job is done.
+transaction, so only one gets the job. A consumer that was held up until its lease was lost can't say that the job is
+done.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ What each mode gives:
 
 - `tls`: private and authentic, with forward secrecy. Certificates on both sides, both checked against `ca`, and
   each against the address that its node goes by.
-- `secret`: authentic, not private: who can read the network reads the values, but can't speak, change, replay or
+- `secret`: authentic, not private: whoever can read the network reads the values, but can't speak, change, replay or
   reorder. There is no forward secrecy to speak of: nothing was hidden, and who learns the secret can speak.
 - `plain`: neither. Every user of this machine (with `insecure=True`: everyone who reaches the port) is trusted.
 """

@@ -17,13 +17,13 @@ from replidict.http.server import KEEP_ALIVE_SECONDS
 from tests.console import check, form, steps_of
 from tests.serving import ROOT
 
-PAGES = ["command.md", "http.md", "operations.md"]
+PAGES = ["README.md", "docs/command.md", "docs/http.md", "docs/operations.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     """Each command of a page, in order, in one shell, against real nodes, prints what the page shows."""
-    check(ROOT / "docs" / name, tmp_path)
+    check(ROOT / name, tmp_path)
 
 
 def test_every_command_is_told() -> None:

@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. Who is cancelled is done with it at once, and `CancelledError` passes.
+1. A caller that is cancelled is done at once, and `CancelledError` passes.
 2. A write that nobody waits for any more is not taken back: it is applied, or given up when its time is over.
 3. What can't be had without a thread has one of its own, and is waited for even by those who are cancelled: so nothing
-   goes on behind the back of who has called it.
+   goes on behind the back of its caller.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ async def in_thread(function: Callable[[], Returned]) -> Returned:
 
 
 async def ended(future: asyncio.Future[Any], seconds: float | None = None) -> None:
-    """Wait for the end of what must not be left behind, for so many seconds at most. Who is cancelled meanwhile,
-    however often, gets `CancelledError` then."""
+    """Wait for the end of what must not be left behind, for so many seconds at most. A caller that is cancelled
+    meanwhile, however often, gets `CancelledError` then."""
     deadline = None if seconds is None else clock() + seconds
     cancelled: CancelledError | None = None
     while not future.done():

@@ -89,7 +89,7 @@ class Bell:
         self._inbox.put(self)
 
     def hear(self) -> None:
-        """Wake who waits, unless what has rung was heard before without waiting. In the loop."""
+        """Wake the waiter, unless what has rung was heard before without waiting. In the loop."""
         if self.rung:
             self._wake()
 
@@ -99,8 +99,8 @@ class Bell:
             waiting.set_result(None)
 
     def forget(self) -> None:
-        """The loop is closed. Who waits never goes on, and must not be kept alive by this: it ends when it is freed,
-        and lets go of what it has asked for."""
+        """The loop is closed. A coroutine that waits never goes on, and must not be kept alive by this: it ends when
+        it is freed, and lets go of what it has asked for."""
         self._waiting = None
 
     async def wait(self, seconds: float | None = None) -> bool:

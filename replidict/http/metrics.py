@@ -124,7 +124,7 @@ class _Engine(Collector):
         for name, meaning in GAUGES.items():
             yield GaugeMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
         waiters, expired = self._dict.waiting_and_expired()
-        yield GaugeMetricFamily("replidict_lock_waiters", "Who waits for a lock or a permit", waiters)
+        yield GaugeMetricFamily("replidict_lock_waiters", "Requests that wait for a lock or a permit", waiters)
         yield CounterMetricFamily("replidict_expired", "Keys and leases that this node saw expire", expired)
         yield GaugeMetricFamily("replidict_has_leader", "Whether this node knows a leader", status.leader is not None)
         yield GaugeMetricFamily("replidict_peers", "Other members", len(status.peers))

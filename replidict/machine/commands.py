@@ -153,7 +153,7 @@ class Expire(_Operation, frozen=True, tag=13):
 
 
 class OpenLease(_Operation, frozen=True, tag=14):
-    """Grant a lease that lives so many milliseconds without being renewed. Who asks for it has drawn its id."""
+    """Grant a lease that lives so many milliseconds without being renewed. Its owner has drawn its id."""
 
     lease: int
     ttl_ms: int
@@ -175,7 +175,7 @@ class Acquire(_Operation, frozen=True, tag=17):
     """Ask for a lock, or for one of so many permits of a semaphore (0: a lock). The lease is renewed as well.
 
     Gives the token if it is granted. If not: None, and it waits in line, or with `wait=False` False, and it does not.
-    Who asks has drawn the request's number; `holder` says who that is, `info` what it says of it.
+    The process that asks has drawn the request's number; `holder` says which that is, `info` what it says of it.
     """
 
     name: str

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. What is due at a `Tick` goes as one change, in order of deadline; so does what ends with a lease that is given back.
-2. All leases that end are taken out of every line before anything is granted: nobody who is gone is granted a lock.
+2. All leases that end are taken out of every line before anything is granted: no dead process is granted a lock.
 """
 
 from __future__ import annotations

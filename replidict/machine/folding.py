@@ -1,7 +1,7 @@
 """MessagePack read from the inside out, without recursion: what it needs of the stack does not depend on the bytes.
 
-`fold` finds where each part begins and ends; what a part becomes is up to who calls: values for `codec`, bytes that can
-be compared for `equality`. It is slow beside msgspec, which is asked first where that is safe.
+`fold` finds where each part begins and ends; what a part becomes is up to the caller: values for `codec`, bytes that
+can be compared for `equality`. It is slow beside msgspec, which is asked first where that is safe.
 """
 
 from __future__ import annotations

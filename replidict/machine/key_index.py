@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. It costs nothing as long as nobody has asked for a page, and whoever changes the map never waits for it: what came
-   and went is noted in a queue, and sorted in by who reads next.
+   and went is noted in a queue, and sorted in by the next reader.
 2. It is made while the map goes on changing. Whoever changes the map does so first and tells the index afterwards, and
    the index is known to them before a copy of the map is made: so that, and what it was told, leave nothing out.
 """

@@ -9,8 +9,8 @@ Rules kept here:
    and when the node stops. What is lost stays lost. It is given back then, if it can be.
 4. What is to be given back is asked for until it is: nobody waits for that, and the lease's own end does the rest.
 5. There is no lock: a signal handler or a finalizer may come in between any two steps. Each is one operation of a
-   `dict`. Whoever takes a lease out of those that are held ends it, so one caller does. Who uses a lease says so first
-   and then looks whether it is lost; who ends it has it lost first, and then looks who uses it.
+   `dict`. Whoever takes a lease out of those that are held ends it, so one caller does. A user of a lease says so
+   first and then looks whether it is lost; whoever ends it marks it as lost first, and then looks who uses it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. A request goes into the log once. That it is granted, or lost, this node sees in its own log: nobody asks again and
-   again, and only who is concerned is woken.
+   again, and only the waiters that it concerns are woken.
 2. Whoever gives up leaves the line, and gives back what was granted meanwhile, by one command that is sent until it is
    applied. A process that is gone leaves with its lease.
 3. What is held counts as held as long as its lease does (see `leases`), and is lost once and for all.
@@ -267,7 +267,7 @@ class Locks:
 
 
 def _tell(request: Request) -> None:
-    """It is lost: call who wants to know, where they hold up nobody."""
+    """It is lost: run the callbacks, in a thread where they hold up nobody."""
     callbacks: list[Callable[[], object]] = []
     while request.on_lost:
         try:

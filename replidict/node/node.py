@@ -110,7 +110,7 @@ class Node(ABC):
         """Go no further: everybody who waits is told, files and sockets are let go of."""
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        self.history.follow()  # who is answered may look for the change at once
+        self.history.follow()  # a caller that is answered may look for the change at once
         self.proposals.on_outcome(outcome)
 
     def _on_snapshot_installed(self) -> None:

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. A change costs a lookup by key and one for each length of prefix that somebody waits for, however many wait.
-2. Who is found is told once and stands aside until it arms itself again: who never reads costs nothing.
+2. A waiter that is found is woken once and stands aside until it arms itself again: one that never reads costs nothing.
 3. No locks: a signal handler or the garbage collector may arm or close a waiter at any moment, in any thread. Both only
    put it on a queue; the node's thread alone touches the index.
 """
@@ -88,7 +88,7 @@ class Waiters:
     # -- the node's thread --------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Take in who has been armed or closed."""
+        """Take in the waiters that have been armed or closed."""
         queue = self._queue
         while queue:
             waiter = queue.popleft()

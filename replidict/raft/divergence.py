@@ -4,8 +4,8 @@ Rules kept here:
 
 1. Now and then the leader makes the digest of what it has applied, and asks the others for theirs at that index, along
    with its entries. They make it when they have applied exactly that far, and send it with an acknowledgement.
-2. A digest that a majority of the voters has at an index is right. Who has another one stops, and the leader does so,
-   too: a follower when the leader tells it which one is right, so nobody stops on the word of one node.
+2. A digest that a majority of the voters has at an index is right. A member that has another one stops, and the leader
+   does so, too: a follower when the leader tells it which one is right, so nobody stops on the word of one node.
 3. Who stops leaves a note in its directory, by which it is not started again: its file is evidence, and nobody knows
    what else in it is wrong.
 4. Where no majority agrees, as of two members that differ, nobody knows who is right: all go on, and say so.

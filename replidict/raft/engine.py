@@ -13,7 +13,7 @@ Each rule of Raft stands in a module of its own. What they share is below them, 
     transfer          how a leader hands over
     reconfiguration   how the members change
     divergence        how the members find out that the state of one of them differs
-    superseded        what becomes of who is told that the cluster goes on elsewhere
+    superseded        what a member does that is told that the cluster goes on elsewhere
 
 Rules kept here, for all of them:
 

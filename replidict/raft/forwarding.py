@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-1. A leader appends what it is sent; nobody else does. Who is asked and does not lead says so, and who leads instead.
+1. A leader appends what it is sent; nobody else does. A node that is asked and does not lead says so, and who leads
+   instead.
 2. What was sent may be lost with the leader, with the connection to it, or by a refusal. Each of these makes another
    route; whoever sees one sends again what was not answered.
 """
@@ -68,7 +69,7 @@ class Forwarding:
             self._outbox.send(peer, ProposeRefused(state.term, state.leader))
 
     def on_refused(self, peer: Peer, message: ProposeRefused) -> None:
-        """Who was taken for the leader is none."""
+        """The node that was taken for the leader is none."""
         state = self._state
         self._elections.see_term(message.term)
         if message.term == state.term and peer.address == state.leader:

@@ -316,7 +316,7 @@ class _Incoming:
         self.message = message
         self.path = path
         # Without a buffer, so that what the disk refuses shows when it is written.
-        self.file = open(path, "wb", buffering=0, opener=private)  # noqa: SIM115 -- closed by who takes the pieces
+        self.file = open(path, "wb", buffering=0, opener=private)  # noqa: SIM115 -- closed by what takes the pieces
         self.offset = 0
         self.checking: Call[Snapshot] | None = None
 

@@ -3,11 +3,12 @@ the founder of that, which looks for whoever comes back by mistake (see `superse
 
 Rules kept here:
 
-1. Who has a leader belongs to a cluster that lives: the recovery was the mistake. It goes on, and both sides say so.
-2. Who was told all the while that it had no leader, for `PATIENCE` election timeouts, stops for good, as one that was
-   removed does. First it leaves a note in its directory, by which it is never started again.
-3. Who has had no leader since it started neither stands nor votes meanwhile: a majority that comes back together would
-   have one before it stops. Who has had one takes part: its cluster may be about to elect the next.
+1. A member that has a leader belongs to a cluster that lives: the recovery was the mistake. It goes on, and both sides
+   say so.
+2. One that was told all the while that it had no leader, for `PATIENCE` election timeouts, stops for good, as one that
+   was removed does. First it leaves a note in its directory, by which it is never started again.
+3. One that has had no leader since it started neither stands nor votes meanwhile: a majority that comes back together
+   would have one before it stops. One that has had a leader takes part: its cluster may be about to elect the next.
 4. What was last said `WORD_COUNTS` seconds ago was not said.
 5. The founder is believed as the member that it was, with the identity known here; and as whoever it was, if it knew
    later members than this node does, which may have been away when it came.

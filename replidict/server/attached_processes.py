@@ -5,7 +5,7 @@ Rules kept here:
 1. Everything is done in the node's thread, by non-blocking sockets, but for requests that wait: these have threads.
 2. What a process is sent next is read from the log when it takes it. So one that takes nothing costs nothing, and one
    that lags behind the log gets the state anew.
-3. Who is gone holds no lease: those that it had asked for are given back at once.
+3. A process that is gone holds no lease: those that it had asked for are given back at once.
 4. Only processes of the same user are heard; what they say is typed and checked all the same, because what stands in
    the log every node must be able to apply.
 """
@@ -111,7 +111,7 @@ class AttachedProcesses:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                # Who calls stays in the system's queue, so watching on would report it again and again.
+                # Callers stay in the system's queue, so watching on would report them again and again.
                 self._node.engine.poller.unsubscribe(fd)
                 self._accept_again = self._node.engine.clock() + ACCEPT_PAUSE
             return

@@ -7,8 +7,8 @@ Rules kept here:
    present cluster: to find who starts there before it has a leader takes less than an election timeout.
 2. It calls as a client, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does
    not let it in, is left alone from then on.
-3. Who is found is told again and again, for it goes by that; the log hears of it when something changes, in few lines
-   a minute, whatever is answered.
+3. A member that is found is told again and again, for it goes by that; the log hears of it when something changes, in
+   few lines a minute, whatever is answered.
 4. All that is done has a deadline, so `join` does not take longer than one call.
 """
 

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. A client that takes nothing holds up no other: what waits for it is one change, and nothing more is read for it.
-2. What a client watches ends with its connection; who is gone is noticed within a second.
+2. What a client watches ends with its connection; a client that is gone is noticed within a second.
 3. A change may be larger than a frame: it goes in parts, and only the last one says that it is whole.
 """
 

@@ -153,5 +153,6 @@ class Traffic:
 
 
 def _is_deaf(connection: SocketConnection) -> bool:
-    """Nothing is heard of who is about to go, but for the first words of an authenticated one (see `handshake`)."""
+    """Whether nothing is read from a connection, because it is about to be closed. The first words of an authenticated
+    one are read (see `handshake`)."""
     return connection.parting and connection.session.farewell is None

@@ -12,7 +12,7 @@ Rules this module keeps:
    tell every other that they differ.
 6. A client (see `client_messages`) is a caller without an address and a node id. It proves itself as every caller
    does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is an
-   `Ask` or nothing. Who is let in as a client can read, write and administer the dict.
+   `Ask` or nothing. A client that is let in can read, write and administer the dict.
 7. A proven caller that is no member (any more) is told `farewell`, so that it learns why, and heard no further than its
    first words, which may say that this side is the one who does not know the members any more.
 

@@ -50,7 +50,7 @@ class SimulatedTransport(Transport):
         self._engine: Member = engine
         self._on_send = on_send
         self._live: dict[str, Connection] = {}
-        self._parting: set[Connection] = set()  # called by who is no member
+        self._parting: set[Connection] = set()  # called by a node that is no member
         self._destroyed = False
 
     @override
@@ -139,7 +139,7 @@ class SimulatedTransport(Transport):
         return self._engine.meet(address, hello.release) or self._engine.admit(address, hello.node_id)
 
     def _parted(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """The end of a connection with who is no member; its first words are heard."""
+        """The end of a connection with a node that is no member; its first words are heard."""
         self._parting.discard(connection)
         self._network.cut(connection)
         if kind == "message" and isinstance(message := decode(data), MembersAre):
