@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Tests in simulated time: they need a processor, and do not care how much of it they get.
 SIMULATED := tests/test_simulator.py tests/test_guards.py tests/test_simulate.py
 
-.PHONY: demo test test-real test-simulated lint simulate docs clean
+.PHONY: demo test test-real test-simulated lint simulate docs foreign-suites clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -39,10 +39,14 @@ $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
 
+# The tests of Django and others, for those of `replidict.contrib`; without them some tests are skipped.
+foreign-suites: $(READY)
+	$(BIN)/python -m tests.foreign_suites
+
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --group dev --editable '.[serve]'
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[serve,django]'
 	touch $@
 
 clean:

@@ -57,10 +57,12 @@ NEVER = {
     "raft": {"storage", "machine", "protocol"},
     "storage": {"machine", "protocol"},
     "http": {"api", "aio", "machine", "server.operations"},
-    "contrib": {"api", "aio"},
     "command": {"client", "protocol", "storage", "machine"},
 }
 """The folders that may not import all that is below them, and what they may import beside themselves and the ground."""
+
+EXTRAS = {"django": {"django", "asgiref"}}
+"""The adapters, and what is installed for each."""
 
 SERVE = "command.serve"
 """The one module of the command that may import `http`."""
@@ -106,7 +108,8 @@ def path_exists(name: str) -> bool:
 def inner_imports(module: str) -> set[str]:
     """The package's own modules among `imports`, without the package's name."""
     found = {name.removeprefix("replidict.") for name in imports(module) if name.startswith("replidict.")}
-    assert "replidict" not in set(imports(module)), f"{module} imports the package itself, and with it the roof"
+    if folder_of(module) != "contrib":
+        assert "replidict" not in set(imports(module)), f"{module} imports the package itself, and with it the roof"
     return found
 
 
@@ -151,6 +154,25 @@ def test_some_imports_are_never() -> None:
     assert not wrong
 
 
+def test_contrib_uses_what_everybody_may_use() -> None:
+    """Adapters import the public names of the package and nothing of its inside, not even each other."""
+    adapters = [module for module in modules() if folder_of(module) == "contrib"]
+    assert len(adapters) > 1
+    assert not [f"{module} imports {other}" for module in adapters for other in inner_imports(module)]
+
+
+def test_each_extra_is_for_one_adapter() -> None:
+    """What an extra of an adapter installs is imported by that adapter alone."""
+    wrong = [
+        f"{module} imports {name}"
+        for module in modules()
+        for name in imports(module)
+        for adapter, names in EXTRAS.items()
+        if name.split(".")[0] in names and module != f"contrib.{adapter}"
+    ]
+    assert not wrong
+
+
 def test_nothing_goes_in_a_circle() -> None:
     """No module imports itself by way of others, what only type checkers see included."""
     known = {module: inner_imports(module) if module else set() for module in modules()}
@@ -172,6 +194,7 @@ def test_nothing_goes_in_a_circle() -> None:
 def test_the_extra_is_extra(module: str) -> None:
     """Neither package nor command loads HTTP, or what `replidict[serve]` installs, before it is to be served."""
     extra = ["replidict.http", "starlette", "uvicorn", "h11", "anyio", "prometheus_client"]
+    extra += ["replidict.contrib", *sorted(name for names in EXTRAS.values() for name in names)]
     program = f"import sys, {module}; print([name for name in {extra} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 

@@ -1,0 +1,1 @@
+"""Adapters for frameworks, each an extra with its own dependency: Django, APScheduler, tooz, Prometheus."""
