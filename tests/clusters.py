@@ -17,6 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from replidict import ReplicatedDict
+from replidict.node.raft_node import RaftNode
+from replidict.raft.engine import Engine
+from replidict.server.open_node import Host
+from replidict.server.shared_node import SharedNode
 from replidict.testing.hosts import host_of as host_of
 from replidict.testing.ports import free_addresses as free_addresses
 from replidict.transport.links import TcpTransport
@@ -46,6 +50,14 @@ def alone(path: Path, kind: str, **arguments: Any) -> Iterator[Dict]:
         if shared:
             opened.enter_context(ReplicatedDict[Any, Any](path, share=True, **arguments))
         yield opened.enter_context(ReplicatedDict[Any, Any](path, share=shared, **arguments))
+
+
+def node_of(d: Dict) -> RaftNode:
+    """The node that this dict's process runs, whether or not it is shared with others."""
+    shared = d._host
+    host = shared._host if isinstance(shared, SharedNode) else shared
+    assert isinstance(host, Host)
+    return host.node
 
 
 def wire_of(node: Dict) -> TcpTransport:
@@ -99,10 +111,10 @@ def wait_for_leader(nodes: Iterable[Dict], seconds: float = 600.0) -> None:
     """From now on these wait so long for a leader before they elect another one: however slow this machine is, an
     election has to be caused."""
     for node in nodes:
-        engine = node._host.node.engine
+        raft_node = node_of(node)
 
-        def change(engine: Any = engine) -> None:
+        def change(engine: Engine = raft_node.engine) -> None:
             engine.state.options = replace(engine.options, election_timeout=seconds)
             engine.elections._put_off()
 
-        node._host.node.call(change).result()
+        raft_node.call(change).result()

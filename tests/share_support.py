@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import traceback
@@ -12,12 +14,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from replidict import HistoryLost, Options, ReplicatedDict
 from tests.clusters import Dict
 
 QUICK = Options(durability="process")
 WITHIN = 30.0
 """Seconds for what takes a moment on a machine that has nothing else to do."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def helpers_of_multiprocessing() -> None:
+    """They are started once, and live as long as the interpreter."""
+    multiprocessing.resource_tracker.ensure_running()
+    multiprocessing.forkserver.ensure_running()
 
 
 class Worker:

@@ -295,6 +295,23 @@ def test_stopped_twice(d: Dict) -> None:
     asyncio.run(main(), debug=True)
 
 
+def test_answered_writes_that_were_left(d: Dict) -> None:
+    """A write that was cancelled is forgotten when it is answered, and not kept until its time is over."""
+
+    async def main() -> None:
+        writes = [asyncio.create_task(d.aio.set("left", number, timeout=3600)) for number in range(100)]
+        await asyncio.sleep(0)
+        for write in writes:
+            write.cancel()
+        await asyncio.gather(*writes, return_exceptions=True)
+        assert d._host.node.proposals._left
+        await d.aio.set("after", 1)
+        d._host.node.call_and_wait(d._host.node.proposals.step)
+        assert not d._host.node.proposals._left
+
+    asyncio.run(main(), debug=True)
+
+
 def test_what_was_heard_already_wakes_nobody(d: Dict) -> None:
     """A coroutine that has seen that its bell rang, before its loop could tell, waits for the next time."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -23,6 +21,7 @@ from replidict.server.shared_node import SharedNode
 from replidict.transport import unix
 from tests.clusters import Dict, free_addresses, wait_until
 from tests.share_support import QUICK, attached, begin_watch, count, len_of, look, put, role, told, workers
+from tests.share_support import helpers_of_multiprocessing as helpers_of_multiprocessing
 
 
 def opened(path: Path, **how: Any) -> Dict:
@@ -45,13 +44,6 @@ def in_child(body: Any) -> str:
         said = pipe.read().decode()
     os.waitpid(pid, 0)
     return said
-
-
-@pytest.fixture(scope="module", autouse=True)
-def helpers_of_multiprocessing() -> None:
-    """They are started once, and live as long as the interpreter."""
-    multiprocessing.resource_tracker.ensure_running()
-    multiprocessing.forkserver.ensure_running()
 
 
 def test_two_of_one_process(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from replidict.transport.unix import UnixConnection
 class HostLink:
     """One process's. All methods are for the thread of the attached node."""
 
-    lease_until = fresh_as_of = -inf
+    lease_until = -inf
     is_leader = False
 
     def __init__(self, machine: StateMachine, poller: Poller) -> None:
@@ -61,6 +61,14 @@ class HostLink:
     def commit_index(self) -> int:
         """The last entry that this copy knows to be committed."""
         return self._machine.applied_index
+
+    @property
+    def fresh_as_of(self) -> float:
+        """This copy has all that was acknowledged up to then: the node said so of a state that this copy includes."""
+        standing = self.standing
+        if standing is None or self._machine.applied_index < standing.status.applied_index:
+            return -inf
+        return standing.fresh_as_of
 
     def poll(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for messages and handle those that came."""

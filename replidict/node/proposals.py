@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 
 from replidict.errors import LeaseLost, LockLost, NotCommitted, OutcomeUnknown, ReplidictError, raise_anew
 from replidict.large_encoding import LARGE, encode_large
@@ -40,7 +41,7 @@ REFUSALS: dict[str, type[ReplidictError]] = {error.__name__: error for error in 
 class Write:
     """One write on its way. `done` is called once, by the tick thread, when `result` or `error` is set."""
 
-    __slots__ = ("abandoned", "done", "error", "level", "operation", "result", "sent", "since", "size")
+    __slots__ = ("abandoned", "answered", "done", "error", "level", "operation", "result", "sent", "since", "size")
 
     def __init__(self, operation: cmd.Operation, size: int, done: Callable[[], object]) -> None:
         self.operation = operation
@@ -49,7 +50,7 @@ class Write:
         self.done = done
         self.result: cmd.Result = None
         self.error: ReplidictError | None = None
-        self.sent = False
+        self.sent = self.answered = False
         self.since = 0.0
         self.abandoned = False
 
@@ -89,6 +90,7 @@ class Proposals:
         self._wake = wake
         self._queue: deque[Write] = deque()
         self._left: list[tuple[float, int, Write]] = []  # a heap by deadline
+        self._leaving = count()
         self._in_flight: dict[int, _Batch] = {}
         self._sequence = 0
         self._session: int | None = None
@@ -125,7 +127,7 @@ class Proposals:
 
     def leave(self, write: Write, seconds: float) -> None:
         """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
-        heappush(self._left, (self._engine.clock() + seconds, id(write), write))
+        heappush(self._left, (self._engine.clock() + seconds, next(self._leaving), write))
 
     @property
     def busy(self) -> bool:
@@ -158,10 +160,12 @@ class Proposals:
                 return
 
     def _see_to_those_left(self) -> None:
-        """Give up those whose time is over."""
+        """Give up those whose time is over, and forget those that were answered."""
         now = self._engine.clock()
-        while self._left and self._left[0][0] <= now:
-            self.give_up(heappop(self._left)[2])
+        while self._left and (self._left[0][0] <= now or self._left[0][2].answered):
+            write = heappop(self._left)[2]
+            if not write.answered:
+                self.give_up(write)
 
     def _open_session(self, route: object) -> None:
         opening, now = self._opening, self._engine.clock()
@@ -251,7 +255,7 @@ class Proposals:
             if batch.writes:
                 self._activity.count(len(batch.writes), batch.writes[0].since)
             for write, result in zip(batch.writes, results, strict=False):
-                write.result = result
+                write.result, write.answered = result, True
                 write.done()
 
     def _session_ended(self) -> None:
@@ -281,7 +285,7 @@ class Proposals:
 
     def _refuse(self, writes: list[Write], error: ReplidictError) -> None:
         for write in writes:
-            write.error = error
+            write.error, write.answered = error, True
             write.done()
 
     def stop(self, failure: ReplidictError, unknown: ReplidictError) -> None:

@@ -113,13 +113,15 @@ class Entries(_Message, frozen=True, tag=5):
 
 class Standing(_Message, frozen=True, tag=6):
     """How the node stands. `route` counts the ways of commands to the leader that there were, and is None while there
-    is none. Its clock of the cluster showed `clock` at `at`, on the clock of this machine. A write above the cluster's
-    feature level gets `too_high`, at once if that is `final`."""
+    is none. Its clock of the cluster showed `clock` at `at`, on the clock of this machine, on which all that was
+    acknowledged up to `fresh_as_of` is in the state as of `status.applied_index`. A write above the cluster's feature
+    level gets `too_high`, at once if that is `final`."""
 
     route: int | None
     status: Status
     clock: int
     at: float
+    fresh_as_of: float
     too_high: str
     final: bool
 

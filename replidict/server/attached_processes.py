@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -63,6 +64,8 @@ class _Process:
         """The state that it is being sent, and how many rows of it were."""
         self.rows_sent = 0
         self.leases: set[int] = set()
+        self.commands: deque[bytes] = deque()
+        """Those that wait for room on the way to the leader."""
 
 
 class AttachedProcesses:
@@ -198,8 +201,13 @@ class AttachedProcesses:
             raise WireError("protocol", "a command that only a leader may say")
         if isinstance(decoded, cmd.TimedBatch):
             process.leases.update(each.lease for each in decoded.operations if isinstance(each, cmd.OpenLease))
-        if not self._node.engine.forwarding.send(command):
-            self._route = self  # which none is: so it is sent again
+        process.commands.append(command)
+        self._pass_on(process)
+
+    def _pass_on(self, process: _Process) -> None:
+        """Send the leader what a process says, in the order in which it does, as far as there is room."""
+        while process.commands and self._node.engine.forwarding.send(process.commands[0]):
+            process.commands.popleft()
 
     def _answer_index(self, process: _Process, number: int, index: int | None) -> None:
         self._say(process, msg.IndexIs(number, index))
@@ -221,6 +229,7 @@ class AttachedProcesses:
         self._tell(now)
         for process in self._processes.values():
             if process.attached:
+                self._pass_on(process)
                 self._feed(process)
 
     def _gone(self, process: _Process) -> None:
@@ -242,6 +251,8 @@ class AttachedProcesses:
         if route != self._route:
             self._route = route
             self._routes += 1
+            for process in self._processes.values():
+                process.commands.clear()  # what was not answered is sent again
         peers = engine.peers.values()
         links = sum([peer.connections for peer in peers]), sum([peer.connected for peer in peers])
         told = self._routes, engine.role, engine.leader, engine.term, links, node.machine.level
@@ -253,7 +264,9 @@ class AttachedProcesses:
         if level.current < LEVEL:
             too_high, final = level.why_not(LEVEL), level.refusal(LEVEL) is not None
         number = None if route is None else self._routes
-        body = msg.encode(msg.Standing(number, node.status(), node.expiry.now(), now, too_high, final))
+        fresh_as_of = min(engine.read_index.fresh_as_of, now)  # what is acknowledged later is not in their copies yet
+        standing = msg.Standing(number, node.status(), node.expiry.now(), now, fresh_as_of, too_high, final)
+        body = msg.encode(standing)
         for process in self._processes.values():
             if process.attached and not process.connection.dead:
                 process.connection.send(body)
