@@ -60,6 +60,11 @@ class FeatureLevel:
             f"has gone on to level {required}: upgrade replidict at {address}"
         )
 
+    @property
+    def part_due(self) -> bool:
+        """Whether this node's file was marked since the last step: nothing must be sent before that is seen to."""
+        return self._engine.store.format.number != self._marked
+
     def step(self) -> None:
         """Do what is due."""
         engine, marked = self._engine, self._engine.store.format.number

@@ -39,7 +39,8 @@ class Reads:
     def __init__(self, engine: Consensus, wake: Callable[[], None]) -> None:
         self._engine = engine
         self._wake = wake
-        self._new: deque[Read] = deque()
+        self.new: deque[Read] = deque()
+        """Those that nobody was asked about yet."""
         self._asked: dict[int, list[Read]] = {}
         self._order = count()
         self._waiting: list[tuple[int, int, list[Read]]] = []  # a heap by read index
@@ -48,7 +49,7 @@ class Reads:
 
     def submit(self, read: Read) -> None:
         """Have `read.done` called once a read of this node's copy is linearizable. Raises what stopped the node."""
-        self._new.append(read)
+        self.new.append(read)
         if self._failure is not None:  # looked for after it was queued, as `stop` does it before
             raise_anew(self._failure)
         self._wake()
@@ -56,16 +57,16 @@ class Reads:
     @property
     def waiting(self) -> bool:
         """Whether there are reads that nobody was asked about yet, and may be now."""
-        return bool(self._new) and self._engine.clock() >= self._retry_at
+        return bool(self.new) and self._engine.clock() >= self._retry_at
 
     def next_deadline(self) -> float:
         """When `step` wants to run next."""
-        return self._retry_at if self._new else float("inf")
+        return self._retry_at if self.new else float("inf")
 
     def step(self) -> None:
         """Ask for those that are new."""
-        if self._new and (self._engine.clock() >= self._retry_at or self._engine.is_leader):
-            reads = [self._new.popleft() for _ in range(len(self._new))]
+        if self.new and (self._engine.clock() >= self._retry_at or self._engine.is_leader):
+            reads = [self.new.popleft() for _ in range(len(self.new))]
             reads = [read for read in reads if not read.abandoned]
             if reads:
                 number = next(self._order)
@@ -75,7 +76,7 @@ class Reads:
     def _answer(self, number: int, index: int | None) -> None:
         reads = self._asked.pop(number)
         if index is None:
-            self._new.extendleft(reversed(reads))
+            self.new.extendleft(reversed(reads))
             self._retry_at = self._engine.clock() + RETRY_PAUSE
         else:
             heapq.heappush(self._waiting, (index, number, reads))
@@ -90,7 +91,7 @@ class Reads:
     def stop(self, failure: ReplidictError) -> None:
         """The node goes no further."""
         self._failure = failure
-        new = [self._new.popleft() for _ in range(len(self._new))]
+        new = [self.new.popleft() for _ in range(len(self.new))]
         for reads in (new, *self._asked.values(), *(waiting[2] for waiting in self._waiting)):
             for read in reads:
                 read.error = failure

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from replidict.background import Background
 from replidict.errors import OutcomeUnknown, RemovedError, ReplidictError, StorageError
+from replidict.machine.changes import Changes
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.node.expiry import Expiry
@@ -65,10 +66,17 @@ class RaftNode(Node):
         self.after_step: Callable[[], None] = _nothing
         """Called at the end of each step: what was applied in it may be passed on."""
         self._background = background
+        self._timers_due = float("-inf")
         self.engine.on_outcome = self._on_outcome
         self.engine.on_snapshot_installed = self._on_snapshot_installed
         self.engine.on_changes = self._on_changes
         self.engine.on_step = self._before_sending
+
+    @override
+    def _on_changes(self, changes: Changes) -> None:
+        super()._on_changes(changes)
+        if changes.kept:  # leases, locks, times: there may be new deadlines
+            self.engine.stirred = True
 
     def _before_sending(self) -> None:
         self.feature_level.step()
@@ -93,34 +101,53 @@ class RaftNode(Node):
     @override
     def step(self) -> None:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
+        engine = self.engine
         self.step_end.begin()
         try:
-            self._answer_calls()
-            self.engine.step()
+            if self._only_replicates():
+                self.proposals.step()
+                engine.replicate()
+            else:
+                self._answer_calls()
+                engine.step()
+                self._timers_due = min(engine.timers_due(), self.expiry.next_deadline(), self.reads.next_deadline())
             self.history.follow()
             self.reads.release()
             self.history.wake()
-            self.activity.look(self.machine.revision, self.engine.term, self.engine.leader)
+            self.activity.look(self.machine.revision, engine.state.term, engine.state.leader)
         finally:
             self.step_end.end()
         self.after_step()
 
+    def _only_replicates(self) -> bool:
+        """Whether nothing has happened but writes, and no timer is due: then most parts have nothing to do."""
+        engine = self.engine
+        return not (
+            engine.stirred
+            or self._calls
+            or self.reads.new
+            or engine.snapshots.under_way
+            or self.feature_level.part_due
+            or engine.clock() >= min(self._timers_due, engine.transport.next_deadline(), self.leases.next_deadline())
+        )
+
     @override
     def idle_until(self) -> float:
         """The clock time at which the next step is due, if nothing happens before."""
-        if self.proposals.waiting or self.reads.waiting or self._calls:
+        engine = self.engine
+        if self.proposals.waiting or self._calls or engine.stirred or engine.pending or self.reads.waiting:
             return float("-inf")
         return min(
-            self.engine.idle_until(),
-            self.reads.next_deadline(),
-            self.expiry.next_deadline(),
+            self._timers_due,
+            engine.transport.next_deadline(),
+            engine.replication.commit_due,
             self.leases.next_deadline(),
         )
 
     @override
     def is_due(self, due: float) -> bool:
         engine = self.engine
-        return engine.stirred or engine.clock() >= min(due, engine.transport.next_deadline())
+        return engine.stirred or engine.advanced or engine.clock() >= min(due, engine.transport.next_deadline())
 
     def abandon(self) -> None:
         """Let go of everything in a forked child, where the node's thread does not exist."""

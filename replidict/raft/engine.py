@@ -19,6 +19,7 @@ Rules kept here, for all of them:
 
 1. One step is: timers, what the floors above want, sending, one commit, then the answers that waited for that
    commit, then what became committed is applied. Nothing that tells of a state leaves before that state is on disk.
+   Where nothing but entries has come and gone since the last step, `replicate` alone is one, without the timers.
 2. A message with a higher term makes this node a follower of that term first (figure 2, rules for all servers);
    who handles the message says so, because a vote request need not be believed (thesis 4.2.3).
 3. What can't be written, or contradicts what Raft guarantees, ends the node. It is never worked around.
@@ -72,6 +73,9 @@ from replidict.storage.store import Store
 APPLY_AT_ONCE = 512
 """Entries applied in one step at most, so that a long backlog does not keep the node from its heartbeats."""
 
+_PLAIN = (msg.CommitTo, msg.Propose)
+"""Messages that leave nothing to do but to replicate; see also `_is_plain`."""
+
 Received = TypeVar("Received")
 MakeTransport = Callable[["Engine", Node, set[Node]], Network]
 """Gets the engine, this node, and an empty set; what it makes is a PySyncObj `Transport`, too."""
@@ -103,7 +107,9 @@ class Engine(SyncObj):
         self.on_changes: Callable[[Changes], None] = lambda changes: None
         self.meet: Callable[[str, Release], str | None] = lambda address, release: None  # see `node.feature_level`
         self.stirred = True
-        """Whether something has happened since the last step that may leave something to do."""
+        """Whether something has happened since the last step that may leave anything to do."""
+        self.advanced = True
+        """Whether something has happened since the last step that leaves something to `replicate`."""
         self.log_throttle = LogThrottle(state.address)
         super().__init__(Node(state.address), [], SyncObjConf(autoTick=False), transportClass=transport)
         self.transport: Network = self._SyncObj__transport
@@ -235,19 +241,27 @@ class Engine(SyncObj):
         self.on_step()
         self.read_index.tick()
         self.divergence.tick()
+        self.replicate()
+        self.reconfiguration.settle()
+        self.log_throttle.tick(self.clock())
+
+    def replicate(self) -> None:
+        """The part of a step by which entries get into the logs, and out of them. Raises `StorageError`."""
+        self.advanced = False
         self.replication.send()
         self.outbox.persist()
         self.replication.advance_commit_index()
         self.apply()
         self.replication.send_commit_index()
-        self.reconfiguration.settle()
-        self.log_throttle.tick(self.clock())
 
-    def idle_until(self) -> float:
-        """The clock time at which the next step is due, if nothing happens before."""
-        if self.stirred or self.state.last_applied < self.state.commit_index or self.store.pending:
-            return float("-inf")
-        return min(self.transport.next_deadline(), self.elections.next_deadline(), self.replication.next_deadline())
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to `replicate` now."""
+        return self.advanced or self.state.last_applied < self.state.commit_index or self.store.pending
+
+    def timers_due(self) -> float:
+        """The clock time at which a whole step is due; it may be later than what this said after the last one."""
+        return min(self.elections.next_deadline(), self.replication.next_heartbeat())
 
     def apply(self) -> None:
         """Figure 2, rules for all servers: apply what is committed, or the first part of it."""
@@ -275,6 +289,7 @@ class Engine(SyncObj):
         self.read_index.note_time()
         self.on_changes(changes)
         if members is not None:
+            self.stirred = True
             self._settle_membership(members)
 
     def _restart_from_snapshot(self) -> None:
@@ -306,20 +321,35 @@ class Engine(SyncObj):
     def _SyncObj__onMessageReceived(self, node: Node, message: msg.Message) -> None:
         peer = self.peers.get(node.id)
         if peer is not None:
-            late = type(message) is msg.AppendReply and self._is_late(peer, message)
+            if type(message) is msg.AppendReply and self._is_plain_reply(peer, message):
+                state = self.state  # a majority may have acknowledged that before, and all have all that there is
+                if message.match_index > state.commit_index or peer.next_index <= state.log.last_index:
+                    self.advanced = True
+            elif (type(message) is msg.AppendEntries and self._is_plain(peer, message)) or type(message) in _PLAIN:
+                self.advanced = True
+            else:
+                self.stirred = True
             self._handlers[type(message)](peer, message)
-            self.stirred = self.stirred or not late
 
-    def _is_late(self, peer: Peer, message: msg.AppendReply) -> bool:
-        """Whether a follower acknowledges only what a majority has acknowledged before, and nothing waits for it."""
+    def _is_plain_reply(self, peer: Peer, message: msg.AppendReply) -> bool:
+        """Whether this says nothing but how far the follower's log is, and nobody but `replicate` waits for that."""
         state = self.state
         return (
             message.success
             and message.term == state.term
-            and message.match_index <= state.commit_index
-            and peer.next_index > state.log.last_index
+            and message.digest is None
             and not (peer.probing or peer.snapshot_sending or self.read_index.waiting or self.transfer.active)
-            and not state.members.learners
+            and state.members.learners == state.members.readers
+        )
+
+    def _is_plain(self, peer: Peer, message: msg.AppendEntries) -> bool:
+        """Whether this brings nothing but more entries from the leader that this node follows."""
+        state = self.state
+        return (
+            bool(message.entries)
+            and message.term == state.term
+            and peer.address == state.leader
+            and message.digest is message.agreed is None
         )
 
     @override

@@ -100,6 +100,11 @@ class InstallSnapshot:
         target = self._directory / OUTGOING
         self._making = self._background.submit(snapshot.create, store.uri, target)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a snapshot is being made, sent or checked: `tick` looks how far it is."""
+        return (self._making or self._current or self._incoming) is not None
+
     def tick(self) -> None:
         """Go on with what is under way."""
         state = self._state

@@ -26,6 +26,7 @@ from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.quorum_rounds import QuorumRounds
 from replidict.raft.replicated_log import ReplicatedLog
+from replidict.raft.role import LEADER
 from replidict.raft.state import RaftState
 
 MESSAGE_BYTES = 1024 * 1024
@@ -58,7 +59,8 @@ class Replication:
         """Entries and heartbeats as questions whether this node still leads."""
         self.entries_resent = 0
         self._highest_sent: dict[str, int] = {}
-        self._commit_due = float("inf")  # when some follower is to hear of what is committed, on this node's clock
+        self.commit_due = float("inf")
+        """When some follower is to hear of what is committed, on this node's clock."""
         self._verified = (0, 0)  # (term, index): up to there this log agrees with the log of that term's leader
 
     # -- leader -----------------------------------------------------------------------------------------------------
@@ -78,13 +80,12 @@ class Replication:
         self.rounds.reset()
         self._divergence.reset()
 
-    def next_deadline(self) -> float:
-        """When `send` wants to run next."""
+    def next_heartbeat(self) -> float:
+        """When `send` has to show signs of life, if it sends nothing before."""
         state = self._state
         if not state.is_leader or not state.peers:
             return float("inf")
-        heartbeat_due = min([peer.sent_at for peer in state.peers.values()]) + state.options.heartbeat
-        return min(heartbeat_due, self._commit_due)
+        return min([peer.sent_at for peer in state.peers.values()]) + state.options.heartbeat
 
     def send(self) -> None:
         """Leader: send each follower what it lacks, and show signs of life."""
@@ -106,9 +107,9 @@ class Replication:
         write would cost the followers, and whoever shares their processors, as much again.
         """
         state = self._state
-        if not state.is_leader:
+        self.commit_due = float("inf")
+        if state.role is not LEADER:
             return
-        self._commit_due = float("inf")
         for peer in state.peers.values():
             index = min(state.commit_index, peer.next_index - 1)
             if index <= peer.commit_sent or not peer.connected or peer.probing:
@@ -121,7 +122,7 @@ class Replication:
                 if self._outbox.send(peer, CommitTo(state.term, index)):
                     peer.commit_sent = index
                     continue
-            self._commit_due = min(self._commit_due, peer.commit_due)
+            self.commit_due = min(self.commit_due, peer.commit_due)
 
     def _send_entries(self, peer: Peer, now: float) -> bool:
         state = self._state
