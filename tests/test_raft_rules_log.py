@@ -214,7 +214,7 @@ def test_rounds_in_turn() -> None:
         first, second, third = times
         rounds.answer(a.peer("b"), third)
         rounds.answer(a.peer("d"), third + 1)
-        assert (rounds.confirmed, rounds.answered_by(a.peer("d")), rounds.open_since) == (0, 0, 30.0)
+        assert (rounds.confirmed, rounds.answered_by(a.peer("d")), rounds.began_at) == (0, 0, 30.0)
         rounds.answer(a.peer("c"), second)
         assert (rounds.confirmed, rounds.confirmed_at) == (second, 20.0)
         rounds.answer(a.peer("c"), first)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import log2
+from math import frexp, ldexp
 
 INTERVAL = 2.0
 """Seconds that are counted together."""
@@ -22,7 +22,7 @@ INTERVALS = 150
 ELECTIONS = 8
 """How many of the last elections are remembered."""
 
-_STEPS = 8  # of duration in each doubling: a percentile is right to 5 %
+_STEPS = 16  # of duration in each doubling: a percentile is right to 5 %
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class Activity:
 
 
 def _step(seconds: float) -> int:
-    return round(_STEPS * log2(max(seconds, 1e-6)))
+    share, doublings = frexp(seconds or 1e-6)  # seconds = share * 2 ** doublings, and share is from a half to one
+    return _STEPS * doublings + int(2 * _STEPS * share) - _STEPS
 
 
 def _percentile(took: dict[int, int], share: float) -> float | None:
@@ -140,5 +141,6 @@ def _percentile(took: dict[int, int], share: float) -> float | None:
     for step in sorted(took):
         left -= took[step]
         if left <= 0:
-            return float(2.0 ** (step / _STEPS))
+            doublings, part = divmod(step, _STEPS)
+            return ldexp((_STEPS + part + 0.5) / (2 * _STEPS), doublings)
     return None

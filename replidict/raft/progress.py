@@ -25,6 +25,7 @@ class Peer:
         "connections",
         "digest",
         "heard_at",
+        "highest_sent",
         "in_flight",
         "in_flight_bytes",
         "match_index",
@@ -54,7 +55,7 @@ class Peer:
 
     def reset(self, next_index: int, now: float) -> None:
         """Begin a leadership: nothing is known of the peer, and it gets the benefit of the doubt for one timeout."""
-        self.match_index = 0
+        self.match_index = self.highest_sent = 0
         self.next_index = next_index
         self.heard_at = now
         self.sent_at = float("-inf")

@@ -21,6 +21,8 @@ class QuorumRounds:
         self._answered: dict[Peer, int] = {}  # the latest that each has answered
         self.number = 0
         """The round that began last."""
+        self.began_at = float("-inf")
+        """When that was, on this node's clock; not before `reset`."""
         self.confirmed = 0
         """The last round that a majority has answered."""
         self.confirmed_at = float("-inf")
@@ -30,16 +32,12 @@ class QuorumRounds:
         """A leadership begins or ends: what was answered counts no more."""
         self._open.clear()
         self._answered.clear()
-        self.confirmed_at = float("-inf")
-
-    @property
-    def open_since(self) -> float:
-        """When the last round began, if no majority has answered that yet."""
-        return self._open[-1][1] if self._open else float("-inf")
+        self.began_at = self.confirmed_at = float("-inf")
 
     def begin(self, now: float) -> int:
         """Begin a round; its number."""
         self.number += 1
+        self.began_at = now
         self._open.append((self.number, now))
         return self.number
 

@@ -58,7 +58,7 @@ class Replication:
         self.rounds = QuorumRounds(state)
         """Entries and heartbeats as questions whether this node still leads."""
         self.entries_resent = 0
-        self._highest_sent: dict[str, int] = {}
+        self._told = (float("-inf"), 0)  # when the cluster's clock was looked at last, and what it showed
         self.commit_due = float("inf")
         """When some follower is to hear of what is committed, on this node's clock."""
         self._verified = (0, 0)  # (term, index): up to there this log agrees with the log of that term's leader
@@ -73,7 +73,6 @@ class Replication:
             peer.reset(state.log.last_index + 1, now)
         self.rounds.reset()
         self._divergence.reset()
-        self._highest_sent.clear()
 
     def stop_leading(self) -> None:
         """Forget what only a leader knows."""
@@ -90,12 +89,12 @@ class Replication:
     def send(self) -> None:
         """Leader: send each follower what it lacks, and show signs of life."""
         state = self._state
-        if not state.is_leader:
+        if state.role is not LEADER:
             return
-        now = state.clock()
+        now, last_index = state.clock(), state.log.last_index
         due = now - state.options.heartbeat
         for peer in state.peers.values():
-            if peer.connected and (self._send_entries(peer, now) or peer.sent_at > due):
+            if peer.next_index <= last_index and peer.connected and self._send_entries(peer, now):
                 continue
             if peer.sent_at <= due:
                 self._send_heartbeat(peer, now)
@@ -110,12 +109,12 @@ class Replication:
         self.commit_due = float("inf")
         if state.role is not LEADER:
             return
+        now, committed = state.clock(), state.commit_index
         for peer in state.peers.values():
-            index = min(state.commit_index, peer.next_index - 1)
+            index = committed if committed < peer.next_index else peer.next_index - 1
             if index <= peer.commit_sent or not peer.connected or peer.probing:
                 peer.commit_due = float("inf")
                 continue
-            now = state.clock()
             peer.commit_due = min(peer.commit_due, now + COMMIT_DELAY)
             if peer.wants_commit > peer.commit_sent or now >= peer.commit_due:
                 peer.commit_due = now + COMMIT_DELAY
@@ -138,19 +137,16 @@ class Replication:
             entries = log.entries_from(peer.next_index, MESSAGE_BYTES)
             if not self._send(peer, peer.next_index - 1, prev_term, entries, now):
                 break
-            last = entries[-1].index
+            first, last = entries[0].index, entries[-1].index
             size = sum([len(entry.command) for entry in entries])
             peer.in_flight.append((last, size))
             peer.in_flight_bytes += size
-            self._count_sent(peer, entries)
+            if first <= peer.highest_sent:
+                self.entries_resent += min(peer.highest_sent, last) - first + 1
+            peer.highest_sent = max(peer.highest_sent, last)
             peer.next_index = last + 1
             sent = True
         return sent
-
-    def _count_sent(self, peer: Peer, entries: list[Entry]) -> None:
-        first, last, highest = entries[0].index, entries[-1].index, self._highest_sent.get(peer.address, 0)
-        self.entries_resent += max(min(highest, last) - first + 1, 0)
-        self._highest_sent[peer.address] = max(highest, last)
 
     def _send_heartbeat(self, peer: Peer, now: float) -> None:
         state = self._state
@@ -162,11 +158,12 @@ class Replication:
         peer.sent_at = now  # also if it could not be sent: no busy loop while a peer is away
 
     def _send(self, peer: Peer, prev_index: int, prev_term: int, entries: list[Entry], now: float) -> bool:
-        state = self._state
-        rounds = self.rounds
-        if now - rounds.open_since >= state.options.heartbeat / 4:
+        state, rounds, divergence = self._state, self.rounds, self._divergence
+        if now - rounds.began_at >= state.options.heartbeat / 4:
             rounds.begin(now)
         age = now - rounds.confirmed_at if state.committed_in_term else float("inf")
+        if now != self._told[0]:
+            self._told = now, state.tell_time()
         message = AppendEntries(
             state.term,
             prev_index,
@@ -176,9 +173,9 @@ class Replication:
             rounds.number,
             peer.stamp,
             age,
-            state.tell_time(),
-            self._divergence.question(peer),
-            self._divergence.verdict(peer),
+            self._told[1],
+            divergence.question(peer) if peer.digest is not divergence.latest else None,
+            divergence.verdict(peer) if divergence.differing else None,
         )
         if not self._outbox.send(peer, message):
             return False
@@ -189,8 +186,9 @@ class Replication:
     def on_append_reply(self, peer: Peer, message: AppendReply) -> None:
         """Leader: a follower acknowledges, or lacks what came before (rule 3)."""
         state = self._state
-        self._elections.see_term(message.term)
-        if not state.is_leader or message.term != state.term:
+        if message.term != state.term:
+            self._elections.see_term(message.term)
+        if state.role is not LEADER or message.term != state.term:
             return  # rule 3
         peer.heard_at = state.clock()
         peer.stamp = message.stamp
@@ -216,7 +214,7 @@ class Replication:
     def advance_commit_index(self) -> None:
         """Leader: commit what a majority has on disk (figure 2, leaders, last rule)."""
         state = self._state
-        if not state.is_leader:
+        if state.role is not LEADER:
             return
         log = state.log
         if state.commit_index == log.last_index:

@@ -20,6 +20,7 @@ class RaftState:
 
     __slots__ = (
         "address",
+        "_committed_in",
         "before_timed",
         "clock",
         "commit_index",
@@ -46,6 +47,7 @@ class RaftState:
         # Written by `elections` alone. The leader is an address, None while nobody is known to lead the term.
         self.term, self.voted_for = store.term, store.voted_for
         self.role = Role.FOLLOWER
+        self._committed_in = -1  # the last term found to be that of a committed entry
         self.leader: str | None = None
         # Written by `replication` and `install_snapshot`.
         self.commit_index = max(store.committed, store.applied.index)
@@ -87,4 +89,6 @@ class RaftState:
     def committed_in_term(self) -> bool:
         """Whether an entry of the current term is committed: before that a leader may not know of all that is (5.4.2,
         thesis 6.4)."""
-        return self.log.term_at(self.commit_index) == self.term
+        if self._committed_in != self.term and self.log.term_at(self.commit_index) == self.term:
+            self._committed_in = self.term  # for the rest of it: neither of the two ever falls
+        return self._committed_in == self.term
