@@ -56,7 +56,7 @@ class Calls(Generic[K, V]):
             prepared, seconds = next(steps)
             while True:
                 try:
-                    result = await self._write(*prepared, seconds)
+                    result = await self.write(*prepared, seconds)
                 except ReplidictError as error:
                     prepared, seconds = steps.throw(error)
                 else:
@@ -64,7 +64,8 @@ class Calls(Generic[K, V]):
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    async def _write(self, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
+    async def write(self, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
+        """Have an operation of about so many bytes done, and return what it gives."""
         node = self.inside.node
         if node.failure is not None:
             raise_anew(node.failure)

@@ -38,9 +38,8 @@ class Writing(Generic[K, V]):
     ) -> int:
         """Store a value. Returns the revision of this write. A cancelled call is not taken back: it may be stored."""
         inside = self._calls.inside
-        return await self._calls.make(
-            inside.operations.set(key, value, modifiers_of(ttl, lease, fence), inside.seconds(timeout))
-        )
+        prepared, seconds = inside.operations.put(key, value, modifiers_of(ttl, lease, fence)), inside.seconds(timeout)
+        return await self._calls.write(*prepared, seconds)  # type: ignore[return-value]
 
     async def add(
         self,

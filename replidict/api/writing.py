@@ -11,6 +11,7 @@ from typing_extensions import override
 from replidict.api.lease import GrantedLease
 from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
+from replidict.node.blocking_calls import write
 from replidict.node.steps import Returned, Steps
 from replidict.server.operations import Operations
 
@@ -82,7 +83,8 @@ class Writing(MutableMapping[K, V]):
             >>> d.set("session/7", {"user": "alice"}, ttl=60)
             2
         """
-        return self._run(self._operations.set(key, value, modifiers_of(ttl, lease, fence), self._seconds(timeout)))
+        prepared = self._operations.put(key, value, modifiers_of(ttl, lease, fence))
+        return write(self._host.node, *prepared, self._seconds(timeout))  # type: ignore[return-value]
 
     def submit(
         self,

@@ -338,8 +338,8 @@ def decode(data: bytes) -> Command:
 def decode_at(index: int, data: bytes) -> Command:
     """Read the content of the log entry at `index`. Raises `StorageError`, which ends a node, if this release can't."""
     try:
-        return decode(data)
-    except UnknownCommand as error:
+        return _decode(data)
+    except ValueError as error:
         raise StorageError(
             f"entry {index} of the log is a command that this release does not know, so a newer one wrote it: {error}. "
             "This node has stopped, so as not to differ from the others. Upgrade replidict here to the release of the "

@@ -104,6 +104,11 @@ class Coordination:
         """What has changed since they were last taken, by name; None: it is gone."""
         return {name: self._row(name) for name in self._dirty}
 
+    @property
+    def changed(self) -> bool:
+        """Whether any row has changed."""
+        return bool(self._dirty)
+
     def take_rows(self) -> dict[str, bytes | None]:
         """The same, and from now on they count as unchanged."""
         rows = self.changed_rows if self._dirty else {}

@@ -85,7 +85,8 @@ class StateMachine(KeyMap):
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
-        taken.kept.update(self.coordination.take_rows())
+        if self.coordination.changed:
+            taken.kept.update(self.coordination.take_rows())
         taken.digest = partial(self._digest_at, self.applied_index)
         self._digest.follow(taken, self.kept)
         for name, data in taken.kept.items():

@@ -19,8 +19,8 @@ class RaftState:
     """
 
     __slots__ = (
-        "address",
         "_committed_in",
+        "address",
         "before_timed",
         "clock",
         "commit_index",

@@ -81,7 +81,8 @@ class Operations(Generic[K, V]):
     def put(self, key: K, value: V, modifiers: Modifiers) -> Prepared:
         """What `set` and `submit` write."""
         encoded, data = self._key(key), self._value(value)
-        return Prepared(modifiers.on(cmd.Put(encoded, data)), len(encoded) + len(data))
+        put = cmd.Put(encoded, data)
+        return Prepared(put if modifiers is PLAIN else modifiers.on(put), len(encoded) + len(data))
 
     def set(self, key: K, value: V, modifiers: Modifiers, seconds: float) -> Steps[int]:
         """Store a value; its revision."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -17,11 +18,16 @@ _SOME = 32
 
 def put(connection: sqlite3.Connection, head: str, tail: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Run `head (?, ...), (?, ...) tail` for all rows, in order. Raises `sqlite3.Error`."""
-    start = 0
-    while start < len(rows):
-        left = len(rows) - start
+    start, total = 0, len(rows)
+    while start < total:
+        left = total - start
         count = _MANY if left >= _MANY else min(left, _SOME)
         taken = rows[start : start + count]
-        unit = f"({', '.join('?' * len(taken[0]))})"
-        connection.execute(f"{head} {', '.join([unit] * count)} {tail}", list(chain.from_iterable(taken)))
+        connection.execute(_statement(head, tail, len(taken[0]), count), list(chain.from_iterable(taken)))
         start += count
+
+
+@cache
+def _statement(head: str, tail: str, width: int, count: int) -> str:
+    unit = f"({', '.join('?' * width)})"
+    return f"{head} {', '.join([unit] * count)} {tail}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 _SLOT = struct.Struct("<QQQQI")  # number, term, cuts, last index, vote
@@ -67,5 +68,6 @@ class HighWaterMark:
             self._descriptor = -1
 
 
+@lru_cache
 def _vote(voted_for: str | None) -> int:
     return 0 if voted_for is None else zlib.crc32(voted_for.encode()) or 1

@@ -52,37 +52,43 @@ class StateTable:
         self._recent_rows = self._recent_bytes = 0  # and of it, since the last commit
         self._taken = 0  # of what has gathered: in the caller's transaction
         self._frames = 0
+        self.due = False
+        """Whether enough has gathered for a step (rule 2)."""
 
     def gather(self, term: int, changes: Changes) -> None:
         """Take what applied entries changed, the last of them of this term."""
+        rows, size = len(changes.rows), changes.bytes
         self._gathered.append((term, changes))
-        self._rows += len(changes.rows)
-        self._bytes += changes.bytes
-        self._recent_rows += len(changes.rows)
-        self._recent_bytes += changes.bytes
+        self._rows += rows
+        self._bytes += size
+        self._recent_rows += rows
+        self._recent_bytes += size
+        self._look()
+
+    def _look(self) -> None:
+        self.due = len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
 
     def clear(self) -> None:
         """Forget what has gathered: the table was replaced by a later one."""
         self._gathered.clear()
         self._rows = self._bytes = self._recent_rows = self._recent_bytes = self._taken = 0
+        self.due = False
 
     @property
     def behind(self) -> bool:
         """Whether anything has gathered."""
         return bool(self._gathered)
 
-    @property
-    def due(self) -> bool:
-        """Whether enough has gathered for a step (rule 2)."""
-        return len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
-
     def written(self) -> None:
         """What was taken is committed."""
+        if not self._taken:
+            return
         for _ in range(self._taken):
             _, changes = self._gathered.popleft()
             self._rows -= len(changes.rows)
             self._bytes -= changes.bytes
         self._taken = 0
+        self._look()
 
     def step(self) -> records.Applied | None:
         """What belongs beside a commit: if a step is due, take it, and say where the table is then."""

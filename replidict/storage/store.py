@@ -232,7 +232,7 @@ class Store:
 
         `commit_index` is kept with the entries: up to there a restart applies without asking.
         """
-        if not self.pending and not self._table.due:
+        if not (self.log.appended or self._table.due or self.pending):
             return
         if self._failed is not None:
             raise self._failed

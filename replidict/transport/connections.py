@@ -124,20 +124,22 @@ class Traffic:
         if not count:
             self.fail(connection, "lost", "the other side closed it")
             return
-        if _is_deaf(connection):
+        if connection.parting and _is_deaf(connection):
             return
         connection.heard_at = self._clock()
         try:
             for event in connection.session.receive(self._scratch[:count]):
                 self._heard(connection, event)
-                if connection.dead or _is_deaf(connection):
+                if connection.dead or (connection.parting and _is_deaf(connection)):
                     return
         except WireError as error:
             self.say(connection)
             self.fail(connection, error.code, error.text, error.by_peer)
         else:
-            self.say(connection)
-            self._moved(connection)
+            if connection.session.has_output:
+                self.say(connection)
+            if connection.node is None:
+                self._moved(connection)
 
     def _flush(self, connection: SocketConnection) -> None:
         waited = connection.wants_write

@@ -256,9 +256,20 @@ class WireSession:
             return framed
         return framed + self._send.tag(memoryview(framed)[4:])
 
-    def encrypt(self, data: bytes | memoryview) -> bytes | memoryview:
+    @property
+    def encrypts(self) -> bool:
+        """Whether what goes on the wire has to go through `encrypt`."""
+        return self._tls is not None
+
+    def encrypt(self, data: bytes | memoryview) -> bytes:
         """The bytes for the network; with nothing given, what TLS itself has to say."""
-        return data if self._tls is None else self._tls.encrypt(data)
+        assert self._tls is not None
+        return self._tls.encrypt(data)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the session itself may have something to say."""
+        return bool(self._output) or self._tls is not None
 
     def _sniff(self, first: int) -> None:
         """Tell from the first byte, which can't be anything else, whether the peer speaks TLS."""

@@ -90,7 +90,9 @@ class SocketConnection:
         try:
             for _ in range(FLUSH_ROUNDS):
                 if not self._on_wire:
-                    self._on_wire = self.session.encrypt(self._chunk())
+                    self._on_wire = self._chunk() if self._frames else b""
+                    if self.session.encrypts:
+                        self._on_wire = self.session.encrypt(self._on_wire)
                     if not self._on_wire:
                         break
                 sent = self.sock.send(self._on_wire)
@@ -98,13 +100,11 @@ class SocketConnection:
                 self._on_wire = b"" if sent == len(self._on_wire) else memoryview(self._on_wire)[sent:]
         except (BlockingIOError, InterruptedError):
             pass
-        self.wants_write = not self.idle
+        self.wants_write = bool(self._frames or self._on_wire)
 
     def _chunk(self) -> bytes | memoryview:
         """About as much of the queue as one write takes: small frames joined, large ones in slices."""
         frames = self._frames
-        if not frames:
-            return b""
         first = frames.popleft()
         if len(first) > CHUNK_BYTES:
             first = memoryview(first)

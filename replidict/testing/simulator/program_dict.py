@@ -65,11 +65,11 @@ class _NotedCalls(Calls[Any, Any]):
         self._trace, self._name = trace, name
 
     @override
-    async def _write(self, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
+    async def write(self, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
         what = _described(operation)
         self._trace.note(self._name, "asks", what)
         try:
-            result = await super()._write(operation, size, seconds)
+            result = await super().write(operation, size, seconds)
         except ReplidictError as error:
             self._trace.note(self._name, "failed", f"{what}: {type(error).__name__}")
             raise
