@@ -152,7 +152,8 @@ def _states(cluster: Cluster) -> str:
 
 
 def compare(cluster: Cluster) -> None:
-    """All members equal, in memory and on disk."""
+    """All members equal, in memory and on disk, once what has come since they healed, as of locks given back, is there."""
+    cluster.loop.run_until(cluster.loop.now + HEALING, lambda: _differences(cluster) is None)
     digests = {m.address: state_digest(m.node.machine) for m in members(cluster) if m.node is not None}
     if len(set(digests.values())) != 1:
         raise Violation("equality", f"{digests}")
