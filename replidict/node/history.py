@@ -106,17 +106,8 @@ class History:
     def _keep(self, changes: tuple[KeyChange, ...]) -> list[tuple[int, tuple[KeyChange, ...]]]:
         """Add a piece, or several; with the number of each."""
         size = PIECE_BYTES + CHANGE_BYTES * len(changes)
-        for (
-            _,
-            _,
-            _,
-            key,
-            _,
-            previous,
-        ) in changes:  # the new value is the dict's, until a later change has it as previous
-            size += KEY_FACTOR * len(key)
-            if previous is not None:
-                size += len(previous)
+        # The new value is the dict's, until a later change has it as previous.
+        size += sum([KEY_FACTOR * len(key) + len(previous or b"") for _, _, _, key, _, previous in changes])
         number = self._end
         if len(changes) > self._most_entries or size > self._most_bytes:
             commands = [tuple(group) for _, group in groupby(changes, itemgetter(0))]

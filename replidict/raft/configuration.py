@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 from replidict.machine import commands as cmd
@@ -38,6 +39,11 @@ class MemberSet:
         """As a log entry, a message or the disk says it."""
         voters, learners, readers = frozenset(said.voters), frozenset(said.learners), frozenset(said.readers)
         return cls(index, voters, learners, readers, dict(said.node_ids))
+
+    @cached_property
+    def promotable(self) -> frozenset[str]:
+        """The learners that become voters once they are level."""
+        return self.learners - self.readers
 
     @property
     def all(self) -> frozenset[str]:

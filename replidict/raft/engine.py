@@ -339,7 +339,7 @@ class Engine(SyncObj):
             and message.term == state.term
             and message.digest is None
             and not (peer.probing or peer.snapshot_sending or self.read_index.waiting or self.transfer.active)
-            and state.members.learners == state.members.readers
+            and not state.configurations.current.promotable
         )
 
     def _is_plain(self, peer: Peer, message: msg.AppendEntries) -> bool:

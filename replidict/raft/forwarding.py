@@ -18,6 +18,7 @@ from replidict.protocol.peer_messages import Propose, ProposeRefused
 from replidict.raft.elections import Elections
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
+from replidict.raft.role import LEADER
 from replidict.raft.state import RaftState
 
 
@@ -40,7 +41,7 @@ class Forwarding:
     def route(self) -> object:
         """How commands go to the leader now, None if they can't; another one means that those under way may be lost."""
         state = self._state
-        if state.is_leader:
+        if state.role is LEADER:
             return state.term
         peer = state.leading_peer
         if peer is None or not peer.connected:
@@ -50,7 +51,7 @@ class Forwarding:
     def send(self, command: bytes) -> bool:
         """Have the leader take a command. Returns False if there is surely nobody who does."""
         state = self._state
-        if state.is_leader:
+        if state.role is LEADER:
             self._propose(command)
             return True
         leader = state.leading_peer

@@ -277,13 +277,13 @@ class Reconfiguration:
             answer("lost", "the leader was lost")
         for answer_progress in self._progress_calls.take_lost():
             answer_progress(None)
-        if self._state.is_leader and self._state.members.learners != self._state.members.readers:
+        if self._state.is_leader and self._state.members.promotable:
             self._promote()
 
     def _promote(self) -> None:
         state, members = self._state, self._state.members
         since = state.clock() - state.options.election_timeout
-        for address in sorted(members.learners - members.readers):
+        for address in sorted(members.promotable):
             peer = state.peers.get(address)
             if peer is None or not peer.connected or peer.heard_at <= since or peer.snapshot_sending is not None:
                 continue

@@ -136,7 +136,7 @@ class Traffic:
             self.say(connection)
             self.fail(connection, error.code, error.text, error.by_peer)
         else:
-            if connection.session.has_output:
+            if connection.session.output or connection.session.tls is not None:
                 self.say(connection)
             if connection.node is None:
                 self._moved(connection)

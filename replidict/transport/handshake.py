@@ -176,7 +176,7 @@ class WireSession:
         self.unwelcome: str | None = None
         """Why the caller may not call, who is told `farewell` once the session is open, and heard no more."""
         self.farewell: Message | None = None
-        self._output: list[bytes] = []
+        self.output: list[bytes] = []
         self.tag_bytes = TAG_BYTES if security.mode == "secret" else 0
         self._me, self._security, self._key, self._called = me, security, key, called
         self._may_call, self._admit, self._meet, self._bid_farewell = may_call, admit, meet, farewell
@@ -193,13 +193,14 @@ class WireSession:
         self.heard = False
         """Has the peer said anything?"""
         context = security.server if called is None else security.client
-        self._tls = TlsPipe(context, server=called is None) if context is not None else None
+        self.tls = TlsPipe(context, server=called is None) if context is not None else None
+        """What encrypts, in mode "tls"."""
 
     def start(self) -> None:
         """Begin (only the side that called says something first)."""
-        if self._tls is not None:
+        if self.tls is not None:
             if self._called is not None:
-                self._tls.decrypt(b"")
+                self.tls.decrypt(b"")
         elif self._called is not None:
             self._say_hello()
 
@@ -213,9 +214,9 @@ class WireSession:
         try:
             if not self.heard:
                 self._sniff(data[0])
-            if self._tls is not None:
-                data = self._tls.decrypt(data)
-                if self.state is State.CALLING and self._tls.up:
+            if self.tls is not None:
+                data = self.tls.decrypt(data)
+                if self.state is State.CALLING and self.tls.up:
                     self._check_name(self._called or "")
                     self._say_hello()
             self._reader.feed(data)
@@ -247,7 +248,7 @@ class WireSession:
 
     def take_output(self) -> list[bytes]:
         """The frames that the session itself wants sent, before anything sealed later."""
-        taken, self._output = self._output, []
+        taken, self.output = self.output, []
         return taken
 
     def seal(self, framed: bytes) -> bytes:
@@ -256,30 +257,19 @@ class WireSession:
             return framed
         return framed + self._send.tag(memoryview(framed)[4:])
 
-    @property
-    def encrypts(self) -> bool:
-        """Whether what goes on the wire has to go through `encrypt`."""
-        return self._tls is not None
-
-    def encrypt(self, data: bytes | memoryview) -> bytes:
+    def encrypt(self, data: bytes | memoryview) -> bytes | memoryview:
         """The bytes for the network; with nothing given, what TLS itself has to say."""
-        assert self._tls is not None
-        return self._tls.encrypt(data)
-
-    @property
-    def has_output(self) -> bool:
-        """Whether the session itself may have something to say."""
-        return bool(self._output) or self._tls is not None
+        return data if self.tls is None else self.tls.encrypt(data)
 
     def _sniff(self, first: int) -> None:
         """Tell from the first byte, which can't be anything else, whether the peer speaks TLS."""
         self.heard = True
-        mine = self._tls is not None
+        mine = self.tls is not None
         if first == 0 or 20 <= first <= 23:  # a handshake frame is short; 20 to 23 are the kinds of TLS records
             if mine == (first != 0):
                 return
             if mine:
-                self._tls = None  # so that the reason can be read at the other end
+                self.tls = None  # so that the reason can be read at the other end
             self._refuse("mode", f"one side speaks TLS, and {self._me.address} is in mode {self._security.mode!r}: "
                          "give every node the same tls= or secret=")  # fmt: skip
         raise WireError("protocol", "the peer is no replidict node: it speaks another protocol")
@@ -306,7 +296,7 @@ class WireSession:
                 self._seal_from_here()
                 self.state = State.AWAIT_PING
                 return False
-            self._output.append(self.seal(frame(PING, self.tag_bytes)))
+            self.output.append(self.seal(frame(PING, self.tag_bytes)))
         else:
             if self._receive is not None:
                 self._verify(body)
@@ -318,11 +308,11 @@ class WireSession:
         return True
 
     def _say_hello(self) -> None:
-        self._output.append(frame(self._hello))
+        self.output.append(frame(self._hello))
         self.state = State.AWAIT_HELLO
 
     def _say_proof(self) -> None:
-        self._output.append(frame(encode(Proof(self._proofs[0]))))
+        self.output.append(frame(encode(Proof(self._proofs[0]))))
 
     def _read_hello(self, body: bytearray) -> Hello:
         try:
@@ -379,10 +369,10 @@ class WireSession:
             host, _ = split_address(address)
         except ReplidictError as error:
             self._refuse("address", printable(str(error)))
-        if self._tls is None:
+        if self.tls is None:
             return
         try:
-            named = self._tls.peer_is(host, self._security.names)
+            named = self.tls.peer_is(host, self._security.names)
         except WireError as error:
             self._refuse(error.code, error.text)
         if not named:
@@ -448,7 +438,7 @@ class WireSession:
         """Tell the peer why, and fail."""
         text = printable(text)
         room = self.tag_bytes if self._send is not None else 0
-        self._output.append(self.seal(frame(encode(Refused(code, text)), room)))
+        self.output.append(self.seal(frame(encode(Refused(code, text)), room)))
         raise WireError(code, text)
 
 

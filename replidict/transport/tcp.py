@@ -91,7 +91,7 @@ class SocketConnection:
             for _ in range(FLUSH_ROUNDS):
                 if not self._on_wire:
                     self._on_wire = self._chunk() if self._frames else b""
-                    if self.session.encrypts:
+                    if self.session.tls is not None:
                         self._on_wire = self.session.encrypt(self._on_wire)
                     if not self._on_wire:
                         break

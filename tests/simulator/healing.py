@@ -152,7 +152,7 @@ def _states(cluster: Cluster) -> str:
 
 
 def compare(cluster: Cluster) -> None:
-    """All members equal, in memory and on disk, once what has come since they healed, as of locks given back, is there."""
+    """All members equal, in memory and on disk, once all have what has come since they healed."""
     cluster.loop.run_until(cluster.loop.now + HEALING, lambda: _differences(cluster) is None)
     digests = {m.address: state_digest(m.node.machine) for m in members(cluster) if m.node is not None}
     if len(set(digests.values())) != 1:
