@@ -242,8 +242,8 @@ def test_another_version_is_refused(mode: Mode, certificates: Certificates, monk
     caller.session._hello = new[:-1]  # and its hello looks different from here on
     caller.session._hello = msgspec.msgpack.encode([1, "replidict", 2, {"all": "new"}])
     if mode != "tls":
-        caller.session._output.clear()
-        caller.session._output.append(frame(caller.session._hello))
+        caller.session.output.clear()
+        caller.session.output.append(frame(caller.session._hello))
     monkeypatch.setattr(handshake, "VERSION", 1)
     text = refused(caller, End(LOW, certificates.security(mode), called=None), "version")
     assert "version 1" in text and "2" in text and "release" in text
