@@ -371,7 +371,7 @@ def test_who_is_believed_to_know_another_node_here(
     session = session_for(net, host, "" if who == "a client" else high, mode)
     lie = frame(encode(Refused("identity", "another was here")))
     if who == "a stranger":
-        session._say_proof = lambda: session._output.append(lie)  # type: ignore[method-assign]
+        session._say_proof = lambda: session.output.append(lie)  # type: ignore[method-assign]
     else:
         session._check_proof = lambda proof: session._refuse("identity", "another was here")  # type: ignore[method-assign]
     with Stranger(host) as stranger:
