@@ -39,7 +39,7 @@ from replidict.transport.dialing import Lookup, reason
 from replidict.transport.framing import TAG_BYTES, frame
 from replidict.transport.handshake import CLOSE, OPENED, PING, NodeIdentity, Opened, State, WireSession
 from replidict.transport.peer_link import Pair
-from replidict.transport.tcp import SEND_QUEUE_BYTES, Listener, SocketConnection, dial
+from replidict.transport.tcp import Listener, SocketConnection, dial
 from replidict.transport.unauthenticated import UnauthenticatedConnections
 
 logger = Logger(__name__)
@@ -140,7 +140,7 @@ class TcpTransport(Transport):
         """Send, or queue, a message. False, and nothing is sent, if there is no connection or its queue is full."""
         peer = self._peers.get(node.id)
         connection = peer.live if peer is not None else None
-        if connection is None or connection.queued > SEND_QUEUE_BYTES:
+        if connection is None or connection.full:
             return False
         if message is not self._encoded[0]:
             if not isinstance(message, msgspec.Struct):

@@ -23,6 +23,7 @@ from replidict.testing.simulator.machine import Machine
 from replidict.testing.simulator.violation import Violation
 from tests.simulator.check_coordination import CoordinationChecks
 from tests.simulator.cluster import Cluster
+from tests.simulator.healing import members
 
 TTLS = (1.0, 3.0, 6.0)
 NAMES = (("lock", 0), ("shared", 0), ("pool", 2))
@@ -138,8 +139,8 @@ def nothing_is_left(cluster: Cluster) -> None:
     """All faults are over, and everybody has let go: what had a ttl is gone, in time, and no lock has a ghost."""
 
     def left() -> list[str]:
-        for machine in cluster.machines.values():
-            if machine.node is not None and not machine.removed:
+        for machine in members(cluster):  # of others, one may not know yet, or not be able to learn, that it is none
+            if machine.node is not None:
                 state = machine.node.machine
                 mortal = [str(key) for key in state.items if str(key).startswith("ttl ")]
                 found = mortal + [f"lock {name}" for name in state.coordination.locks.by_name]
