@@ -21,6 +21,7 @@ from replidict.options import NO_NETWORK, Options
 from replidict.raft.engine import Engine, MakeTransport
 from replidict.raft.role import Role
 from replidict.status import Status
+from replidict.storage.scrubber import Scrubber
 from replidict.storage.store import Store
 
 
@@ -62,6 +63,7 @@ class RaftNode(Node):
         self.engine.meet = self.feature_level.meet
         super().__init__(machine, self.engine, self.feature_level, options, wake)
         self.expiry = Expiry(self.engine, machine)
+        self.scrubber = Scrubber(store, machine, snapshot_directory, options.scrub_bytes_per_second, clock)
         self.after_step: Callable[[], None] = _nothing
         """Called at the end of each step: what was applied in it may be passed on."""
         self._background = background
@@ -69,6 +71,11 @@ class RaftNode(Node):
         self.engine.on_snapshot_installed = self._on_snapshot_installed
         self.engine.on_changes = self._on_changes
         self.engine.on_step = self._before_sending
+
+    @override
+    def _on_snapshot_installed(self) -> None:
+        self.scrubber.begin_anew()
+        super()._on_snapshot_installed()
 
     def _before_sending(self) -> None:
         self.feature_level.step()
@@ -104,6 +111,7 @@ class RaftNode(Node):
         finally:
             self.step_end.end()
         self.after_step()
+        self.scrubber.step()
 
     @override
     def idle_until(self) -> float:
@@ -115,6 +123,7 @@ class RaftNode(Node):
             self.reads.next_deadline(),
             self.expiry.next_deadline(),
             self.leases.next_deadline(),
+            self.scrubber.next_deadline(),
         )
 
     @override
@@ -142,6 +151,7 @@ class RaftNode(Node):
             unknown = OutcomeUnknown(f"{failure}; this write had been sent, and may or may not be applied")
         with ExitStack() as ends:  # from the last to the first, each of them whatever becomes of the others
             ends.callback(self.store.close)
+            ends.callback(self.scrubber.close)
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
@@ -168,6 +178,7 @@ class RaftNode(Node):
             role = "removed" if isinstance(self.failure, RemovedError) else "stopped"
         peers = sorted(engine.peers.values(), key=lambda peer: peer.address)
         digest_index, digest = self.machine.digested
+        scrubbed = self.scrubber.ended
         return Status(
             address=None if engine.address == NO_NETWORK else engine.address,
             node_id=store.identity.node_id,
@@ -191,6 +202,9 @@ class RaftNode(Node):
             digest=digest.hex(),
             digest_index=digest_index,
             differing=len(engine.divergence.differing),
+            scrub_passes=self.scrubber.passes,
+            scrub_bytes=self.scrubber.bytes,
+            scrub_age=None if scrubbed is None else engine.clock() - scrubbed,
         )
 
 
