@@ -144,9 +144,11 @@ def test_wrong_options(field: Field[Any]) -> None:
 def test_what_may_be_zero_is_said() -> None:
     """An option of which 0 is a value is not said to need a positive one."""
     for name in MAY_BE_ZERO:
+        wrong: dict[str, Any] = {name: -1}
+        right: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=rf"{name}=-1.*must be 0 or a positive number below 2\*\*40"):
-            Options(**{name: -1})
-        assert getattr(Options(**{name: 0}), name) == 0
+            Options(**wrong)
+        assert getattr(Options(**right), name) == 0
 
 
 def test_options_are_frozen_and_named() -> None:

@@ -20,7 +20,7 @@ from replidict.machine.codec import encode, encode_key
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records, scrubber
 from replidict.storage.scrubber import PIECE_BYTES, Scrubber
-from tests.clusters import cluster, leader_of, wait_until
+from tests.clusters import cluster, host_of, leader_of, wait_until
 from tests.storage_support import Rig, put, rig
 
 RATE = 1_000_000
@@ -240,13 +240,13 @@ def test_a_running_node_finds_a_changed_row(tmp_path: Path, monkeypatch: pytest.
     with cluster(tmp_path, options=Options(scrub_bytes_per_second=10_000_000)) as nodes:
         nodes[0].update({f"key {number}": number for number in range(20)})
         leader = leader_of(nodes)
-        odd = next(node for node in nodes if node is not leader)
+        number, odd = next((number, node) for number, node in enumerate(nodes) if node is not leader)
         odd.barrier()
-        inner = odd._host.node
+        inner = host_of(odd).node
         inner.call_and_wait(inner.store.flush)
         wait_until(lambda: odd.status().scrub_passes > 2, "it is read through")
         assert odd.status().scrub_bytes > 1_000 and odd.status().scrub_age is not None
-        directory = tmp_path / f"n{nodes.index(odd)}"
+        directory = tmp_path / f"n{number}"
         with closing(sqlite3.connect(directory / "replidict.db", isolation_level=None)) as db:
             change_value(db)
         wait_until(lambda: odd.status().role == "stopped", "the node stops")
