@@ -12,6 +12,9 @@ MiB = 1024 * 1024
 NO_NETWORK = "local"
 """What a node without an address calls itself."""
 
+MAY_BE_ZERO = ("snapshot_retain", "scrub_bytes_per_second")
+"""0 switches these off."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -60,6 +63,11 @@ class Options:
     snapshot_retain: int = 3
     """Number of automatic snapshots kept in the node's directory, for `ReplicatedDict.restore`; 0: none is made."""
 
+    scrub_bytes_per_second: int = 256 * 1024
+    """A node reads its own file through in the background, again and again, to find damage before the rows are needed:
+    so many bytes a second at most, or an hour for a gigabyte. 0: never. A file of 64 KiB takes one piece; a pass begins
+    five seconds after the one before at the earliest."""
+
     history_entries: int = 100_000
     """Number of changes of keys that the node remembers for watches; see `ReplicatedDict.watch`."""
 
@@ -72,12 +80,12 @@ class Options:
             expected = {"float": (int, float), "int": (int,), "bool": (bool,)}.get(str(field.type), (str,))
             if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
                 raise ValueError(f"Options({field.name}={brief(value)}): expected {field.type}")
-            wanted = "a positive" if field.name != "snapshot_retain" else "0 or a positive"
-            may_be_zero = field.name == "snapshot_retain" and value == 0
+            may_be_zero = field.name in MAY_BE_ZERO
+            wanted = "0 or a positive" if may_be_zero else "a positive"
             if (
                 isinstance(value, int | float)
                 and not isinstance(value, bool)
-                and not (0 < value < 2**40 or may_be_zero)
+                and not (0 < value < 2**40 or (may_be_zero and value == 0))
             ):
                 raise ValueError(f"Options({field.name}={brief(value)}): must be {wanted} number below 2**40")
         if self.durability not in ("fsync", "process"):

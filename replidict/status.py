@@ -94,6 +94,15 @@ class Status:
     attached: tuple[int, ...] = ()
     """The other processes that use this node, by process id."""
 
+    scrub_passes: int = 0
+    """How often this node has read its whole file through in the background; see `Options.scrub_bytes_per_second`."""
+
+    scrub_bytes: int = 0
+    """How much it has read for that, in all, since it was opened."""
+
+    scrub_age: float | None = None
+    """Seconds since it last came to the end; None if it has not yet."""
+
 
 @dataclass(frozen=True)
 class LockInfo:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from replidict import TLS, Options, ReplicatedDict, ReplidictError, SecurityError, StorageError
+from replidict.options import MAY_BE_ZERO
 from tests.clusters import free_addresses, leader_of, open_member, wait_until
 
 FILE = "replidict.db"
@@ -133,7 +134,7 @@ def test_wrong_options(field: Field[Any]) -> None:
     """A wrong option is a `ValueError` that names it, as soon as it is made (section 3)."""
     wrong = [None, "x", [], math.nan, math.inf, *_WRONG.get(field.name, [])]
     wrong += [-1, True] if field.type in ("int", "float") else []
-    wrong += [0] if field.type in ("int", "float") and field.name != "snapshot_retain" else []
+    wrong += [0] if field.type in ("int", "float") and field.name not in MAY_BE_ZERO else []
     wrong += [1.5] if field.type != "float" else []
     for value in wrong:
         with pytest.raises(ValueError, match=rf"{field.name}="):
@@ -142,9 +143,12 @@ def test_wrong_options(field: Field[Any]) -> None:
 
 def test_what_may_be_zero_is_said() -> None:
     """An option of which 0 is a value is not said to need a positive one."""
-    with pytest.raises(ValueError, match=r"snapshot_retain=-1.*must be 0 or a positive number below 2\*\*40"):
-        Options(snapshot_retain=-1)
-    assert Options(snapshot_retain=0).snapshot_retain == 0
+    for name in MAY_BE_ZERO:
+        wrong: dict[str, Any] = {name: -1}
+        right: dict[str, Any] = {name: 0}
+        with pytest.raises(ValueError, match=rf"{name}=-1.*must be 0 or a positive number below 2\*\*40"):
+            Options(**wrong)
+        assert getattr(Options(**right), name) == 0
 
 
 def test_options_are_frozen_and_named() -> None:

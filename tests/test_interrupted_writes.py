@@ -181,13 +181,13 @@ def test_a_failure_beside_a_commit_takes_nothing_from_the_table(base: Path) -> N
         rig, connection = opened(path)
         for number in range(20):
             rig.put(f"k{number}", number)
-        held = [changes.index for _, changes in rig.store._table._gathered]
+        held = [changes.index for _, changes in rig.store.table._gathered]
         rig.append(put("one more", 1))
         connection.arm(4, MemoryError, "rolled back")
         with pytest.raises(StorageError):
             rig.store.commit()
         assert connection.struck is not None and connection.struck != "COMMIT"
-        assert [changes.index for _, changes in rig.store._table._gathered] == held
+        assert [changes.index for _, changes in rig.store.table._gathered] == held
         rig.close()
     assert after(path) == {f"k{number}": number for number in range(20)}
 

@@ -123,6 +123,12 @@ class _Engine(Collector):
         status = self._dict.status()
         for name, meaning in GAUGES.items():
             yield GaugeMetricFamily(f"replidict_{name}", meaning, value=getattr(status, name))
+        yield CounterMetricFamily(
+            "replidict_scrub_passes", "How often this node read its whole file in the background", status.scrub_passes
+        )
+        yield CounterMetricFamily(
+            "replidict_scrub_bytes", "Bytes that this node read of its file in the background", status.scrub_bytes
+        )
         waiters, expired = self._dict.waiting_and_expired()
         yield GaugeMetricFamily("replidict_lock_waiters", "Requests that wait for a lock or a permit", waiters)
         yield CounterMetricFamily("replidict_expired", "Keys and leases that this node saw expire", expired)

@@ -22,6 +22,7 @@ from replidict.options import NO_NETWORK, Options
 from replidict.raft.engine import Engine, MakeTransport
 from replidict.raft.role import Role
 from replidict.status import Status
+from replidict.storage.scrubber import Scrubber
 from replidict.storage.store import Store
 
 
@@ -63,6 +64,7 @@ class RaftNode(Node):
         self.engine.meet = self.feature_level.meet
         super().__init__(machine, self.engine, self.feature_level, options, wake)
         self.expiry = Expiry(self.engine, machine)
+        self.scrubber = Scrubber(store, machine, snapshot_directory, options.scrub_bytes_per_second, clock)
         self.after_step: Callable[[], None] = _nothing
         """Called at the end of each step: what was applied in it may be passed on."""
         self._background = background
@@ -77,6 +79,11 @@ class RaftNode(Node):
         super()._on_changes(changes)
         if changes.kept:  # leases, locks, times: there may be new deadlines
             self.engine.stirred = True
+
+    @override
+    def _on_snapshot_installed(self) -> None:
+        self.scrubber.begin_anew()
+        super()._on_snapshot_installed()
 
     def _before_sending(self) -> None:
         self.feature_level.step()
@@ -103,14 +110,14 @@ class RaftNode(Node):
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
         engine = self.engine
         self.step_end.begin()
+        only_replicates = self._only_replicates()
         try:
-            if self._only_replicates():
+            if only_replicates:
                 self.proposals.step()
                 engine.replicate()
             else:
                 self._answer_calls()
                 engine.step()
-                self._timers_due = min(engine.timers_due(), self.expiry.next_deadline(), self.reads.next_deadline())
             self.history.follow()
             self.reads.release()
             self.history.wake()
@@ -118,6 +125,14 @@ class RaftNode(Node):
         finally:
             self.step_end.end()
         self.after_step()
+        if not only_replicates:
+            self.scrubber.step()
+            self._timers_due = min(
+                engine.timers_due(),
+                self.expiry.next_deadline(),
+                self.reads.next_deadline(),
+                self.scrubber.next_deadline(),
+            )
 
     def _only_replicates(self) -> bool:
         """Whether nothing has happened but writes, and no timer is due: then most parts have nothing to do."""
@@ -169,6 +184,7 @@ class RaftNode(Node):
             unknown = OutcomeUnknown(f"{failure}; this write had been sent, and may or may not be applied")
         with ExitStack() as ends:  # from the last to the first, each of them whatever becomes of the others
             ends.callback(self.store.close)
+            ends.callback(self.scrubber.close)
             ends.callback(self.engine.snapshots.close)
             ends.callback(self._background.close)
             ends.callback(self.engine.transport.destroy)  # may take its time, so whoever waits is told before
@@ -195,6 +211,7 @@ class RaftNode(Node):
             role = "removed" if isinstance(self.failure, RemovedError) else "stopped"
         peers = sorted(engine.peers.values(), key=lambda peer: peer.address)
         digest_index, digest = self.machine.digested
+        scrubbed = self.scrubber.ended
         return Status(
             address=None if engine.address == NO_NETWORK else engine.address,
             node_id=store.identity.node_id,
@@ -218,6 +235,9 @@ class RaftNode(Node):
             digest=digest.hex(),
             digest_index=digest_index,
             differing=len(engine.divergence.differing),
+            scrub_passes=self.scrubber.passes,
+            scrub_bytes=self.scrubber.bytes,
+            scrub_age=None if scrubbed is None else engine.clock() - scrubbed,
         )
 
 

@@ -11,6 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import sqlite3
@@ -278,6 +279,12 @@ def sync(path: Path) -> None:
     """Have what was written to a file, or the names in a directory, on disk. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        if sys.platform == "darwin":
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # there `fsync` leaves it to the disk's cache
+                return
+            except OSError:
+                pass  # not all file systems know it; SQLite, too, does with `fsync` then
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -63,9 +63,13 @@ class Log:
             return None
         return self._entry(index).term
 
-    def _entry(self, index: int) -> Entry:
+    def remembered(self, index: int) -> Entry | None:
+        """The entry at `index`, if it is in memory; it must not be after the last one."""
         first = self._memory[0].index if self._memory else self.last_index + 1
-        return self._memory[index - first] if index >= first else self._read(index, index, 0)[0]
+        return self._memory[index - first] if index >= first else None
+
+    def _entry(self, index: int) -> Entry:
+        return self.remembered(index) or self._read(index, index, 0)[0]
 
     def entries_from(self, index: int, max_bytes: int) -> list[Entry]:
         """Entries from `index` on, at least one if there is one, then up to `max_bytes` in all."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
@@ -54,6 +55,13 @@ class StateTable:
         self._frames = 0
         self.due = False
         """Whether enough has gathered for a step (rule 2)."""
+        self.on_moved: Callable[[Changes], None] = lambda changes: None
+        """Told of what has just been written to the tables."""
+
+    @property
+    def gathered(self) -> Iterator[Changes]:
+        """What is applied, and not yet in the tables."""
+        return (changes for _, changes in self._gathered)
 
     def gather(self, term: int, changes: Changes) -> None:
         """Take what applied entries changed, the last of them of this term."""
@@ -122,6 +130,7 @@ class StateTable:
             pages.update(row[0] // records.PAGE_ROWS for row in later.rows)
             changes.absorb(later)
         self._write(changes)
+        self.on_moved(changes)
         self._taken = taken
         return records.Applied(
             changes.index, term, changes.revision, changes.next_position, changes.keys, changes.session_count,

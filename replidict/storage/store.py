@@ -69,9 +69,9 @@ class Store:
         self._interrupted = StorageError(f"{self.name}: a write was interrupted. This node has stopped")
         self._dirty = False
         self.commits = 0
-        with self._errors("read"):
+        with self.errors("read"):
             self.format = FileFormat(connection)
-            self._table = StateTable(connection, self.format)
+            self.table = StateTable(connection, self.format)
             facts = self._read_facts()
             self.identity = msgspec.msgpack.decode(facts["identity"], type=records.Identity)
             self._vote = msgspec.msgpack.decode(facts["vote"], type=records.Vote)
@@ -83,13 +83,13 @@ class Store:
             self.committed = 0
             self.log = self._load_log(start)
         if self._vote.term < self.log.last_term:
-            raise self._broken(f"its term {self._vote.term} is below the last log entry's {self.log.last_term}")
+            raise self.broken(f"its term {self._vote.term} is below the last log entry's {self.log.last_term}")
 
         if self.committed > self.log.last_index:
-            raise self._broken(f"entry {self.committed} was committed, but the log ends at {self.log.last_index}")
+            raise self.broken(f"entry {self.committed} was committed, but the log ends at {self.log.last_index}")
         vote = self._vote
         if mark is not None and (lost := mark.verify(vote.term, vote.voted_for, vote.cuts, self.log.last_index)):
-            raise self._broken(lost)
+            raise self.broken(lost)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -98,11 +98,11 @@ class Store:
         # By a scan of the table, all of it: a fact that an index can't find must not read as "there is none".
         for name, data, crc in self._db.execute("SELECT name, data, crc FROM fact NOT INDEXED"):
             if crc != records.fact_crc(name, data):
-                raise self._broken(f"the checksum of {name!r} is wrong")
+                raise self.broken(f"the checksum of {name!r} is wrong")
             facts[name] = data
         expected = FACTS | {"kept"} if self.format.keeps else FACTS
         if facts.keys() - {RECOVERED} != expected:
-            raise self._broken(f"it holds the facts {sorted(facts)} instead of {sorted(expected)}")
+            raise self.broken(f"it holds the facts {sorted(facts)} instead of {sorted(expected)}")
         return facts
 
     def _load_log(self, start: records.LogStart) -> Log:
@@ -113,11 +113,11 @@ class Store:
         rows = self._db.execute("SELECT idx, term, command, committed, crc FROM log ORDER BY idx")
         for index, term, command, committed, crc in rows:
             if index != expected:
-                raise self._broken(f"log entry {expected} is missing (the next one is {index})")
+                raise self.broken(f"log entry {expected} is missing (the next one is {index})")
             if crc != records.log_crc(index, term, command, committed):
-                raise self._broken(f"the checksum of log entry {index} is wrong")
+                raise self.broken(f"the checksum of log entry {index} is wrong")
             if term < last_term:
-                raise self._broken(f"log entry {index} has term {term}, below its predecessor's {last_term}")
+                raise self.broken(f"log entry {index} has term {term}, below its predecessor's {last_term}")
             last_term = term
             expected += 1
             self.committed = max(self.committed, committed)
@@ -125,7 +125,7 @@ class Store:
             if index > self.applied.index:
                 tail.append(Entry(index, term, command))
         if not start.index <= self.applied.index < expected:
-            raise self._broken(
+            raise self.broken(
                 f"the state is at index {self.applied.index}, but the log holds {start.index + 1} to {expected - 1}"
             )
         return Log(start, sizes, tail, self._read_log)
@@ -133,32 +133,32 @@ class Store:
     def _read_log(self, first: int, last: int, max_bytes: int) -> list[Entry]:
         found: list[Entry] = []
         size = 0
-        with self._errors("read"):
+        with self.errors("read"):
             rows = self._db.execute(
                 "SELECT idx, term, command, committed, crc FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx",
                 (first, last),
             )
             for index, term, command, committed, crc in rows:
                 if crc != records.log_crc(index, term, command, committed):
-                    raise self._broken(f"the checksum of log entry {index} is wrong")
+                    raise self.broken(f"the checksum of log entry {index} is wrong")
                 size += len(command)
                 if found and size > max_bytes:
                     break
                 found.append(Entry(index, term, command))
             rows.close()
         if not found:
-            raise self._broken(f"log entry {first} is missing")
+            raise self.broken(f"log entry {first} is missing")
         return found
 
     def load_into(self, machine: StateMachine) -> None:
         """Give the state machine what the tables hold. Raises `StorageError`."""
-        with self._errors("read"):
+        with self.errors("read"):
             kept = self._read_facts().get("kept")
             rows = None if kept is None else msgspec.msgpack.decode(kept, type=records.Kept).rows
             try:
                 load(self._db, machine, self.applied, rows)
             except Wrong as wrong:
-                raise self._broken(str(wrong)) from wrong
+                raise self.broken(str(wrong)) from wrong
 
     # -- what is to be written --------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Store:
 
     def record(self, term: int, changes: Changes, members: records.Members | None = None) -> None:
         """Note what applied entries changed, and the configuration if one of them was one."""
-        self._table.gather(term, changes)
+        self.table.gather(term, changes)
         if members is not None and members.index > self._members.index:
             self.set_members(members)
 
@@ -211,7 +211,7 @@ class Store:
         if known is not None:
             return records.another_node(address, known, node_id)
         self._pins[address] = node_id
-        with self._errors("write"), self._transaction():
+        with self.errors("write"), self._transaction():
             self._put_fact("pins", records.Pins(self._pins))
         return None
 
@@ -232,7 +232,7 @@ class Store:
 
         `commit_index` is kept with the entries: up to there a restart applies without asking.
         """
-        if not (self.log.appended or self._table.due or self.pending):
+        if not (self.log.appended or self.table.due or self.pending):
             return
         if self._failed is not None:
             raise self._failed
@@ -244,7 +244,7 @@ class Store:
             self._write(commit_index)
             db.execute("COMMIT")
             self.commits += 1
-            self._table.written()
+            self.table.written()
             self.log.written()
             self._dirty = False
             self._note()
@@ -264,14 +264,14 @@ class Store:
     def flush(self) -> None:
         """Bring the state table up to date with all that is applied. Raises `StorageError`."""
         self.commit()  # the members first: a restart looks for those that it does not know above the applied index only
-        while self._table.behind:
+        while self.table.behind:
             self._follow()
 
     def _follow(self) -> None:
-        with self._errors("write"):
+        with self.errors("write"):
             with self._transaction():
-                self._move_on(self._table.follow())
-            self._table.written()
+                self._move_on(self.table.follow())
+            self.table.written()
 
     def _write(self, commit_index: int) -> None:
         db, log = self._db, self.log
@@ -288,7 +288,7 @@ class Store:
             self._put_fact("vote", self._vote)
             self._put_fact("members", self._members)
             self._put_fact("pins", records.Pins(self._pins))
-        if (moved := self._table.step()) is not None:
+        if (moved := self.table.step()) is not None:
             self._move_on(moved)
             self._compact()
 
@@ -316,14 +316,14 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Begin and commit. Only within `_errors`: what is raised in between is for that to see."""
+        """Begin and commit. Only within `errors`: what is raised in between is for that to see."""
         self._db.execute("BEGIN IMMEDIATE")
         yield
         self._db.execute("COMMIT")
         self.commits += 1
 
     @contextmanager
-    def _errors(self, verb: str) -> Iterator[None]:
+    def errors(self, verb: str) -> Iterator[None]:
         """Whatever is raised in it is the last thing that this store does."""
         if self._failed is not None:
             raise self._failed
@@ -343,14 +343,15 @@ class Store:
 
     def _failure(self, verb: str, error: BaseException) -> StorageError:
         if isinstance(error, records.FAILURES) and records.is_damage(error):
-            return self._broken(f"could not {verb}: {error}")
+            return self.broken(f"could not {verb}: {error}")
         cure = records.MEMORY_CURE if isinstance(error, MemoryError) else records.DISK_CURE
         return StorageError(
             f"{self.name}: could not {verb}: {records.in_words(error)}. This node has stopped and acknowledges nothing "
             f"more. {cure}"
         )
 
-    def _broken(self, what: str) -> StorageError:
+    def broken(self, what: str) -> StorageError:
+        """What is raised when a row is not as it was written; nothing is written any more."""
         self._failed = StorageError(
             f"{self.name}: {what}. The file is damaged, and this node will not use it: {records.CURE}"
         )
@@ -360,7 +361,7 @@ class Store:
 
     def install(self, snapshot_uri: str) -> None:
         """Become a checked snapshot, in one transaction (figure 13); it is durable when this returns."""
-        with self._errors("install a snapshot"):
+        with self.errors("install a snapshot"):
             self._db.execute("ATTACH ? AS snapshot", (snapshot_uri,))
             self._count_cut()
             with self._transaction():
@@ -368,7 +369,7 @@ class Store:
             self._db.execute("DETACH snapshot")
             applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=records.Applied)
             self.applied = applied
-            self._table.clear()
+            self.table.clear()
             self._dirty = False
             self.log.reset(applied.index, applied.term)
             self._note()

@@ -8,6 +8,7 @@ and that nobody else does.
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -34,9 +35,8 @@ def _some_content(cluster: Cluster) -> tuple[Machine, list[Machine]]:
     return a_leader(cluster), [machine for machine in cluster.machines.values() if machine is not first]
 
 
-def _flip(machine: Machine, rng: random.Random) -> None:
-    """Change a row of a machine that does not run. What digest the state had is forgotten, as after a crash."""
-    db = machine.disk._anchor
+def _change_a_row(db: sqlite3.Connection, rng: random.Random) -> None:
+    """What is changed has a right checksum afterwards."""
     rows = db.execute("SELECT position, key, value, revision FROM state ORDER BY position").fetchall()
     position, key, value, revision = rng.choice(rows)
     match rng.choice(("value", "revision", "gone")):
@@ -49,6 +49,12 @@ def _flip(machine: Machine, rng: random.Random) -> None:
     crc = records.state_crc(position, key, value, revision)
     change = "UPDATE state SET value = ?, revision = ?, crc = ? WHERE position = ?"
     db.execute(change, (value, revision, crc, position))
+
+
+def _flip(machine: Machine, rng: random.Random) -> None:
+    """Change a row of a machine that does not run. What digest the state had is forgotten, as after a crash."""
+    db = machine.disk._anchor
+    _change_a_row(db, rng)
     (data,) = db.execute("SELECT data FROM fact WHERE name = 'applied'").fetchone()
     (count,) = db.execute("SELECT count(*) FROM state").fetchone()
     applied = msgspec.structs.replace(msgspec.msgpack.decode(data, type=records.Applied), digest=b"", rows=count)
@@ -140,6 +146,24 @@ def a_follower_applies_in_another_way(cluster: Cluster) -> None:
     _is_found(cluster, [odd])
 
 
+def a_row_of_a_running_node_is_flipped(cluster: Cluster) -> None:
+    """A row is changed in the file of a node that runs, or is gone. Its state is right as long as it runs: it stops all
+    the same, before it is started with that file, and says so if it is."""
+    rng = random.Random(cluster.seed)
+    _some_content(cluster)
+    odd = rng.choice(list(cluster.machines.values()))
+    assert odd.node is not None
+    odd.node.store.flush()
+    odd.differs = True
+    _change_a_row(odd.disk._anchor, rng)
+    until(cluster, lambda: odd.node is None, "the node stops", WITHIN)
+    others = [machine for machine in cluster.machines.values() if machine is not odd]
+    write = put(others[0], 99)
+    until(cluster, lambda: write.result is not None, "the others go on")
+    if any(machine.node is None for machine in others):
+        raise Violation("divergence", "another node stopped, too")
+
+
 def nobody_differs_under_load(cluster: Cluster) -> None:
     """Followers are seldom where the leader is: digests are compared all the same, and nobody is found to differ."""
     cluster.network.delay = (0.001, 0.03)
@@ -163,6 +187,7 @@ STORIES: list[tuple[Callable[[Cluster], None], int]] = [
     (a_row_of_the_leader_is_flipped, 3),
     (a_leader_applies_in_another_way, 3),
     (a_follower_applies_in_another_way, 5),
+    (a_row_of_a_running_node_is_flipped, 3),
     (nobody_differs_under_load, 3),
 ]
 """With how many nodes each is told."""

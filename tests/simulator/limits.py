@@ -11,9 +11,9 @@ from typing import Any
 from replidict.machine import state_machine
 from replidict.node import proposals
 from replidict.raft import engine, install_snapshot, replication
-from replidict.storage import log, state_table, store
+from replidict.storage import log, scrubber, state_table, store
 
-CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
+CHOICES: list[tuple[ModuleType, str, tuple[float, ...]]] = [
     (state_table, "GATHER_ENTRIES", (2, 2, 8, 32, 256)),
     (state_table, "GATHER_ROWS", (3, 20, 2_000)),
     (state_table, "GATHER_BYTES", (2_000, 16 << 20)),
@@ -23,6 +23,8 @@ CHOICES: list[tuple[ModuleType, str, tuple[int, ...]]] = [
     (store, "COMPACT_STEP", (1, 7, 5_000)),
     (store, "LOG_RETAIN_BYTES", (2_000, 64 << 20)),
     (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),
+    (scrubber, "PIECE_BYTES", (1, 300, 64 << 10)),
+    (scrubber, "REST", (0.2, 1.0, 5.0)),
     (replication, "MESSAGE_BYTES", (200, 1_000, 1 << 20)),
     (replication, "WINDOW_BYTES", (200, 2_000, 8 << 20)),
     (install_snapshot, "PIECE_BYTES", (5_000, 20_000, 256 << 10)),

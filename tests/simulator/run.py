@@ -92,6 +92,7 @@ def _draw_options(rng: random.Random, seed: int) -> Options:
         max_command_bytes=rng.choice((300, 2_000, 1 << 20)),
         history_entries=mine.choice((1, 5, 20, 100, 100_000)),
         history_bytes=mine.choice((2_000, 20_000, 64 << 20)),
+        scrub_bytes_per_second=mine.choice((0, 5_000, 20_000)),
     )
 
 

@@ -286,6 +286,7 @@ class Machine:
             snapshots._file.close()
         if snapshots._incoming is not None:
             snapshots._incoming.file.close()
+        node.scrubber.close()
         node.store._db.close()
 
     def stop(self, failure: ReplidictError) -> None:

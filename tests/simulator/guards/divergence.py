@@ -5,6 +5,7 @@ from __future__ import annotations
 from replidict.protocol.peer_messages import DigestAt
 from replidict.raft.divergence import Divergence, _Comparison
 from replidict.raft.progress import Peer
+from replidict.storage.scrubber import Scrubber
 from tests.simulator import divergence_scenarios as stories
 from tests.simulator.guards.guard import Replacements, guard
 
@@ -53,6 +54,26 @@ def believe_a_majority_only() -> Replacements:
 
     original = Divergence.reached
     yield Divergence, "reached", reached
+
+
+@guard("promise 15", scenario=stories.a_row_of_a_running_node_is_flipped)
+def scrub() -> Replacements:
+    """What is wrong in the file of a node that runs is not known before it is started anew."""
+
+    def step(self: Scrubber) -> None:
+        return None
+
+    yield Scrubber, "step", step
+
+
+@guard("promise 15", scenario=stories.a_row_of_a_running_node_is_flipped)
+def hold_rows_against_memory() -> Replacements:
+    """Of rows in the file only the checksums are looked at, and how many there are."""
+
+    def differs(self: Scrubber, what: str) -> None:
+        return None
+
+    yield Scrubber, "_differs", differs
 
 
 @guard("promise 15", scenario=stories.nobody_differs_under_load)

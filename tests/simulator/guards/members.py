@@ -53,7 +53,7 @@ def members_before_the_state() -> Replacements:
     """A backup brings the state table up to date, but not the members: a crash forgets one that it covers."""
 
     def flush(self: store.Store) -> None:
-        while self._table.behind:
+        while self.table.behind:
             self._follow()
 
     yield store.Store, "flush", flush
