@@ -153,4 +153,5 @@ def test_example(name: str, by_path: bool, tmp_path: Path) -> None:
 def test_every_example_is_tested() -> None:
     """No example is forgotten here."""
     helpers = {"__init__", "demo", "demo_node", "local"}
-    assert {file.stem for file in (ROOT / "examples").glob("*.py")} - helpers == set(DONE)
+    elsewhere = {"copy_store"}  # in test_copy_store
+    assert {file.stem for file in (ROOT / "examples").glob("*.py")} - helpers - elsewhere == set(DONE)

@@ -5,6 +5,8 @@ Rules kept here:
 1. SIGTERM and SIGINT end it in order: no new requests, those under way finished, leadership handed over, all closed.
 2. When the node stops by itself (its disk failed, or it was removed), so does the process, in the same order and with
    the node's own error: whoever looks after processes must see it.
+3. A service manager hears that the process is ready when HTTP answers. It does not wait for a leader: a node that is
+   started before the others has none yet, and must not be ended for that.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from replidict.api.sharing import let_attach
 from replidict.errors import ReplidictError
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, check_protected, listening, token_of
+from replidict.http.service_manager import tell
 from replidict.options import Options
 
 logger = logging.getLogger(__name__)
@@ -59,11 +62,15 @@ def _serve(name: str, d: ReplicatedDict[Any, Any], server: HttpServer, at: str) 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.start()
-    logger.info("%s: HTTP on http://%s, the other nodes on %s", name, at, d.status().address)
-    while not server.ended_within(LOOK_SECONDS):
+    serves = f"HTTP on http://{at}, the other nodes on {d.status().address}"
+    logger.info("%s: %s", name, serves)
+    tell("READY=1", f"STATUS={serves}")
+    while not server.is_stopping:
+        server.ended_within(LOOK_SECONDS)
         if _has_stopped(d):
             server.stop()
-            server.wait()
+    tell("STOPPING=1", "STATUS=Finishing what is under way")
+    server.wait()
     if _has_stopped(d):
         d.barrier(timeout=0)  # raises why
     status = d.status()

@@ -120,6 +120,11 @@ class HttpServer:
             self._server.force_exit = True
         self._server.should_exit = True
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more, because it was told to stop or has ended by itself."""
+        return self._server.should_exit or not self._thread.is_alive()
+
     def ended_within(self, seconds: float) -> bool:
         """Wait so long for its end; whether it has come."""
         self._thread.join(seconds)
