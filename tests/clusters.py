@@ -52,12 +52,16 @@ def alone(path: Path, kind: str, **arguments: Any) -> Iterator[Dict]:
         yield opened.enter_context(ReplicatedDict[Any, Any](path, share=shared, **arguments))
 
 
+def run_by(d: Dict) -> Host:
+    """What this dict's process runs, whether or not it is shared with others."""
+    host = d._host._host if isinstance(d._host, SharedNode) else d._host
+    assert host is not None
+    return host
+
+
 def node_of(d: Dict) -> RaftNode:
-    """The node that this dict's process runs, whether or not it is shared with others."""
-    shared = d._host
-    host = shared._host if isinstance(shared, SharedNode) else shared
-    assert isinstance(host, Host)
-    return host.node
+    """The node that this dict's process runs."""
+    return run_by(d).node
 
 
 def wire_of(node: Dict) -> TcpTransport:

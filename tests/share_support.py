@@ -175,3 +175,10 @@ def count(d: Dict, key: str, times: int) -> list[int]:
         seen = d[key]
         assert seen >= sums[-1], f"{key} is {seen} here after it was {sums[-1]}"
     return sums
+
+
+def running(path: Path) -> int:
+    """The process that holds the lock of a directory; 0: none."""
+    inode = str(path.stat().st_ino)
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return next((int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5].rpartition(":")[2] == inode), 0)

@@ -20,7 +20,7 @@ from replidict.node.node import Node
 from replidict.server.shared_node import SharedNode
 from replidict.transport import unix
 from tests.clusters import Dict, free_addresses, wait_until
-from tests.share_support import QUICK, attached, begin_watch, count, len_of, look, put, role, told, workers
+from tests.share_support import QUICK, attached, begin_watch, count, len_of, look, put, role, running, told, workers
 from tests.share_support import helpers_of_multiprocessing as helpers_of_multiprocessing
 
 
@@ -133,13 +133,6 @@ def test_killed_hosts_lose_and_double_nothing(tmp_path: Path) -> None:
         assert len(set(sums)) == len(sums) == 2 * each
         (final,) = next(iter(living.values())).do(count, "n", 1)
         assert max(sums) < final <= 4 * each + 1
-
-
-def running(path: Path) -> int:
-    """The process that holds the lock of a directory; 0: none."""
-    inode = str(path.stat().st_ino)
-    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
-    return next((int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5].rpartition(":")[2] == inode), 0)
 
 
 def test_a_dead_process_holds_no_lease(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from replidict.latch import Latch
 from replidict.monotonic_clock import clock
 from replidict.node import proposals
 from replidict.node.host_link import HostLink
-from tests.clusters import Dict, cluster, credentials, leader_of, node_of, wait_for_leader, wait_until
+from tests.clusters import Dict, cluster, credentials, leader_of, node_of, run_by, wait_for_leader, wait_until
 from tests.processes import own_addresses
 from tests.share_support import QUICK, Worker, count
 from tests.share_support import helpers_of_multiprocessing as helpers_of_multiprocessing
@@ -67,6 +67,24 @@ def test_sent_again_to_the_next_leader(tmp_path: Path) -> None:
             with standing_still(leader):
                 assert d.submit("a", 2).result(LONG) > 0
             assert host.get("a", linearizable=True) == 2
+
+
+@pytest.mark.usefixtures("no_retry_by_time")
+def test_sent_again_to_the_next_host(tmp_path: Path) -> None:
+    """A process that has taken over the node, which has no leader yet, sends when it has one: what the last host said
+    of its way to the leader counts no more."""
+    with cluster(tmp_path, share=True, options=QUICK, timeout=LONG) as nodes:
+        host, *others = nodes
+        how = {"address": host.status().address, "peers": host.status().peers, **credentials()}
+        with ReplicatedDict[Any, Any](host._host.path, share=True, options=QUICK, timeout=LONG, **how) as d:
+            d["a"] = 1
+            with standing_still(others[0]), standing_still(others[1]):
+                run_by(host).close(farewell=False)
+                waiting = d.submit("a", 2)
+                link = d._host.node.engine
+                assert isinstance(link, HostLink)
+                wait_until(lambda: d.status().sharing == "host" and link.accepted, "it runs the node")
+            assert waiting.result(LONG) > 0
 
 
 @pytest.mark.usefixtures("no_retry_by_time")

@@ -197,7 +197,7 @@ class AttachedNode(Node):
             case msg.Entries(first, commands):
                 self._apply(first, commands)
             case msg.Standing():
-                self.engine.standing = message
+                self.engine.hear_standing(message)
                 self.proposals.waiting = True  # there may be another route
             case msg.IndexIs():
                 self.engine.hear_index(message)

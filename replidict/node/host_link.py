@@ -37,7 +37,9 @@ class HostLink:
         self.accepted = False
         """Whether the node has taken this process in, by this connection."""
         self.standing: msg.Standing | None = None
-        """What the node said last."""
+        """What the node said last; perhaps by another connection than this one."""
+        self._route: int | None = None
+        """What it said by this connection of its way to the leader."""
         self._machine = machine
         self._connections = 0
         self._number = 0
@@ -76,9 +78,7 @@ class HostLink:
 
     def route(self) -> object:
         """How commands go now (rule 1)."""
-        if not self.accepted or self.standing is None or self.standing.route is None:
-            return None
-        return self._connections, self.standing.route
+        return None if self._route is None else (self._connections, self._route)
 
     def send(self, command: bytes) -> bool:
         """Have a command passed on to the leader."""
@@ -118,13 +118,17 @@ class HostLink:
         """The connection is gone."""
         if self.connection is not None:
             self.connection.close()
-        self.connection, self.accepted = None, False
+        self.connection, self.accepted, self._route = None, False, None
         questions, self._questions = self._questions, {}
         for answer in questions.values():
             answer(None)
         requests, self._requests = self._requests, {}
         for hear in requests.values():
             hear(None)
+
+    def hear_standing(self, message: msg.Standing) -> None:
+        """The node says how it stands."""
+        self.standing, self._route = message, message.route
 
     def hear_index(self, message: msg.IndexIs) -> None:
         """A question is answered."""
