@@ -32,7 +32,8 @@ class Options:
 
     election_timeout: float = 0.5
     """Seconds, at least 3 heartbeats. A follower that hears no leader for this long, up to twice this long (drawn anew
-    each time), starts an election (Raft 5.2). A leader that hears no majority for this long steps down (thesis 6.2)."""
+    each time), starts an election (Raft 5.2); one that sees the leader's process end does so at once, without
+    `lease_reads`. A leader that hears no majority for this long steps down (thesis 6.2)."""
 
     durability: Literal["fsync", "process"] = "fsync"
     """When a write is acknowledged. `"fsync"`: a majority has it on disk. `"process"`: a majority has handed it to its

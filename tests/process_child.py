@@ -137,15 +137,16 @@ def _watch_files() -> None:
 
 
 def _call_through_proxies(via: dict[str, str]) -> None:
-    transport: Any = import_module("replidict.transport.links")
-    direct = transport.dial
+    links, probing = (import_module(f"replidict.transport.{name}") for name in ("links", "probing"))
+    direct = vars(links)["dial"]
     fronts = {split_address(called): split_address(front) for called, front in via.items()}
 
     def dial(target: Any) -> Any:
         family, (host, port, *rest) = target
         return direct((family, (*fronts.get((host, port), (host, port)), *rest)))
 
-    transport.dial = dial
+    for module in (links, probing):
+        setattr(module, "dial", dial)  # noqa: B010 -- no name that a type checker knows to be changeable
 
 
 class _Lines:

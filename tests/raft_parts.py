@@ -25,6 +25,7 @@ from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
+from replidict.raft.leader_death import LeaderDeath
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
@@ -59,6 +60,7 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Message]] = []
         self.full = False
+        self.probed: list[str] = []
 
     def send(self, node: Node, message: Message) -> bool:
         if not self.full:
@@ -70,6 +72,9 @@ class Recorder:
 
     def dropNode(self, node: Node) -> None:
         pass
+
+    def probe(self, node: Node) -> None:
+        self.probed.append(node.id.removesuffix(":1"))
 
     def tick(self, now: float) -> None:
         pass
@@ -96,6 +101,7 @@ class Parts:
         self.log = log = ReplicatedLog(state, self.network)
         self.freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
+        self.leader_death = LeaderDeath(state, self.elections, self.network)
         background, nowhere = BackgroundThread("never started"), Path("no directory")
         self.snapshots = InstallSnapshot(
             state, outbox, self.elections, LogThrottle("a"), self._restart, background, nowhere

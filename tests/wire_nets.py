@@ -113,6 +113,7 @@ class Host:
         *,
         node_id: str = "",
         cluster: str = "c1",
+        may_hold_lease: bool = True,
         poller: Callable[[], Poller] = PollPoller,
         admit: Callable[[str, str], str | None] = lambda address, node_id: None,
         farewell: Callable[[], Message | None] = lambda: None,
@@ -122,13 +123,17 @@ class Host:
         self.heard: list[tuple[str, Message]] = []
         self.members: list[MembersAre] = []  # from callers that are none
         self.denied: list[str] = []  # who knows another node here
+        self.closed: list[tuple[str, bool]] = []  # who closed a connection, and whether it may hold a lease
+        self.refused: list[str] = []  # where a probe found nobody
         self.on_connected: Callable[[Node], object] = lambda node: None
         self.on_message: Callable[[Node, Message], None] = lambda node, message: None
         self.wire = TcpTransport(
             None, Node(address), [Node(peer) for peer in peers], poller=self.poller,
-            identity=NodeIdentity(cluster, node_id or f"id of {address}", address), security=security,
+            identity=NodeIdentity(cluster, node_id or f"id of {address}", address, may_hold_lease), security=security,
             clock=lambda: net.now, max_frame_bytes=MAX_FRAME, admit=admit, farewell=farewell,
             hear_of_members=self.members.append, denied=self.denied.append,
+            closed=lambda address, may_hold_lease: self.closed.append((address, may_hold_lease)),
+            refused=self.refused.append,
         )  # fmt: skip
         self.wire.setOnMessageReceivedCallback(self._hear)
         self.wire.setOnNodeConnectedCallback(lambda node: self._event("+", node))

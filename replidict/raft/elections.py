@@ -10,7 +10,8 @@ Rules kept here:
    comes back without disturbing a healthy leader.
 5. A node that heard from a leader within the election timeout answers no candidate, unless that leader itself
    asked for the election (4.2.3). A node that has just started counts as having heard from one: before it went
-   down it may have promised a leader its silence (6.4.1, leases).
+   down it may have promised a leader its silence (6.4.1, leases). One that has seen the leader's process end (see
+   `leader_death`) owes it no silence, and asks after a short wait, drawn so that two seldom ask at once.
 6. A leader that has not heard from a majority for an election timeout steps down (6.2).
 7. A node that was told that its cluster goes on elsewhere may have to abstain (see `superseded`).
 """
@@ -46,6 +47,7 @@ class Elections:
         self._heard_leader_at = state.clock() if self._has_others() else float("-inf")
         self._led_at: float | None = None
         self._abstain_until = float("-inf")
+        self._hurried_until = float("-inf")
         self._deadline = 0.0
         self._put_off()
         if not self._has_others():
@@ -54,9 +56,16 @@ class Elections:
     def _has_others(self) -> bool:
         return self._state.members.voters != {self._state.address}
 
+    @property
+    def _hurried(self) -> bool:
+        """Whether the leader is known to be dead, and its election timeout is not over: without a leader, waits are
+        short. Where the next election takes longer than that, they are as long as ever, or it would never end."""
+        return self._state.clock() < self._hurried_until
+
     def _put_off(self) -> None:
         state = self._state
-        self._deadline = state.clock() + state.options.election_timeout * (1 + state.rng.random())
+        wait = state.options.heartbeat if self._hurried else state.options.election_timeout
+        self._deadline = state.clock() + wait * (1 + state.rng.random())
 
     def _become(self, role: Role, term: int, leader: str | None, voted_for: str | None = None) -> None:
         """Take a role in a term. A vote belongs to one term only; the term and the vote go out with the next commit."""
@@ -90,7 +99,18 @@ class Elections:
         """A message of the current term's leader came in."""
         self._heard_leader_at = self._led_at = self._state.clock()
         self._asking_before = None
+        self._hurried_until = float("-inf")
         self._put_off()
+
+    def leader_died(self) -> None:
+        """This node has seen that the process which led has ended: it is silent for nobody's sake (rule 5)."""
+        state = self._state
+        now = state.clock()
+        logger.info("%s: the process of %s, which led term %d, has ended", state.address, state.leader, state.term)
+        self.step_down(state.term)
+        self._heard_leader_at = float("-inf")
+        self._hurried_until = now + state.options.election_timeout
+        self._deadline = now + state.options.heartbeat / 2 * state.rng.random()
 
     def next_deadline(self) -> float:
         """When `tick` wants to run next."""
@@ -192,7 +212,8 @@ class Elections:
             granted = self._may_vote(peer, message, asked)
             if granted and not message.pre:
                 self._become(state.role, state.term, state.leader, voted_for=peer.address)
-                self._put_off()
+            if granted and (not message.pre or self._hurried):
+                self._put_off()  # also for who is about to stand: two that stand at once split the votes
         self._outbox.hold(peer, VoteReply(state.term, granted, message.pre, asked))
 
     def leader_is_alive(self) -> bool:

@@ -7,6 +7,7 @@ Each rule of Raft stands in a module of its own. What they share is below them, 
     replicated_log    how entries, and the configurations among them, join and leave the log
 
     elections         who may lead, and who votes for whom
+    leader_death      how a follower knows that the process which led has ended
     install_snapshot  how a follower catches up that is too far behind for the log
     replication       how the log gets to followers, and when it is committed
     read_index        how a leader knows that it still is one
@@ -56,6 +57,7 @@ from replidict.raft.elections import Elections
 from replidict.raft.forwarding import Forwarding
 from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
+from replidict.raft.leader_death import LeaderDeath
 from replidict.raft.outbox import Network, Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
@@ -117,6 +119,7 @@ class Engine(SyncObj):
         self.replicated_log = log = ReplicatedLog(state, self.transport)
         freshness = Freshness(state)
         self.elections = Elections(state, outbox, log, self._on_role_change)
+        self.leader_death = LeaderDeath(state, self.elections, self.transport)
         self.snapshots = InstallSnapshot(
             state,
             outbox,
@@ -367,6 +370,16 @@ class Engine(SyncObj):
         peer = self.peers.get(node.id)
         if peer is not None:
             peer.connected, self.stirred = False, True
+
+    def peer_closed(self, address: str, may_hold_lease: bool) -> None:
+        """The connection that was just lost was closed by its other end, which may read under a lease, or said not."""
+        if (peer := self.peers.get(address)) is not None:
+            self.leader_death.on_closed(peer, may_hold_lease)
+
+    def peer_refused(self, address: str) -> None:
+        """Nobody listens at the address of a peer that has closed its connection."""
+        if (peer := self.peers.get(address)) is not None:
+            self.leader_death.on_refused(peer)
 
     # -- members ----------------------------------------------------------------------------------------------------
 

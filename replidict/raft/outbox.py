@@ -33,6 +33,9 @@ class Network(Protocol):
     def send(self, node: Node, message: Message) -> bool:
         """Send, or queue, a message. False: it surely does not go out."""
 
+    def probe(self, node: Node) -> None:
+        """Find out whether anybody listens at the address of a node that has closed its connection."""
+
     def tick(self, now: float) -> None:
         """Do what is due."""
 

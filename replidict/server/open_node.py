@@ -139,7 +139,7 @@ class Host:
         log_retain = 0 if security is None and not shared else options.log_retain
         store = self._open_store(address, founders, join, options, log_retain, cleanup)
         self._background = BackgroundThread(f"{OWN_THREADS}snapshot")
-        identity = NodeIdentity(store.identity.cluster_id, store.identity.node_id, address)
+        identity = NodeIdentity(store.identity.cluster_id, store.identity.node_id, address, options.lease_reads)
 
         def transport(engine: Engine, node: NodeName, others: set[NodeName]) -> Network:
             if security is None:
@@ -157,6 +157,8 @@ class Host:
                 farewell=engine.members_are,
                 hear_of_members=engine.hear_from_non_member,
                 denied=engine.hear_of_another,
+                closed=engine.peer_closed,
+                refused=engine.peer_refused,
                 meet=lambda address, release: engine.meet(address, release),
             )
             cleanup.callback(made.destroy)

@@ -10,6 +10,7 @@ Rules this module keeps:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
@@ -66,9 +67,10 @@ class Traffic:
             self._flush(connection)
 
     def fail(self, connection: SocketConnection, code: str, text: str, by_peer: bool = False) -> None:
-        """Use a connection no more, say so, and have `bury` close it."""
+        """Use a connection no more, say so, and have `bury` close it. It is `ended` where the other end has closed it,
+        and `lost` where nobody knows what became of that."""
         if not connection.dead:
-            connection.dead = True
+            connection.dead, connection.ended = True, code in ("ended", "closed")
             self.dead.append(connection)
             self._ended(connection, code, text, by_peer)
 
@@ -119,10 +121,10 @@ class Traffic:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self.fail(connection, "lost", f"lost: {reason(error)}")
+            self._lose(connection, error)
             return
         if not count:
-            self.fail(connection, "lost", "the other side closed it")
+            self.fail(connection, "ended", "the other side closed it")
             return
         if connection.parting and _is_deaf(connection):
             return
@@ -146,9 +148,13 @@ class Traffic:
         try:
             connection.flush()
         except OSError as error:
-            self.fail(connection, "lost", f"lost: {reason(error)}")
+            self._lose(connection, error)
         if connection.wants_write != waited and not connection.dead:
             self._subscribe(connection)
+
+    def _lose(self, connection: SocketConnection, error: OSError) -> None:
+        ended = error.errno in (errno.ECONNRESET, errno.EPIPE)
+        self.fail(connection, "ended" if ended else "lost", f"lost: {reason(error)}")
 
     def _subscribe(self, connection: SocketConnection) -> None:
         self._poller.subscribe(connection.fd, self._on_event, _READ | (_WRITE if connection.wants_write else 0))

@@ -72,12 +72,14 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 class NodeIdentity:
     """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
 
-    Of a client, `node_id` and `address` are empty, and `cluster_id` too if it will take any.
+    Of a client, `node_id` and `address` are empty, and `cluster_id` too if it will take any. `may_hold_lease`: whether
+    it may read under a lease when it leads (thesis 6.4.1).
     """
 
     cluster_id: str
     node_id: str
     address: str
+    may_hold_lease: bool = True
 
 
 _Text = Annotated[str, msgspec.Meta(max_length=300)]
@@ -101,6 +103,7 @@ class Hello(Preamble, frozen=True, tag=1):
     nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
     level: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] = FIRST.level
     version_name: Annotated[str, msgspec.Meta(max_length=40)] = FIRST.version
+    may_hold_lease: bool = True
 
     @property
     def release(self) -> Release:
@@ -184,7 +187,8 @@ class WireSession:
         self._max_frame_bytes = max_frame_bytes
         self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
-        hello = Hello(MAGIC, VERSION, security.mode, me.cluster_id, me.node_id, me.address, nonce, *THIS)
+        who = me.cluster_id, me.node_id, me.address
+        hello = Hello(MAGIC, VERSION, security.mode, *who, nonce, *THIS, me.may_hold_lease)
         self._hello: bytes = encode(hello)
         self._proofs = (b"", b"")  # (ours, the one expected)
         self._tag_keys = (b"", b"")  # (ours, theirs)

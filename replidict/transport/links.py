@@ -39,6 +39,7 @@ from replidict.transport.dialing import Lookup, reason
 from replidict.transport.framing import TAG_BYTES, frame
 from replidict.transport.handshake import CLOSE, OPENED, PING, NodeIdentity, Opened, State, WireSession
 from replidict.transport.peer_link import Pair
+from replidict.transport.probing import Probes
 from replidict.transport.tcp import Listener, SocketConnection, dial
 from replidict.transport.unauthenticated import UnauthenticatedConnections
 
@@ -69,15 +70,19 @@ class TcpTransport(Transport):
         farewell: Callable[[], Message | None],
         hear_of_members: Callable[[MembersAre], None],
         denied: Callable[[str], None],
+        closed: Callable[[str, bool], None],
+        refused: Callable[[str], None],
         meet: Callable[[str, Release], str | None] = lambda address, release: None,
     ) -> None:
         """`admit`, `meet` and `farewell` as in `WireSession`, but `admit` gives the text alone. `hear_of_members` gets
         what a proven caller that is no member says of them: all that this node knew may have been replaced meanwhile.
-        `denied` gets the address of a proven caller that knows another identity at this node's address."""
+        `denied` gets the address of a proven caller that knows another identity at this node's address. `closed` gets
+        that of a peer whose connection is lost, as the engine was told, because it has closed it, and whether that may
+        read under a lease; `refused` that of a peer where a `probe` found nobody."""
         super().__init__(sync_obj, self_node, other_nodes)
         self._me, self._security, self._clock, self._admit = identity, security, clock, admit
         self._meet = meet
-        self._farewell, self._hear_of_members, self._denied = farewell, hear_of_members, denied
+        self._farewell, self._hear_of_members, self._denied, self._closed = farewell, hear_of_members, denied, closed
         self._max_frame_bytes = max_frame_bytes
         self._key = security.stretch(identity.cluster_id)
         self._tag_bytes = TAG_BYTES if security.mode == "secret" else 0
@@ -85,6 +90,7 @@ class TcpTransport(Transport):
         self._traffic = Traffic(poller, clock, heard=self._hear, moved=self._moved, ended=self._ended)
         self._connections = self._traffic.connections
         self._unauthenticated = UnauthenticatedConnections()
+        self._probes = Probes(poller, security.loopback_only, refused)
         self._announced: dict[str, SocketConnection] = {}  # the connections that the engine knows of, by address
         self._lookups: list[Lookup] = []  # under way
         self._log_throttle = LogThrottle(identity.address)
@@ -114,6 +120,7 @@ class TcpTransport(Transport):
         """Close the connection to a node, and let it in no more."""
         self.close_peer(node)
         peer = self._peers.pop(node.id, None)
+        self._probes.cancel(node.id)
         if peer is not None and peer.calling is not None:
             self._traffic.fail(peer.calling, "dropped", "it is no member any more")
 
@@ -153,10 +160,17 @@ class TcpTransport(Transport):
         self._traffic.queue(connection, framed)
         return not connection.dead
 
+    def probe(self, node: Node) -> None:
+        """Find out whether anybody listens at the address of a node that has closed its connection."""
+        peer = self._peers.get(node.id)
+        if peer is not None and peer.live is None and node.id not in self._cut and not self._destroyed:
+            self._probes.begin(node.id)
+
     def tick(self, now: float) -> None:
         """Everything that is due: closing, calling, pings, deadlines."""
         self._encoded = (None, b"")
         self._bury()
+        self._probes.tick(now)
         paused = now - self._last_tick - PING_INTERVAL
         self._last_tick = now
         if paused > 0:
@@ -181,7 +195,7 @@ class TcpTransport(Transport):
         """The clock time at which `tick` wants to run next."""
         if self._destroyed:
             return float("inf")
-        return self._last_tick if self._traffic.dead else self._wake
+        return self._last_tick if self._traffic.dead else min(self._wake, self._probes.due)
 
     @override
     def destroy(self) -> None:
@@ -194,18 +208,20 @@ class TcpTransport(Transport):
         self.setOnNodeDisconnectedCallback(None)
         for peer in list(self._peers.values()):
             self.dropNode(peer.node)
+        self._probes.close()
         self._listener.close()
         for connection in list(self._connections.values()):
             self._traffic.fail(connection, "dropped", "this node is closing")
         self._bury()
         until = clock() + LOOKUP_JOIN
-        for lookup in self._lookups:
+        for lookup in [*self._lookups, *self._probes.lookups]:
             lookup.join(max(until - clock(), 0.0))
 
     def abandon(self) -> None:
         """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
         self._destroyed = True
         self._listener.abandon()
+        self._probes.abandon()
         self._traffic.abandon()
 
     # -- connections ------------------------------------------------------------------------------------------------
@@ -253,6 +269,7 @@ class TcpTransport(Transport):
         if peer.live is not None:
             self._traffic.fail(peer.live, "replaced", "the peer made a new one")
         self._tell_lost(address)
+        self._probes.cancel(address)
         self._unauthenticated.gone(connection)
         if peer.calling is not None and peer.calling is not connection:
             self._traffic.fail(peer.calling, "replaced", "the peer made one first")
@@ -297,6 +314,8 @@ class TcpTransport(Transport):
         connection = self._announced.pop(address, None)
         if connection is not None and connection.node is not None:
             self._onNodeDisconnected(connection.node)
+            if connection.ended and connection.session.peer is not None:
+                self._closed(address, connection.session.peer.may_hold_lease)
 
     def _ended(self, connection: SocketConnection, code: str, text: str, by_peer: bool) -> None:
         """A connection failed: log why."""
@@ -324,7 +343,7 @@ class TcpTransport(Transport):
 
     def _complain(self, connection: SocketConnection, code: str, text: str) -> None:
         """Log what an unauthenticated caller did, unless it just went away."""
-        if code in ("lost", "dropped", "closed", "crossed"):
+        if code in ("lost", "ended", "dropped", "closed", "crossed"):
             return
         session = connection.session
         who = connection.remote

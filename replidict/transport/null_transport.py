@@ -16,6 +16,9 @@ class NoTransport(Transport):
     def send(self, node: Node, message: Any) -> bool:
         return False
 
+    def probe(self, node: Node) -> None:
+        """There is nobody."""
+
     def tick(self, now: float) -> None:
         """Nothing is ever due."""
 

@@ -64,6 +64,8 @@ class SocketConnection:
         self.heard_at = self.sent_at = 0.0
         self.dead = False
         """It is to be closed, and used no more."""
+        self.ended = False
+        """The other end has closed it, or its system has."""
         self.wants_write = self.connecting
         self._frames: deque[bytes | memoryview] = deque()
         self.queued = 0

@@ -62,6 +62,7 @@ class Nemesis:
             "damaged snapshot": self._damage,
             "backups": self._back_up,
         }
+        refusals: dict[str, Callable[[], bool]] = {"refused": self._refuse, "leader refused": self._refuse_leader}
         if kinds is None:
             share = rng.choice((0.15, 0.3, 0.5))
             kinds = [kind for kind in table if rng.random() < share] or ["crash"]
@@ -69,7 +70,9 @@ class Nemesis:
                 share = rng.choice((0.3, 0.6, 1.0))
                 drawn = [kind for kind in changes if rng.random() < share] or [next(iter(changes))]
                 kinds += drawn * rng.choice((1, 1, 2))
-        self._table = {**table, **(changes or {})}
+            other = random.Random(f"{cluster.seed} refusals")
+            kinds += [kind for kind in refusals if other.random() < 0.2]
+        self._table = {**table, **refusals, **(changes or {})}
         self.kinds = kinds
         self.interval = rng.choice((0.3, 1.0, 2.0, 5.0))
         self._outage = rng.choice((0.05, 0.5, 2.0, 5.0))
@@ -287,6 +290,23 @@ class Nemesis:
 
     def _cut(self) -> bool:
         return self._cluster.network.cut_some()
+
+    def _refuse(self) -> bool:
+        """A device between a node and some others refuses, as a firewall does."""
+        return self._refuse_around(self._machine().address)
+
+    def _refuse_leader(self) -> bool:
+        leader = self._leader()
+        return leader is not None and self._refuse_around(leader.address)
+
+    def _refuse_around(self, address: str) -> bool:
+        share = self._rng.choice((0.5, 0.9))
+        others = [other for other in self._cluster.machines if other != address and self._rng.random() < share]
+        pairs = [frozenset((address, other)) for other in others]
+        network = self._cluster.network
+        network.refuse_between(pairs)
+        self._later(partial(network.let_through, pairs))
+        return bool(pairs)
 
     def _slow_link(self) -> bool:
         a, b = self._rng.sample(list(self._cluster.machines), 2)

@@ -24,7 +24,7 @@ from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageE
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.options import Options
 from replidict.protocol.peer_messages import Message
-from replidict.release import THIS
+from replidict.release import FIRST, THIS
 from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
@@ -111,6 +111,7 @@ class Machine:
         self.node: SimulatedNode | None = None
         self.transport: SimulatedTransport | None = None
         self.paused = False
+        self.powered = True
         self.incarnation = 0
         self.lag = 0.0
         self.slowness = 1.0
@@ -194,6 +195,7 @@ class Machine:
         assert self.node is None and not self.diskless
         self.incarnation += 1
         self.paused = False
+        self.powered = True
         self._hits = self.disk.hits
         cluster.trace.note(self.address, "start", f"incarnation {self.incarnation}")
         difference = self.disk.differences()
@@ -246,9 +248,9 @@ class Machine:
 
     def _transport(self, *arguments: Any) -> SimulatedTransport:
         cluster, on_send = self.cluster, partial(self.cluster.observer.sent, self)
-        self.transport = SimulatedTransport(
-            cluster.network, self.address, Hello(self.disk.node_id, self.release), on_send, *arguments
-        )
+        may_hold_lease = cluster.options.lease_reads or self.release == FIRST  # which does not say
+        hello = Hello(self.disk.node_id, self.release, may_hold_lease)
+        self.transport = SimulatedTransport(cluster.network, self.address, hello, on_send, *arguments)
         return self.transport
 
     def _job_time(self) -> float:
@@ -272,6 +274,7 @@ class Machine:
         node = self._gone(silently)
         if node is None:
             return
+        self.powered = not silently
         self.cluster.trace.note(self.address, "crash")
         self._abandon(node)
         if silently:

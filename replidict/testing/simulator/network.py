@@ -11,7 +11,10 @@ Rules kept here:
    told "disconnected" and "connected" in one go.
 4. Where a direction is blocked, messages wait (TCP sends them again) until it is open again, or the receiver gives the
    connection up because it heard nothing.
-5. Messages are real bytes: encoded when sent, decoded when received.
+5. The connections of a process that ends are closed by its system, and a probe of its address is refused; nobody closes
+   or refuses anything for a machine without power. A device between two nodes that refuses (`refuse`) looks to both as
+   if the other's process had ended.
+6. Messages are real bytes: encoded when sent, decoded when received.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from replidict.release import Release
 from replidict.testing.simulator.loop import Loop, Timer, Trace
 from replidict.testing.simulator.violation import Violation
 from replidict.transport.peer_link import MISSED_CALL
+from replidict.transport.probing import ROUND_INTERVAL, ROUNDS
 
 SILENCE_TIMEOUT = HANDSHAKE_TIMEOUT = 2.0
 """Seconds of hearing nothing, or of waiting to be accepted, after which the real transport gives a connection up."""
@@ -41,6 +45,7 @@ class Hello(msgspec.Struct, frozen=True):
 
     node_id: str
     release: Release
+    may_hold_lease: bool
 
 
 encode_hello = msgspec.msgpack.encode
@@ -63,16 +68,23 @@ class Channel:
 class Connection:
     """One connection between two nodes. `ends` are their addresses, the caller first."""
 
-    __slots__ = ("accepted_by", "channels", "cut", "ends", "noticed", "number", "opened")
+    __slots__ = ("accepted_by", "called_by", "channels", "cut", "ends", "noticed", "number", "opened")
 
-    def __init__(self, number: int, ends: tuple[str, str]) -> None:
+    def __init__(self, number: int, ends: tuple[str, str], called_by: Hello) -> None:
         self.number = number
         self.ends = ends
+        self.called_by = called_by  # what the calling side says of itself
         self.accepted_by: Hello | None = None  # what the called side says of itself, once it has heard the call
         self.opened = False  # both sides have accepted each other
         self.cut = False
         self.noticed: set[str] = set()
         self.channels = {address: Channel() for address in ends}  # by receiver
+
+    def hello(self, address: str) -> Hello:
+        """What one of the two says of itself. Both have been heard."""
+        said = self.called_by if address == self.ends[0] else self.accepted_by
+        assert said is not None
+        return said
 
     def other(self, address: str) -> str:
         """The other end."""
@@ -90,6 +102,11 @@ class End(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the process exists."""
+        ...
+
+    @property
+    def powered(self) -> bool:
+        """Whether its machine runs, with or without the process."""
         ...
 
     @property
@@ -114,7 +131,7 @@ class Caller(Protocol):
         ...
 
 
-Kind = Literal["call", "answer", "farewell", "open", "message", "lost"]
+Kind = Literal["call", "answer", "farewell", "open", "message", "closed", "lost", "refused"]
 Event = tuple[Kind, Connection, bytes]
 """What happens to a connection, and the bytes that say more: a message, or the other side's `Hello`."""
 
@@ -132,6 +149,7 @@ class Network:
         self.capacity = 1 << 30  # bytes under way in one direction beyond which `send` refuses
         self.blocked: dict[tuple[str, str], int] = {}  # (sender, receiver) -> by how many faults
         self.slow: dict[tuple[str, str], float] = {}
+        self.refusing: dict[frozenset[str], int] = {}  # pairs with a device between them -> by how many faults
         self.filter: Callable[[str, str, Message], bool] | None = None  # for tests by hand: False loses the message
         self._transports: dict[str, Caller] = {}  # those whose nodes run
         self._connections: dict[frozenset[str], Connection] = {}
@@ -141,6 +159,7 @@ class Network:
         self.cuts = 0
         self.farewells = 0
         self.refused = 0
+        self.probes_refused = 0
 
     def add(self, address: str, end: End) -> None:
         """Have somebody be there at an address."""
@@ -176,17 +195,38 @@ class Network:
                 self._call_again(caller, called)  # the other one's call may come to nothing
             return
         reachable = called in self.ends and self.ends[called].reachable and self.ends[caller].reachable
+        reachable = reachable and pair not in self.refusing
         if not reachable or self.blocked.get((caller, called)) or self.blocked.get((called, caller)):
             self._call_again(caller, called)
             return
         self._numbers += 1
-        connection = self._connections[pair] = Connection(self._numbers, (caller, called))
+        connection = self._connections[pair] = Connection(self._numbers, (caller, called), transport.hello)
         self.post(connection, called, "call", encode_hello(transport.hello))
         self.loop.after(HANDSHAKE_TIMEOUT, partial(self._too_late, connection))
 
     def _call_again(self, caller: str, called: str) -> None:
         delay = self.rng.uniform(0.2, 0.5)
         self._calls[caller, called] = self.loop.after(delay, partial(self._call, caller, called))
+
+    def probe(self, connection: Connection, caller: str, rounds: int = ROUNDS) -> None:
+        """Have one end of a connection that the other one has closed find out whether anybody listens there."""
+        called = connection.other(caller)
+        delay = self._delay(caller, called) + self._delay(called, caller)
+        self.loop.after(delay, partial(self._probe, connection, caller, self._transports.get(caller), rounds - 1))
+
+    def _probe(self, connection: Connection, caller: str, transport: Caller | None, rounds: int) -> None:
+        called = connection.other(caller)
+        if transport is None or self._transports.get(caller) is not transport:
+            return
+        refusing = frozenset(connection.ends) in self.refusing
+        if not refusing and (self.blocked.get((caller, called)) or self.blocked.get((called, caller))):
+            return  # no answer
+        if refusing or (self.ends[called].powered and not self.ends[called].alive):
+            self.probes_refused += 1
+            self.trace.note("network", "refused", f"{caller} probes {called}")
+            self.ends[caller].receive(("refused", connection, b""))
+        elif self.ends[called].alive and rounds:
+            self.loop.after(ROUND_INTERVAL, partial(self.probe, connection, caller, rounds))
 
     def _too_late(self, connection: Connection) -> None:
         if not connection.opened:
@@ -216,7 +256,7 @@ class Network:
                 self.cut(connection, slowly=silently)
 
     def cut(self, connection: Connection, *, slowly: bool = False) -> None:
-        """End a connection; each end learns of it sooner or later."""
+        """End a connection; each end learns of it: soon, as it is closed or reset, or `slowly`, by hearing nothing."""
         if connection.cut:
             return
         connection.cut = True
@@ -234,15 +274,15 @@ class Network:
                 continue
             delay = self.rng.uniform(0.1, SILENCE_TIMEOUT) if slowly else self.rng.uniform(0.0, 0.02)
             at = max(now + delay, channel.last_arrival if arrives else now)
-            self.loop.at(at, partial(self._notice, connection, address))
+            self.loop.at(at, partial(self._notice, connection, address, "lost" if slowly else "closed"))
 
-    def _notice(self, connection: Connection, address: str) -> None:
+    def _notice(self, connection: Connection, address: str, how: Kind) -> None:
         if address in connection.noticed:
             return
         connection.noticed.add(address)
         end = self.ends[address]
         if end.alive:
-            end.receive(("lost", connection, b""))
+            end.receive((how, connection, b""))
         pause = (
             self.rng.choice((0.0, 0.2, 0.5)) * self.rng.random() if connection.opened else self.rng.uniform(0.2, 0.5)
         )
@@ -265,6 +305,20 @@ class Network:
             if give_up and connection is not None and not connection.cut:
                 wait = self.rng.uniform(0.5, 1.25) * SILENCE_TIMEOUT
                 self.loop.after(wait, partial(self._give_up, connection, direction))
+
+    def refuse_between(self, pairs: Iterable[frozenset[str]]) -> None:
+        """A device between each two resets what connects them, and refuses new connections."""
+        for pair in pairs:
+            self.refusing[pair] = self.refusing.get(pair, 0) + 1
+            if (connection := self._connections.get(pair)) is not None:
+                self.cut(connection)
+
+    def let_through(self, pairs: Iterable[frozenset[str]]) -> None:
+        """Undo one `refuse_between`."""
+        for pair in pairs:
+            self.refusing[pair] = self.refusing.get(pair, 1) - 1
+            if self.refusing[pair] <= 0:
+                del self.refusing[pair]
 
     def _give_up(self, connection: Connection, direction: tuple[str, str]) -> None:
         if self.blocked.get(direction):
@@ -292,6 +346,7 @@ class Network:
     def heal(self) -> None:
         """No faults any more."""
         self.slow.clear()
+        self.refusing.clear()
         self.heavy_tail = 0.0
         for direction in list(self.blocked):
             self.blocked[direction] = 1

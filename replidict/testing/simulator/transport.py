@@ -10,7 +10,7 @@ from pysyncobj.transport import Transport
 from typing_extensions import override
 
 from replidict.protocol.peer_messages import MembersAre, Message, decode, encode
-from replidict.release import Release
+from replidict.release import FIRST, Release
 from replidict.testing.simulator.network import Connection, Event, Hello, Kind, Network, decode_hello
 
 
@@ -27,6 +27,14 @@ class Member(Protocol):
 
     def members_are(self) -> MembersAre:
         """Words for a caller who is no member."""
+        ...
+
+    def peer_closed(self, address: str, may_hold_lease: bool) -> None:
+        """The connection that was just lost was closed by its other end."""
+        ...
+
+    def peer_refused(self, address: str) -> None:
+        """Nobody listens at the address of a peer that has closed its connection."""
         ...
 
     def hear_from_non_member(self, message: MembersAre) -> None:
@@ -50,6 +58,7 @@ class SimulatedTransport(Transport):
         self._engine: Member = engine
         self._on_send = on_send
         self._live: dict[str, Connection] = {}
+        self._closed: dict[str, Connection] = {}  # by their other end; the last one
         self._parting: set[Connection] = set()  # called by a node that is no member
         self._destroyed = False
 
@@ -73,6 +82,11 @@ class SimulatedTransport(Transport):
             return False
         self._on_send(node.id, message)
         return self._network.send(connection, self.address, message)
+
+    def probe(self, node: Node) -> None:
+        """Find out whether anybody listens there, if this release can do that."""
+        if self.hello.release.level > FIRST.level:
+            self._network.probe(self._closed[node.id], self.address)
 
     def tick(self, now: float) -> None:
         """Nothing is ever due: the network keeps its own time."""
@@ -108,10 +122,12 @@ class SimulatedTransport(Transport):
         elif kind == "message":
             if live is connection:
                 self._onMessageReceived(node, decode(data))
-        elif kind == "lost":
+        elif kind in ("lost", "closed"):
             if live is connection:
-                del self._live[address]
-                self._onNodeDisconnected(node)
+                self._lose(connection, node, kind)
+        elif kind == "refused":
+            if live is None and self._closed.get(address) is connection:
+                self._engine.peer_refused(address)
         elif kind == "open":
             self._open(connection, node)
         elif (refused := self._refusal(address, connection.accepted_by)) is not None:
@@ -122,6 +138,13 @@ class SimulatedTransport(Transport):
         else:
             self._open(connection, node)
             self._onMessageReceived(node, decode(data))
+
+    def _lose(self, connection: Connection, node: Node, kind: Kind) -> None:
+        del self._live[node.id]
+        self._onNodeDisconnected(node)
+        if kind == "closed":
+            self._closed[node.id] = connection
+            self._engine.peer_closed(node.id, connection.hello(node.id).may_hold_lease)
 
     def _called(self, connection: Connection, node: Node | None, hello: Hello) -> None:
         """Somebody calls this node."""

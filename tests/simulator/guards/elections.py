@@ -7,10 +7,10 @@ from unittest import mock
 
 from replidict.node import linearizable_reads
 from replidict.protocol.peer_messages import AppendEntries, ConfirmLeader, VoteReply
-from replidict.raft import elections, freshness, outbox, progress, read_index, replication
+from replidict.raft import elections, freshness, leader_death, outbox, progress, read_index, replication
 from replidict.raft.role import Role
 from replidict.storage import log
-from tests.simulator import scenarios
+from tests.simulator import failover_scenarios, scenarios
 from tests.simulator.guards.guard import Replacements, guard
 
 
@@ -250,3 +250,48 @@ def fresh_when_applied() -> Replacements:
 
     original = read_index.ReadIndex.note_time
     yield read_index.ReadIndex, "note_time", note_time
+
+
+@guard("failover", scenario=failover_scenarios.a_killed_leader_is_replaced_at_once)
+def evidence_that_the_leader_died() -> Replacements:
+    """The followers of a leader that was killed wait for its election timeout to pass."""
+
+    def on_closed(self: leader_death.LeaderDeath, peer: progress.Peer, may_hold_lease: bool) -> None:
+        pass
+
+    yield leader_death.LeaderDeath, "on_closed", on_closed
+
+
+@guard("thesis 4.2.3", scenario=failover_scenarios.a_leader_that_loses_its_connections_leads_on)
+def a_refusal_beside_the_end_of_a_connection() -> Replacements:
+    """A leader is deposed because its connections were closed, though it lives."""
+
+    def on_closed(self: leader_death.LeaderDeath, peer: progress.Peer, may_hold_lease: bool) -> None:
+        if peer.address == self._state.leader:
+            self._elections.leader_died()
+
+    yield leader_death.LeaderDeath, "on_closed", on_closed
+
+
+@guard("thesis 4.2.3", scenario=failover_scenarios.who_alone_is_refused_disturbs_nobody)
+def a_voter_believes_its_own_eyes() -> Replacements:
+    """A voter that hears its leader believes a candidate that the leader has died."""
+
+    def on_request_vote(self: elections.Elections, sender: progress.Peer, message: Any) -> None:
+        if message.pre:
+            self._heard_leader_at = float("-inf")
+        original(self, sender, message)
+
+    original = elections.Elections.on_request_vote
+    yield elections.Elections, "on_request_vote", on_request_vote
+
+
+@guard("thesis 6.4.1", scenario=failover_scenarios.a_leader_with_a_lease_seems_to_have_ended)
+def no_evidence_against_a_lease() -> Replacements:
+    """Voters that saw a leader's connections refused elect another one while it holds a lease."""
+
+    def on_closed(self: leader_death.LeaderDeath, peer: progress.Peer, may_hold_lease: bool) -> None:
+        original(self, peer, False)
+
+    original = leader_death.LeaderDeath.on_closed
+    yield leader_death.LeaderDeath, "on_closed", on_closed
