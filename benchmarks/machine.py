@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import etcd
+from benchmarks import etcd, hashicorp
 
 
 def processor() -> str:
@@ -60,6 +60,8 @@ def describe(directory: Path, peers: tuple[str, ...]) -> dict[str, object]:
     }
     if "etcd" in peers:
         versions |= {"etcd": etcd.version(), "grpcio": package("grpcio")}
+    if "raft" in peers:
+        versions["hashicorp/raft"] = hashicorp.version()
     if "diskcache" in peers:
         versions["diskcache"] = package("diskcache")
     return {

@@ -59,11 +59,12 @@ def die_with_parent() -> None:
 
 
 class Child:
-    """A process of `child.py`: does jobs, several at a time."""
+    """A process of `child.py`, or of a program that takes the same lines: does jobs, several at a time."""
 
-    def __init__(self, kind: str, config: dict[str, Any]) -> None:
+    def __init__(self, kind: str, config: dict[str, Any], program: Path | None = None) -> None:
+        command = [sys.executable, "-m", "benchmarks.child"] if program is None else [str(program)]
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child", kind, json.dumps(config)],
+            [*command, kind, json.dumps(config)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,13 +138,14 @@ class Child:
 class Program:
     """A foreign program, such as an etcd member; what it says goes to a file."""
 
-    def __init__(self, command: list[str], output: Path) -> None:
+    def __init__(self, command: list[str], output: Path, cwd: Path | None = None) -> None:
         with output.open("ab") as file:
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
+                cwd=cwd,
                 preexec_fn=die_with_parent,
                 start_new_session=True,
             )

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import disk_cache, etcd
+from benchmarks import disk_cache, etcd, hashicorp
 from benchmarks.results import Note, Row
 from benchmarks.systems import Cluster, cluster
 
 T = TypeVar("T")
 
-PEERS = ("etcd", "stock", "diskcache")
+PEERS = ("etcd", "raft", "stock", "diskcache")
 
 Measured = Iterator[Row | Note]
 
@@ -45,7 +45,12 @@ class Settings:
 
 def present_peers(without: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """The peers that can take part, and for each other one why not."""
-    reasons = {"etcd": etcd.missing(), "diskcache": disk_cache.missing(), "stock": None}
+    reasons = {
+        "etcd": etcd.missing(),
+        "raft": hashicorp.missing(),
+        "diskcache": disk_cache.missing(),
+        "stock": None,
+    }
     reasons |= {name: f"{name} is left out, as asked" for name in without}
     return tuple(name for name in PEERS if reasons[name] is None), [each for each in reasons.values() if each]
 

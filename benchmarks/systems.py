@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from benchmarks import etcd
-from benchmarks.processes import Child, Program, free_addresses, wait_until
+from benchmarks import etcd, hashicorp
+from benchmarks.processes import Child, Program, cpu_seconds, free_addresses, wait_until
 
 
 class Member(ABC):
@@ -34,6 +35,10 @@ class Member(ABC):
     def node_pid(self) -> int:
         """Of the process that is the node."""
 
+    def signal(self, number: int) -> None:
+        """Send the process that is the node a signal."""
+        os.kill(self.node_pid, number)
+
     @abstractmethod
     def start(self, **more: Any) -> None:
         """Start it, without waiting for it."""
@@ -44,10 +49,10 @@ class Member(ABC):
 
 
 class Embedded(Member):
-    """A node in the same process as its client: replidict, stock PySyncObj, diskcache."""
+    """A node in the same process as its client: replidict, stock PySyncObj, diskcache, hashicorp/raft."""
 
-    def __init__(self, kind: str, config: dict[str, Any]) -> None:
-        self._kind, self._config = kind, config
+    def __init__(self, kind: str, config: dict[str, Any], program: Path | None = None) -> None:
+        self._kind, self._config, self._program = kind, config, program
 
     @property
     @override
@@ -56,7 +61,7 @@ class Embedded(Member):
 
     @override
     def start(self, **more: Any) -> None:
-        self._client = Child(self._kind, {**self._config, **more})
+        self._client = Child(self._kind, {**self._config, **more}, self._program)
 
     @override
     def kill(self) -> None:
@@ -127,6 +132,10 @@ class Cluster:
         """The client at the leader, or at a follower."""
         return self.leader().client if place == "leader" else self.followers()[0].client
 
+    def cpu_seconds(self) -> float:
+        """What its nodes have used of a processor so far, in user and system mode."""
+        return sum(cpu_seconds(member.node_pid) for member in self.members)
+
     def kill(self) -> None:
         for member in self.members:
             member.kill()
@@ -164,6 +173,24 @@ def stock_members(root: Path, count: int, **config: Any) -> list[Member]:
     ]
 
 
+def raft_members(root: Path, count: int) -> list[Member]:
+    program = root / "hashicorp-raft"
+    hashicorp.build(program)
+    addresses = free_addresses(count)
+    return [
+        Embedded(
+            "raft",
+            {
+                "path": str(root / f"n{number}"),
+                "address": address,
+                "peers": [each for each in addresses if each != address],
+            },
+            program,
+        )
+        for number, address in enumerate(addresses)
+    ]
+
+
 def etcd_members(root: Path, count: int) -> list[Member]:
     addresses = free_addresses(2 * count)
     clients, peers = addresses[:count], addresses[count:]
@@ -182,6 +209,7 @@ _MEMBERS: dict[str, Callable[..., list[Member]]] = {
     "replidict": replidict_members,
     "stock": stock_members,
     "etcd": etcd_members,
+    "raft": raft_members,
     "diskcache": disk_cache_members,
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import etcd, etcd_wire
+from benchmarks import etcd, etcd_wire, hashicorp
 from benchmarks.measure import percentile, run_threads
 from benchmarks.report import markdown, number, plain
 from benchmarks.results import ANY, Result, Row, medians
@@ -29,7 +29,19 @@ def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> N
     files = tmp_path / "files"
     files.mkdir()
     done = run(
-        *("--quick", "floor", "writes", "anatomy", "reads", "--without", "etcd", "--without", "diskcache"),
+        *(
+            "--quick",
+            "floor",
+            "writes",
+            "anatomy",
+            "reads",
+            "--without",
+            "etcd",
+            "--without",
+            "raft",
+            "--without",
+            "diskcache",
+        ),
         *("--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md"), "--directory", str(files)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +49,7 @@ def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> N
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["quick"] and found["runs"] == 1 and found["cpus"] >= 1
     assert found["versions"].keys() >= {"python", "sqlite", "replidict", "pysyncobj"}
-    assert found["left out"] == ["etcd is left out, as asked", "diskcache is left out, as asked"]
+    assert found["left out"] == [f"{peer} is left out, as asked" for peer in ("etcd", "raft", "diskcache")]
     assert list(found["benchmarks"]) == ["floor", "writes", "anatomy", "reads"]
     for benchmark in found["benchmarks"].values():
         assert benchmark["failed"] is None
@@ -51,11 +63,16 @@ def test_a_quick_run_yields_positive_figures_for_every_case(tmp_path: Path) -> N
     places = [(1, "alone"), (3, "leader"), (3, "follower")]
     assert cases == {
         ("SQLite commit", ANY, ANY, 1),
+        ("replicated, nothing else", 3, "leader", 1),
         *(("replidict", *place, threads) for place in places for threads in (1, 16)),
         *(("stock", *place, threads) for place in places[1:] for threads in (1, 16)),
     }
-    on_leader = next(row for row in writes if row["case"] == {"nodes": 3, "at": "leader", "threads": 1})
-    assert on_leader["ratios"].keys() == {"p50 ms / SQLite commit", "p50 ms / stock", "per s / stock"}
+    case = {"nodes": 3, "at": "leader", "threads": 1}
+    on_leader = next(row for row in writes if row["system"] == "replidict" and row["case"] == case)
+    assert on_leader["ratios"].keys() == {
+        *("p50 ms / SQLite commit", "p50 ms / stock", "per s / stock", "CPU us / stock"),
+        *(f"{figure} / replicated, nothing else" for figure in ("p50 ms", "per s", "CPU us")),
+    }
     kinds = {(row["case"]["read"], row["case"]["at"]) for row in found["benchmarks"]["reads"]["rows"]}
     assert kinds == {(kind, place) for kind in ("local", "linearizable") for place in ("leader", "follower")}
     assert "| replidict | 3 | follower | 16 |" in (tmp_path / "out.md").read_text()
@@ -97,6 +114,20 @@ def test_etcd_keeps_what_the_client_writes(tmp_path: Path) -> None:
             for kind in ("local", "linearizable"):
                 assert client.call("reads", threads=2, seconds=0.1, kind=kind, keys=20)["count"] > 0
             assert client.call("writes", threads=2, seconds=0.1)["errors"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(hashicorp.missing() is not None, reason="Go or hashicorp/raft is not installed")
+def test_hashicorp_raft_takes_writes_and_reads(tmp_path: Path) -> None:
+    """The Go program builds, elects a leader, and does what is timed."""
+    with cluster(tmp_path, "raft", 3) as members:
+        client = members.at("leader")
+        client.call("fill")
+        assert client.call("reads", threads=2, seconds=0.1, kind="linearizable")["count"] > 0
+        written = client.call("writes", threads=2, seconds=0.1)
+        assert written["count"] > 0 and written["errors"] == 0
+        refused = members.at("follower").call("writes", threads=1, seconds=0.1)
+        assert refused["count"] == 0 and "not the leader" in refused["error"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -186,9 +186,8 @@ class WireSession:
         self._decode: Callable[[bytearray], Message | Request | Answer] = decode
         self._max_frame_bytes = max_frame_bytes
         self._reader = FrameReader(HANDSHAKE_MAX_BYTES)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        who = me.cluster_id, me.node_id, me.address
-        hello = Hello(MAGIC, VERSION, security.mode, *who, nonce, *THIS, me.may_hold_lease)
+        who = me.cluster_id, me.node_id, me.address, secrets.token_bytes(NONCE_BYTES)
+        hello = Hello(MAGIC, VERSION, security.mode, *who, *THIS, me.may_hold_lease)
         self._hello: bytes = encode(hello)
         self._proofs = (b"", b"")  # (ours, the one expected)
         self._tag_keys = (b"", b"")  # (ours, theirs)

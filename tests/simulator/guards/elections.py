@@ -160,7 +160,7 @@ def read_after_an_entry_of_the_own_term() -> Replacements:
     yield read_index.ReadIndex, "_begin_round", begin_round
 
 
-@guard("thesis 6.4, step 4", 25)
+@guard("thesis 6.4, step 4", 50)
 def wait_for_the_read_index() -> Replacements:
     """A read is served before this node has applied what it must see."""
 
