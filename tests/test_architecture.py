@@ -61,7 +61,7 @@ NEVER = {
 }
 """The folders that may not import all that is below them, and what they may import beside themselves and the ground."""
 
-EXTRAS = {"django": {"django", "asgiref"}, "apscheduler": {"apscheduler"}}
+EXTRAS = {"django": {"django", "asgiref"}, "apscheduler": {"apscheduler"}, "tooz": {"tooz", "oslo_utils"}}
 """The adapters, and what is installed for each."""
 
 SERVE = "command.serve"
