@@ -56,7 +56,7 @@ NEVER = {
     "machine": {"protocol"},
     "raft": {"storage", "machine", "protocol"},
     "storage": {"machine", "protocol"},
-    "http": {"api", "aio", "machine", "server.operations"},
+    "http": {"api", "aio", "contrib.prometheus", "machine", "server.operations"},
     "command": {"client", "protocol", "storage", "machine"},
 }
 """The folders that may not import all that is below them, and what they may import beside themselves and the ground."""
