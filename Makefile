@@ -46,7 +46,7 @@ foreign-suites: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --group dev --editable '.[serve,django]'
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[serve,django,apscheduler,tooz]'
 	touch $@
 
 clean:

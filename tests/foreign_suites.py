@@ -40,12 +40,12 @@ def fetch(package: str) -> None:
         with tarfile.open(source) as archive:
             archive.extractall(fresh, filter="data")
         (root,) = fresh.iterdir()
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (root / "tests").rename(_place(package))
+        _place(package).mkdir(parents=True)
+        (root / "tests").rename(_place(package) / "tests")
 
 
 def folder_with_tests_of(package: str) -> Path:
-    """The folder with the tests of a package. Skips the test that asks, where they were not fetched."""
+    """What has the tests of a package in its folder `tests`. Skips the test that asks, where they were not fetched."""
     if not _place(package).exists():
         pytest.skip(f"the source package of {package} is not here: make foreign-suites")
     return _place(package)

@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Iterator[ReplidictCache]:
 
 def test_the_tests_of_django(tmp_path: Path) -> None:
     """Django's tests of backends pass, all of them with pickle, and without it all that need none."""
-    folder = folder_with_tests_of("django")
+    folder = folder_with_tests_of("django") / "tests"
     both = [run("tests.django_suite", folder, how, tmp_path / how) for how in ("pickle", "plain")]
     pickle, plain = map(outcome, both)
     assert (pickle["failed"], pickle["skipped"]) == ([], []), pickle["text"]

@@ -1,0 +1,3 @@
+class BaseField:
+    name: str
+    is_default: bool

@@ -1,0 +1,3 @@
+from apscheduler.triggers.base import BaseTrigger
+
+class DateTrigger(BaseTrigger): ...

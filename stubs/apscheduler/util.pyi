@@ -1,0 +1,3 @@
+from datetime import tzinfo
+
+def astimezone(obj: tzinfo | str | None) -> tzinfo: ...
