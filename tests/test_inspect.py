@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner, Result
 
-from replidict import ReplicatedDict
+from replidict import Options, ReplicatedDict
 from replidict.command.log_entries import described
 from replidict.command.main import main
 from replidict.errors import StorageError
@@ -24,7 +24,7 @@ from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
 from replidict.storage.directory import FILE_NAME
 from tests.clusters import cluster, wait_until
-from tests.storage_support import WAL, Rig, flip, image, put, written
+from tests.storage_support import FRAME, WAL, Rig, flip, image, put, written
 
 FOUNDERS = ("10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000")
 
@@ -244,3 +244,44 @@ def test_other_entries_are_told_in_words() -> None:
     ]
     assert [described(cmd.encode(command)) for command, _ in told] == [words for _, words in told]
     assert described(b"\x00") == "what this release does not know: upgrade it"
+
+
+def torn_in_the_middle(path: Path, durability: Literal["fsync", "process"]) -> Path:
+    """The directory of a node that was killed, and a frame of whose write-ahead log did not reach the disk, though
+    those of later commits did: without a sync after each of them a loss of power does that."""
+    with ReplicatedDict[str, int](path, options=Options(durability=durability)) as d:
+        for number in range(40):
+            d[f"key {number}"] = number
+        torn = Path(shutil.copytree(path, path.with_name("torn")))
+    frames = len(written((torn / WAL).read_bytes())) // FRAME
+    flip(torn / WAL, 32 + FRAME * (frames // 2) + 100, 3)
+    return torn
+
+
+@pytest.mark.parametrize("opened", ["process", "fsync"])
+def test_what_ran_without_syncs_is_judged_so(tmp_path: Path, opened: Literal["fsync", "process"]) -> None:
+    """Of a node with durability="process" it says what an opening would: the log is good up to where it is torn. The
+    node opens, with either durability, and has what came before."""
+    torn = torn_in_the_middle(tmp_path / "n", "process")
+    done = json.loads(inspect(torn, "--json").output)
+    assert done["damage"] is None and 5 < done["last_index"] < 41
+    with ReplicatedDict[str, int](torn, options=Options(durability=opened)) as d:
+        assert d["key 1"] == 1 and 5 < len(d) < 40
+        d["another"] = 1
+
+
+@pytest.mark.parametrize("later", ["fsync", "process"])
+def test_what_ran_with_syncs_is_judged_so(tmp_path: Path, later: Literal["fsync", "process"]) -> None:
+    """How a node ran last counts, not how it ran before: what was synced and can't be read is damage."""
+    with ReplicatedDict[str, int](tmp_path / "n", options=Options(durability="process")) as d:
+        d["k"] = 1
+    with ReplicatedDict[str, int](tmp_path / "n", options=Options(durability="fsync")) as d:
+        d["k"] = 2
+    torn = torn_in_the_middle(tmp_path / "n", later)
+    done = inspect(torn)
+    if later == "process":
+        assert done.exit_code == 0
+        return
+    assert done.exit_code == 5 and "is damaged in frame" in done.output
+    with pytest.raises(StorageError, match="is damaged in frame"):
+        ReplicatedDict(torn)

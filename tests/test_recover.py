@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -15,15 +16,16 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from typing_extensions import override
 
-from replidict import RemovedError, ReplicatedDict
+from replidict import Options, RemovedError, ReplicatedDict
 from replidict.command.main import main
 from replidict.machine import commands as cmd
 from replidict.protocol.log_entry import Entry
 from replidict.storage import records, recovery
 from replidict.storage.directory import FILE_NAME, connect
 from tests.clusters import cluster, free_addresses, leader_of, wait_until
-from tests.storage_support import WAL, Failing, Rig, image, put, written
+from tests.storage_support import FRAME, WAL, Failing, Rig, flip, image, put, written
 from tests.test_inspect import on_disk
 
 
@@ -250,6 +252,44 @@ def test_a_copy_without_its_mark(disks: list[Path]) -> None:
     (disks[2] / "mark").unlink()
     assert told(disks[1], disks[2]) == "LOST"
     assert f"{disks[2]} has no mark" in recover(disks[1], disks[2], answer="n\n").output
+
+
+def test_a_disk_that_was_not_synced(tmp_path: Path) -> None:
+    """A node with durability="process" whose write-ahead log is torn where it can be, is recovered; that it may have
+    acknowledged more is said, though it has a mark of an earlier run."""
+    path, address, options = tmp_path / "n", free_addresses(1)[0], Options(durability="process")
+    with ReplicatedDict[str, int](path, address=address) as d:
+        d["key 0"] = 0
+    assert "none is lost" in recover(path, answer="n\n").output
+    with ReplicatedDict[str, int](path, address=address, options=options) as d:
+        for number in range(40):
+            d[f"key {number}"] = number
+        torn = Path(shutil.copytree(path, tmp_path / "torn"))
+    flip(torn / WAL, 32 + FRAME * (len(written((torn / WAL).read_bytes())) // FRAME // 2) + 100, 3)
+    done = recover(torn, "--yes")
+    assert done.exit_code == 0 and "ran with durability='process'" in done.output and "LOST" in done.output
+    with ReplicatedDict[str, int](torn, address=address) as founder:
+        assert founder["key 1"] == 1 and 5 < len(founder) < 40
+
+
+class Interrupted(io.RawIOBase):
+    """A terminal at which somebody presses Ctrl-C instead of answering."""
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: object) -> int:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_at_the_question(disks: list[Path]) -> None:
+    """It is an interruption and not a no: the exit status is that of one, and nothing is changed."""
+    before = identity(disks[1])
+    done = CliRunner().invoke(main, ["recover", str(disks[1]), str(disks[0])], input=io.BufferedReader(Interrupted()))
+    assert done.exit_code == 130 and "interrupted" in done.output
+    assert identity(disks[1]) == before
 
 
 def test_who_is_no_voter(disks: list[Path], addresses: list[str]) -> None:

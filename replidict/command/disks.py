@@ -170,7 +170,7 @@ def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool
                     raise refusal
                 _print_consequences(found)
             if not yes:
-                click.confirm(f"Go on with {data}?", abort=True, err=True)
+                _ask(f"Go on with {data}?")
             try:
                 identity = found.recover(at)
             except KeyboardInterrupt as error:
@@ -182,6 +182,15 @@ def recover(data: Path, others: tuple[Path, ...], address: str | None, yes: bool
         f"{data} is the only member of the new cluster {identity.cluster_id}, at {identity.address}.\n"
         "Start it as before, and have the others join with empty directories."
     )
+
+
+def _ask(question: str) -> None:
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort as abort:  # which click makes of Ctrl-C as well
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from abort
+        raise
 
 
 def _print_survivors(found: Survivors) -> None:
@@ -209,7 +218,10 @@ def _print_doubts(node: Inspected) -> None:
         click.echo(f"{node.path}: this node was removed from its cluster, and heard of nothing since.")
     elif node.identity.address not in node.members.voters:
         click.echo(f"{node.path}: this node was no voter, as far as it knew: it may have been behind.")
-    if not node.marked:
+    if node.unsynced:
+        click.echo(f"{node.path}: this node ran with durability='process', so it may be older than what the node had")
+        click.echo("acknowledged, if its machine has lost power since.")
+    elif not node.marked:
         click.echo(f"{node.path} has no mark beside its file: it may be older than what the node had acknowledged.")
 
 

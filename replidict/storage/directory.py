@@ -37,6 +37,10 @@ SUPERSEDED = "superseded"
 DIVERGED = "diverged"
 """There if its state is not that of the other members: it says so. See `leave_note`."""
 
+UNSYNCED = "unsynced"
+"""There while the write-ahead log is that of a node with `durability="process"`: a power cut may have torn more of it
+than the last transaction."""
+
 _ID = re.compile(b"[0-9a-f]{32}")
 
 
@@ -297,7 +301,7 @@ directory's lock first, perhaps."""
 
 def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Connection:
     """Open and check a node's file. The connection is in autocommit mode. Raises `StorageError`."""
-    check_outside(file, durability)
+    check_outside(file, synced=durability == "fsync" and not is_unsynced(file.parent))
     with _refusing(file):
         if Path(f"{file}-wal").exists():  # a newer release may have been killed before the version was in the file
             # Only to read: closing a connection that may write would tidy up a file that is not ours to touch.
@@ -334,20 +338,31 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
         db.execute(f"PRAGMA journal_size_limit = {longest(page_bytes)}")
         if durability == "fsync":
             presize(file, frames, page_bytes)
+            remove(file.parent / UNSYNCED)
+        else:
+            (file.parent / UNSYNCED).touch(mode=0o600)
         sync(file.parent)  # the write-ahead log was just made: its name must last as long as what is written to it
         db.execute("PRAGMA busy_timeout = 0")
         unless_whole.pop_all()
     return db
 
 
-def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
-    """What can be told of a node's file without SQLite, which would change it by opening it. Raises `StorageError`."""
+def is_unsynced(directory: Path) -> bool:
+    """Whether the node in this directory ran with `durability="process"` last."""
+    return (directory / UNSYNCED).exists()
+
+
+def check_outside(file: Path, *, synced: bool) -> None:
+    """What can be told of a node's file without SQLite, which would change it by opening it. Raises `StorageError`.
+
+    `synced`: each commit to the write-ahead log was synced, so that a power cut can explain a torn end and no more.
+    """
     with _refusing(file):
         with file.open("rb") as raw:
             header = raw.read(100)
         if header[:16] != b"SQLite format 3\0":
             raise _refusal(file, "it is not a SQLite file")
-        if durability == "fsync" and (damage := check_wal(file)):
+        if synced and (damage := check_wal(file)):
             raise _refusal(file, damage)
         # Both were written before the file had its name, and stand in its header (sqlite.org/fileformat2.html, 1.3).
         version, _, application_id = struct.unpack_from(">3I", header.ljust(100, b"\0"), 60)

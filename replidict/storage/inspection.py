@@ -36,6 +36,7 @@ from replidict.storage.directory import (
     check_outside,
     check_version,
     in_use,
+    is_unsynced,
     read_note,
 )
 from replidict.storage.high_water_mark import HighWaterMark
@@ -100,6 +101,9 @@ class Inspected:
     marked: bool
     """Whether there is a mark beside the file: without one nobody can tell that the file is not an older one."""
 
+    unsynced: bool
+    """Whether it ran with `durability="process"` last: what it acknowledged before a power cut may be missing."""
+
     recovered: records.Recovered | None
     """What it was founded from, if that was a lost quorum."""
 
@@ -149,7 +153,7 @@ def inspect(path: Path, last: int = 0) -> Inspected:
     try:
         damage = None
         try:
-            check_outside(file, "fsync")
+            check_outside(file, synced=not is_unsynced(path))
         except StorageError as error:
             damage = str(error)
         sizes = [each.stat().st_size if each.exists() else 0 for each in (file, _wal(file))]
@@ -169,7 +173,8 @@ def inspect(path: Path, last: int = 0) -> Inspected:
         path, facts["identity"], facts["vote"], facts["applied"], (settled, *between)[-1], settled, between,
         first, last_index, last_term, committed, entries,
         written, sizes[0], sizes[1], level, machine.digested[1] or None, damage,
-        read_note(note) if note.exists() else None, mark is not None, facts.get(RECOVERED),
+        read_note(note) if note.exists() else None, mark is not None, is_unsynced(path),
+        facts.get(RECOVERED),
     )  # fmt: skip
 
 

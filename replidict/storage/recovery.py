@@ -19,7 +19,7 @@ Rules kept here:
    has a node in each majority of the next (thesis 4.1): if a majority of the voters is here, in each configuration that
    may be the last committed one, then the furthest disk has every committed entry, and every later change of the
    members. With fewer a change may have passed these disks by. A disk counts only as the voter that it is, by its
-   identity, and only with its mark: without that it may be an older copy.
+   identity, and only with its mark, and synced: else it may be older than what the node had acknowledged.
 7. The founder keeps the fact that it was recovered, whether something may have been lost then, and what it takes to
    tell the others: who it was, and who they were.
 """
@@ -85,7 +85,7 @@ class Survivors:
         One is committed before the next is in a log, so these are the last two at most.
         """
         known = [self.furthest.settled, *self.furthest.between][-2:]
-        marked = [node for node in self.nodes if node.marked]
+        marked = [node for node in self.nodes if node.marked and not node.unsynced]
         return [(len(_voters(members, marked)), len(members.voters)) for members in known]
 
     @property

@@ -25,7 +25,8 @@ Rules kept here:
 4. What can't be told from a torn end (damage within the very last transaction, a log cut off or removed) passes here:
    that is what `mark` is for.
 
-This holds for `durability="fsync"` only: without a sync after each commit, a power cut may tear several.
+This holds for `durability="fsync"` only: without a sync after each commit, a power cut may tear several. A file
+beside it says that it was written so (`directory.UNSYNCED`).
 """
 
 from __future__ import annotations
