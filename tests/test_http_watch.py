@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict
-from replidict.http import connection, event_stream, watches
+from replidict.http import connection_limits, event_stream, watches
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.clusters import Dict, wait_until
@@ -178,8 +178,8 @@ def test_who_takes_nothing_is_let_go_of_and_who_takes_stays(
     """A stream that a client does not read is cut in bounded time, and only one change is held for it; one that is read
     goes on, however old it is."""
     d, port = opened
-    monkeypatch.setattr(connection, "TAKING_SECONDS", 1.5)
-    monkeypatch.setattr(connection, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(connection_limits, "TAKING_SECONDS", 1.5)
+    monkeypatch.setattr(connection_limits, "CHECK_SECONDS", 0.1)
     with EventSource(port, "?prefix=k") as reader, EventSource(port, "?prefix=k") as idle:
         assert next(reader._lines) and next(idle._lines)
         number = 0

@@ -13,7 +13,7 @@ from replidict.protocol.peer_messages import (
     ReadIndexRequest,
     TimeoutNow,
 )
-from replidict.raft.freshness import CLOCK_DRIFT
+from replidict.raft.bounded_staleness import CLOCK_DRIFT
 from replidict.raft.leader_calls import LeaderCalls
 from tests.raft_parts import TIMEOUT, Parts, a_node
 

@@ -24,17 +24,17 @@ from replidict.aio.coordination import Coordination
 from replidict.aio.watch import Watch
 from replidict.aio.writing import Writing
 from replidict.api.attempts import Attempts, Body
-from replidict.api.changes import ANY
 from replidict.api.commit import conflict
-from replidict.api.inside import Inside
+from replidict.api.internals import Inside
 from replidict.api.lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Values, Versioned
+from replidict.api.watched_changes import ANY
 from replidict.errors import ReadTimeout, ReplidictError, TransactionConflict
-from replidict.node.backup import Backup
 from replidict.node.call_arguments import seconds_of
+from replidict.node.online_backup import Backup
 from replidict.status import Member, Status
 
 K = TypeVar("K", bound=Hashable)

@@ -10,8 +10,8 @@ from replidict.aio.leadership import Leadership
 from replidict.aio.lease import Granting
 from replidict.aio.lock import Lock
 from replidict.api.lock import Held
+from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.api.replicated_dict import ReplicatedDict
-from replidict.api.wanted import wanted_lock, wanted_permit
 from replidict.errors import raise_anew
 from replidict.node.call_arguments import ttl_of
 from replidict.status import LockInfo

@@ -15,7 +15,7 @@ from replidict.aio.lock import obtain
 from replidict.api.leadership import LONGEST_PAUSE, SHORTEST_PAUSE
 from replidict.api.lock import Held
 from replidict.errors import LockLost, ReplidictError
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 
 logger = logging.getLogger(__name__)
 

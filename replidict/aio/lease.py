@@ -8,7 +8,7 @@ from typing import Any, Self
 from replidict.aio.calls import Calls
 from replidict.api.lease import GrantedLease, not_granted
 from replidict.errors import raise_anew
-from replidict.node.leases import HeldLease
+from replidict.node.held_leases import HeldLease
 from replidict.node.proposals import result_of
 
 

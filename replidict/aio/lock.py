@@ -9,7 +9,7 @@ from replidict.aio.calls import Calls
 from replidict.aio.inbox import Bell
 from replidict.api.lock import Held, NotHeldError, is_taken, not_obtained, obtaining, seconds_for
 from replidict.errors import ReplidictError
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Any, Generic, Self, TypeVar
 
 from replidict.aio.calls import Calls
-from replidict.api.changes import Change, Changes, interest_in, revision_after
+from replidict.api.watched_changes import Change, Changes, interest_in, revision_after
 from replidict.call import Call
 from replidict.errors import ClosedError
 from replidict.node.call_arguments import seconds_of

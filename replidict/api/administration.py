@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replidict.errors import ReadTimeout, ReplidictError, raise_anew
-from replidict.node.backup import Backup
 from replidict.node.blocking_calls import make_current
 from replidict.node.call_arguments import seconds_of
+from replidict.node.online_backup import Backup
 from replidict.options import NO_NETWORK
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import member_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease, not_granted
 from replidict.api.lock import Held, Lock, Semaphore
-from replidict.api.wanted import wanted_lock, wanted_permit
+from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.errors import NotCommitted, raise_anew, waits_for_itself
 from replidict.latch import Latch
 from replidict.node.call_arguments import ttl_of

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from replidict.api.lock import Held, Patience, give_back, obtain
 from replidict.errors import ReplidictError
 from replidict.latch import Latch
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
 from replidict.own_threads import in_node_thread
 

@@ -8,7 +8,7 @@ from typing import Self
 from replidict.errors import NotCommitted
 from replidict.latch import Latch
 from replidict.node.blocking_calls import rounded
-from replidict.node.leases import HeldLease, Leases
+from replidict.node.held_leases import HeldLease, Leases
 from replidict.own_threads import in_node_thread
 
 

@@ -13,7 +13,7 @@ from replidict.latch import Latch
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import rounded
-from replidict.node.locks import Request, State, Wanted
+from replidict.node.lock_requests import Request, State, Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import Write, result_of
 from replidict.own_threads import in_node_thread

@@ -25,10 +25,10 @@ from replidict.machine import commands as cmd
 from replidict.machine.arithmetic import add
 from replidict.machine.changes import Item
 from replidict.machine.codec import Codec
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.consistent_reads import pairs_in_order, within_a_step
 from replidict.node.increments import increment_of
-from replidict.node.moments import pairs_in_order, within_a_step
 from replidict.node.node import Node
 from replidict.node.steps import Steps
 from replidict.options import Options

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from replidict.api.changes import ANY, Change, Changes, interest_in, revision_after
+from replidict.api.watched_changes import ANY, Change, Changes, interest_in, revision_after
 from replidict.errors import ClosedError, ReplidictError, waits_for_itself
 from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of

@@ -10,7 +10,7 @@ import click
 
 from replidict.brief import brief
 from replidict.client.connection import Client
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.command.literals import (
     for_scripts,
     from_input,
@@ -25,7 +25,7 @@ from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import is_terminal, print_json
 from replidict.errors import EncodingError
 from replidict.machine.codec import decode, decode_key, encode, encode_key
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.protocol import client_messages
 from replidict.protocol.log_entry import NUMBER_MAX
 

@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from replidict.brief import brief
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.machine.jsonable import Json, literal, to_json
 
 literal_key_option = click.option("-k", "--literal-key", is_flag=True, help="KEY is JSON or a Python literal.")

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.machine.jsonable import to_json
 
 

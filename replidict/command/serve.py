@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from replidict.command.failures import Failure, told
-from replidict.command.security import Protection, protected
+from replidict.command.exit_status import Failure, told
+from replidict.command.security_options import Protection, protected
 from replidict.storage.directory import FILE_NAME
 
 logger = logging.getLogger(__name__)

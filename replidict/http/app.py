@@ -28,7 +28,13 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction import commit_on, texts_in_order
 from replidict.api.views import Versioned
 from replidict.errors import EncodingError
-from replidict.http.arguments import (
+from replidict.http.authorization import Guard
+from replidict.http.bulkheads import Bulkhead
+from replidict.http.metrics import Metrics
+from replidict.http.problems import HANDLERS, Problem
+from replidict.http.representations import body_of, value_of
+from replidict.http.request_bodies import Bodies
+from replidict.http.request_parameters import (
     Page,
     Reading,
     condition_of,
@@ -40,15 +46,9 @@ from replidict.http.arguments import (
     timeout_of,
     ttl_of,
 )
-from replidict.http.bodies import Bodies
-from replidict.http.bulkheads import Bulkhead
-from replidict.http.guard import Guard
-from replidict.http.live import Live
-from replidict.http.metrics import Metrics
-from replidict.http.page import FOLDER, StatusPage
-from replidict.http.problems import HANDLERS, Problem
-from replidict.http.transaction import transaction_of
-from replidict.http.values import body_of, value_of
+from replidict.http.status_page import FOLDER, StatusPage
+from replidict.http.status_stream import Live
+from replidict.http.transaction_body import transaction_of
 from replidict.http.watches import Watches
 
 READY_WITHIN = 1.0

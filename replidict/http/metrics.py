@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from replidict.api.replicated_dict import ReplicatedDict
-from replidict.http.arguments import path_of
-from replidict.http.page import FOLDER
+from replidict.http.request_parameters import path_of
+from replidict.http.status_page import FOLDER
 from replidict.status import Status
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE", "POST"}

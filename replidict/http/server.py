@@ -18,8 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from replidict.errors import ReplidictError, SecurityError
-from replidict.http.connection import Connection
-from replidict.http.heads import HEAD_BYTES
+from replidict.http.connection_limits import Connection
+from replidict.http.request_heads import HEAD_BYTES
 from replidict.options import Options
 from replidict.security import is_loopback
 

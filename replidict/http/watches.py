@@ -17,14 +17,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from replidict.api.changes import Change
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.watch import Watch, open_watch
+from replidict.api.watched_changes import Change
 from replidict.errors import EncodingError, HistoryLost, ReplidictError
-from replidict.http.arguments import TIMEOUT, parameters_of
 from replidict.http.bulkheads import Bulkhead
 from replidict.http.event_stream import HEADERS, MEDIA_TYPE, EventStream
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import TIMEOUT, parameters_of
 from replidict.machine.jsonable import Json, to_json
 
 MAX_WATCHES = 100

@@ -30,7 +30,7 @@ from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.host_link import AttachedClock, AttachedLevel, HostLink
-from replidict.node.locks import holder_at
+from replidict.node.lock_requests import holder_at
 from replidict.node.node import OF_PARENT, Node, Returned
 from replidict.options import Options
 from replidict.own_threads import in_node_thread

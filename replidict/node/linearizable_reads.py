@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 
 from replidict.errors import ReplidictError, raise_anew
-from replidict.node.consensus import Consensus
+from replidict.node.consensus_interface import Consensus
 
 RETRY_PAUSE = 0.02
 """Seconds before a read asks again that found no leader; a change of leader ends the pause."""

@@ -20,11 +20,11 @@ from replidict.machine.changes import Changes
 from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
 from replidict.node.activity import Activity
-from replidict.node.consensus import ClusterClock, Consensus, Level
+from replidict.node.consensus_interface import ClusterClock, Consensus, Level
+from replidict.node.held_leases import Leases
 from replidict.node.history import History
-from replidict.node.leases import Leases
 from replidict.node.linearizable_reads import Reads
-from replidict.node.locks import Locks
+from replidict.node.lock_requests import Locks
 from replidict.node.proposals import Proposals
 from replidict.node.step_end import StepEnd
 from replidict.options import Options

@@ -19,7 +19,7 @@ from replidict.errors import NotCommitted
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key, encode_key
 from replidict.machine.equality import key_at
-from replidict.machine.values import removed_value_of, value_of
+from replidict.machine.stored_values import removed_value_of, value_of
 from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
 from replidict.node.steps import Prepared, Steps

@@ -25,7 +25,7 @@ from replidict.large_encoding import LARGE, encode_large
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.activity import Activity
-from replidict.node.consensus import Consensus, Level
+from replidict.node.consensus_interface import Consensus, Level
 from replidict.options import Options
 
 WINDOW = 4

@@ -227,7 +227,7 @@ class ChangeRequest(_Message, frozen=True, tag=16):
 
 
 class ChangeReply(_Message, frozen=True, tag=17):
-    """What became of a `ChangeRequest` (see `changes`, rule 5), and why."""
+    """What became of a `ChangeRequest` (see `reconfiguration`, rule 5), and why."""
 
     request_id: Number
     verdict: Verdict

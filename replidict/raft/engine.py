@@ -51,13 +51,14 @@ from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
+from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.forwarding import Forwarding
-from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.leader_death import LeaderDeath
+from replidict.raft.leadership_transfer import LeadershipTransfer
 from replidict.raft.outbox import Network, Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
@@ -67,7 +68,6 @@ from replidict.raft.replication import Replication
 from replidict.raft.role import LEADER, Role
 from replidict.raft.state import RaftState
 from replidict.raft.superseded import Superseded
-from replidict.raft.transfer import LeadershipTransfer
 from replidict.release import Release
 from replidict.storage import records
 from replidict.storage.store import Store

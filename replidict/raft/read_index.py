@@ -22,8 +22,8 @@ from replidict.protocol.peer_messages import (
     ReadIndexReply,
     ReadIndexRequest,
 )
+from replidict.raft.bounded_staleness import CLOCK_DRIFT, Freshness
 from replidict.raft.elections import Elections
-from replidict.raft.freshness import CLOCK_DRIFT, Freshness
 from replidict.raft.leader_calls import LeaderCalls
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer

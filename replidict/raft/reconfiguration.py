@@ -38,12 +38,12 @@ from replidict.protocol.peer_messages import (
 from replidict.raft.configuration import MemberSet
 from replidict.raft.divergence import Divergence
 from replidict.raft.leader_calls import LeaderCalls
+from replidict.raft.leadership_transfer import LeadershipTransfer
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.state import RaftState
-from replidict.raft.transfer import LeadershipTransfer
 from replidict.security import is_same, split_address
 
 logger = Logger(__name__)

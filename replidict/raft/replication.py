@@ -18,9 +18,9 @@ from __future__ import annotations
 from replidict.errors import StorageError
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
+from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
-from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer

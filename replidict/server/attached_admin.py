@@ -18,8 +18,8 @@ from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, raise
 from replidict.latch import Latch
 from replidict.monotonic_clock import clock
 from replidict.node.attached_node import AttachedNode
-from replidict.node.backup import Backup
 from replidict.node.blocking_calls import rounded
+from replidict.node.online_backup import Backup
 from replidict.own_threads import in_node_thread
 from replidict.protocol import attach_messages as msg
 from replidict.protocol.peer_messages import AddMember, RemoveMember, TransferTo

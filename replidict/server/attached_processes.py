@@ -29,7 +29,7 @@ from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.changes import Item
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups
+from replidict.node.online_backup import Backups
 from replidict.node.raft_node import RaftNode
 from replidict.protocol import attach_messages as msg
 from replidict.protocol.peer_messages import TransferTo

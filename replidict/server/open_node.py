@@ -31,9 +31,9 @@ from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups
 from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
+from replidict.node.online_backup import Backups
 from replidict.node.raft_node import RaftNode
 from replidict.options import Options
 from replidict.own_threads import OWN_THREADS, in_own_thread

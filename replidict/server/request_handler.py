@@ -30,14 +30,14 @@ from replidict import errors
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.log_writer import Logger
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current
 from replidict.node.call_arguments import encoded_key, ttl_of
-from replidict.node.leases import milliseconds
-from replidict.node.moments import keys_in_order
+from replidict.node.consistent_reads import keys_in_order
+from replidict.node.held_leases import milliseconds
+from replidict.node.online_backup import Backups, not_made
 from replidict.node.raft_node import RaftNode
 from replidict.node.steps import Steps, run
 from replidict.options import Options

@@ -21,7 +21,7 @@ from replidict.errors import ReplidictError
 from replidict.latch import Latch
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
-from replidict.node.backup import Backups, not_made
+from replidict.node.online_backup import Backups, not_made
 from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.storage.directory import remove, sync
 

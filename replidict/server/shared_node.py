@@ -31,9 +31,9 @@ from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.attached_node import AttachedNode
-from replidict.node.backup import Backups
 from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
+from replidict.node.online_backup import Backups
 from replidict.options import NO_NETWORK, Options
 from replidict.own_threads import OWN_THREADS, OwnThread, in_own_thread
 from replidict.server.attached_admin import AttachedAdmin

@@ -18,7 +18,7 @@ from replidict.log_writer import Logger
 from replidict.machine.changes import KeyChange
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key, encode
 from replidict.machine.equality import place
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.history import Cursor
 from replidict.node.node import Node

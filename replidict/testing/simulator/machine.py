@@ -29,11 +29,11 @@ from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
 from replidict.storage.store import Store
-from replidict.testing.simulator.background import SimulatedBackground
 from replidict.testing.simulator.disk import Crash, Disk, Fault, Write
 from replidict.testing.simulator.loop import Loop, Timer, Trace
 from replidict.testing.simulator.network import Event, Hello, Network
-from replidict.testing.simulator.node import SimulatedNode
+from replidict.testing.simulator.simulated_background import SimulatedBackground
+from replidict.testing.simulator.simulated_node import SimulatedNode
 from replidict.testing.simulator.transport import SimulatedTransport
 from replidict.testing.simulator.violation import Violation
 

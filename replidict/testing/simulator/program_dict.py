@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from replidict.aio.async_dict import AsyncDict
 from replidict.aio.calls import Calls
-from replidict.api.inside import Inside
+from replidict.api.internals import Inside
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.brief import brief
 from replidict.errors import ReplidictError

@@ -18,9 +18,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replidict.http.arguments import path_of
-from replidict.http.page import is_page
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import path_of
+from replidict.http.status_page import is_page
 from replidict.security import is_loopback
 
 PROBES = {"/healthz", "/readyz"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from replidict.machine.locks import EXCLUSIVE
 from replidict.node.call_arguments import text_of, ttl_of
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 
 
 def wanted_lock(name: str, ttl: float, shared: bool, info: str) -> Wanted:

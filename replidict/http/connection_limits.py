@@ -26,8 +26,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from replidict.http.event_stream import END
-from replidict.http.heads import HEAD_BYTES, Heads
 from replidict.http.problems import MEDIA_TYPE, Problem
+from replidict.http.request_heads import HEAD_BYTES, Heads
 
 HEAD_SECONDS = 10.0
 """In which the head of a request must have come, and what is dropped be over."""

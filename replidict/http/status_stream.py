@@ -23,10 +23,10 @@ from starlette.responses import Response
 from replidict.api.observation import disk_bytes_of, recent_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.errors import ReplidictError
-from replidict.http.arguments import parameters_of
 from replidict.http.bulkheads import Bulkhead
 from replidict.http.event_stream import HEADERS, MEDIA_TYPE, EventStream
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import parameters_of
 from replidict.machine.jsonable import to_json
 from replidict.release import __version__
 from replidict.status import LockInfo, Member

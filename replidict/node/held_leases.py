@@ -22,9 +22,9 @@ from replidict.errors import ClosedError, LeaseLost, NotCommitted, OutcomeUnknow
 from replidict.latch import Latch, SetOnce
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
-from replidict.node.consensus import Consensus
+from replidict.node.consensus_interface import Consensus
 from replidict.node.proposals import Proposals, Write
-from replidict.raft.freshness import CLOCK_DRIFT
+from replidict.raft.bounded_staleness import CLOCK_DRIFT
 
 RENEW_AFTER = 1 / 3
 """Of a ttl: then a lease is renewed."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.security import TLS
 
 _FILE = click.Path(path_type=Path)

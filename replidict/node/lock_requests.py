@@ -6,8 +6,8 @@ Rules kept here:
    again, and only the waiters that it concerns are woken.
 2. Whoever gives up leaves the line, and gives back what was granted meanwhile, by one command that is sent until it is
    applied. A process that is gone leaves with its lease.
-3. What is held counts as held as long as its lease does (see `leases`), and is lost once and for all.
-4. There is no lock, as in `leases`: whoever takes a request out of those that there are ends it. They are found by name
+3. What is held counts as held as long as its lease does (see `held_leases`), and is lost once and for all.
+4. There is no lock, as in `held_leases`: whoever takes a request out of the dict ends it. They are found by name
    in an index that the tick thread alone touches; others put on a queue what came and went.
 """
 
@@ -28,8 +28,8 @@ from replidict.latch import SetOnce
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
-from replidict.node.consensus import Consensus
-from replidict.node.leases import HeldLease, Leases
+from replidict.node.consensus_interface import Consensus
+from replidict.node.held_leases import HeldLease, Leases
 from replidict.node.proposals import Proposals, Write, result_of
 from replidict.status import LockInfo
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from replidict.command.failures import told
+from replidict.command.exit_status import told
 from replidict.command.log_entries import described
 from replidict.command.node_options import as_json_option
 from replidict.command.output import age, print_facts, print_json, print_table, size

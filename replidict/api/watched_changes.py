@@ -16,7 +16,7 @@ from replidict.errors import ClosedError, HistoryLost, raise_anew
 from replidict.machine.changes import Item, KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.history import Cursor, Found
 from replidict.node.node import Node
 from replidict.node.waiters import Interest

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from replidict.http.arguments import parameters_of
+from replidict.http.request_parameters import parameters_of
 
 FOLDER = "/page/"
 """The path in front of the names of the files."""
