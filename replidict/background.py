@@ -1,4 +1,4 @@
-"""Work beside a node's thread: one thing after the other, in a thread that lives until it is closed."""
+"""Runs jobs one after the other, in a thread of their own that lives until it is closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function that another thread calls, and what becomes of it.
+"""`Call`: a function that another thread runs, and its outcome.
 
 Nothing here holds a lock: whoever waits for a call may be interrupted anywhere by a signal handler that makes one.
 """

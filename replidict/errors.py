@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The exceptions of this package.
 
     ReplidictError
     +-- NotCommitted                      the write was surely not applied

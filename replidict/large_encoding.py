@@ -1,4 +1,4 @@
-"""MessagePack of what is large.
+"""Encodes large values as MessagePack.
 
 msgspec lets its own buffer grow without asking whether there was memory for that, and ends the process with a
 segmentation fault where there was none. A buffer of Python's raises `MemoryError`, which is for callers to handle.

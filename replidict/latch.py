@@ -1,4 +1,4 @@
-"""A flag that threads wait for, usable where `threading.Event` is not: in signal handlers and finalizers.
+"""`Latch`: a flag that threads wait for. Unlike `threading.Event`, it can be set in signal handlers and finalizers.
 
 The lock inside an `Event` is held for a moment by whoever waits or sets. A signal handler, or a finalizer that the
 collector runs, can interrupt exactly there, and would then wait for a lock that cannot be released before it returns.

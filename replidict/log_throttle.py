@@ -1,4 +1,4 @@
-"""Log lines about others: few a minute for each, and a count of what was left out, whatever they do."""
+"""`LogThrottle`: limits the log lines about each peer to a few a minute, and counts the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines of this package's threads: written by a thread of their own.
+"""Logs for the threads of this package: a thread of its own calls the logging handlers.
 
 A logging handler runs in the thread that logs and holds a lock meanwhile. If it writes to the dict, or if a signal
 handler interrupts it and waits for the dict, then a node's thread that logs waits for that lock, and both wait for each

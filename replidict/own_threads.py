@@ -1,4 +1,4 @@
-"""The threads that this package starts: how they are begun, recognized and waited for.
+"""How the threads of this package are started, recognized and joined.
 
 Rules kept here:
 

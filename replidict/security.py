@@ -1,4 +1,4 @@
-"""Who may talk to a node: TLS certificates, a shared secret, or (on loopback only) anyone on this machine.
+"""Authentication of nodes and clients: TLS certificates, a shared secret, or none (on loopback only).
 
 Rules this module keeps:
 

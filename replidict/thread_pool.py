@@ -1,4 +1,4 @@
-"""Threads for work that may wait: made when they are needed, few, and gone when there is nothing to do."""
+"""A small pool of threads for work that may block; they are started when needed and end when idle."""
 
 from __future__ import annotations
 

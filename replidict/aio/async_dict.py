@@ -1,4 +1,4 @@
-"""A dict for coroutines: the same as `ReplicatedDict`, and what waits there is awaited here."""
+"""`AsyncDict`: the methods of `ReplicatedDict` as coroutines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a coroutine has something done by the node and waits for it, as `node.blocking_calls` has it for threads.
+"""How a coroutine submits a write or a linearizable read and waits for it, as `node.blocking_calls` does for threads.
 
 Rules kept here:
 

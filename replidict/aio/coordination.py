@@ -1,4 +1,4 @@
-"""What a dict for coroutines offers beside the map: leases, locks, leaders."""
+"""The coroutine methods for leases, locks, semaphores and leadership."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the answers of a node reach the coroutines of an event loop.
+"""How a node's answers are delivered to an event loop: one wake-up for all answers of a step.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Work of coroutines that runs in one process of the cluster at a time."""
+"""Leadership for coroutines: work that runs in one process of the cluster at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases for coroutines."""
+"""A lease with coroutine methods."""
 
 from __future__ import annotations
 

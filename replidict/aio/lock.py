@@ -1,4 +1,4 @@
-"""Locks and semaphores for coroutines."""
+"""Locks and semaphores with coroutine methods."""
 
 from __future__ import annotations
 

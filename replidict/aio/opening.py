@@ -1,4 +1,4 @@
-"""Opening a dict for coroutines."""
+"""`replidict.aio.open`: opens a dict without blocking the event loop."""
 
 from __future__ import annotations
 

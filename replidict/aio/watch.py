@@ -1,4 +1,4 @@
-"""Watches for coroutines."""
+"""A watch as an asynchronous iterator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dict for coroutines writes."""
+"""The coroutine methods that write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of a transaction, run once or several times: when it is run again, and when that is enough."""
+"""Running the body of a transaction: when it is run again, and when to give up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks and writes that are one command: what a transaction comes to, decided in the log."""
+"""The command that a transaction sends: its checks and its writes."""
 
 from __future__ import annotations
 

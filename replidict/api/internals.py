@@ -1,4 +1,4 @@
-"""What another face of a dict works with."""
+"""`Inside`: the parts of a `ReplicatedDict` that the asyncio interface uses."""
 
 from __future__ import annotations
 

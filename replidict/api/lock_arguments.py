@@ -1,4 +1,4 @@
-"""What a caller wants of a lock or a semaphore, checked."""
+"""Checks the arguments of locks and semaphores."""
 
 from __future__ import annotations
 

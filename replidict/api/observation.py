@@ -1,4 +1,4 @@
-"""What a page about a node shows beside `status`, `members` and `locks`."""
+"""What the status page reads of a node besides `status`, `members` and `locks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transactions: several keys, one moment, once.
+"""`Transaction`: the dict as the body of a transaction sees it, at one moment.
 
 Rules kept here:
 

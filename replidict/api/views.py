@@ -1,4 +1,4 @@
-"""The views of a `ReplicatedDict`, of which each iteration sees one moment, and values with their revisions."""
+"""The views of a `ReplicatedDict` (each iteration sees one moment), and `Versioned`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The changes that a watch has to tell, decoded, without waiting for any.
+"""The changes that a watch reports, decoded. Nothing here blocks.
 
 Rules kept here:
 

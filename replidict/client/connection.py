@@ -1,4 +1,4 @@
-"""The way in for programs that are no members: one connection to one node, on which things are asked and answered.
+"""`Client`: one connection of a program to one node, for requests and their answers.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Watching a cluster from outside: on one node, and on another one when that is gone."""
+"""Watches a cluster from outside, and goes on with another node when one is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replidict backup`: a node's state, in a file on this machine."""
+"""`replidict backup`: saves a node's state to a file on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replidict bench`: how fast a running cluster answers this machine."""
+"""`replidict bench`: measures how fast a running cluster answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on the cluster: `status`, `members`, `add`, `remove`, `transfer`."""
+"""Commands that show and change a cluster: `status`, `members`, `add`, `remove`, `transfer`."""
 
 from __future__ import annotations
 

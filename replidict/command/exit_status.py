@@ -1,4 +1,4 @@
-"""What the command's exit status says. Scripts rely on these numbers: they are never given another meaning.
+"""The exit statuses of the command. Scripts rely on these numbers: their meaning never changes.
 
 0  done
 1  not done: there is no such key, a condition did not hold, it was refused, or it failed

@@ -1,4 +1,4 @@
-"""Keys and values as they are written on a command line, and printed.
+"""Reads keys and values from the command line, and prints them.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Log entries in words."""
+"""Describes log entries in words, for `inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replidict`: the group of all commands."""
+"""The command group `replidict`."""
 
 from __future__ import annotations
 

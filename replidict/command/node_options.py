@@ -1,4 +1,4 @@
-"""How a command talks to a running node: which one, for how long, and as whom."""
+"""The options that say which node a command talks to, for how long, and with which credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on the directories of nodes that do not run: `inspect`, `restore`, `recover`."""
+"""Commands on the directories of stopped nodes: `inspect`, `restore`, `recover`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: tables for people, JSON for scripts."""
+"""Prints tables for people and JSON for scripts."""
 
 from __future__ import annotations
 

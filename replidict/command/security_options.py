@@ -1,4 +1,4 @@
-"""How a command proves itself to nodes: a secret or certificates, as options that several commands share.
+"""The options with which a command authenticates itself to nodes: a secret, or certificates.
 
 No secret is an option's value, for command lines are seen by all: a file or the environment holds it.
 """

@@ -1,4 +1,4 @@
-"""`replidict serve`: one node with its HTTP.
+"""`replidict serve`: runs a node and its HTTP interface.
 
 Rules kept here:
 

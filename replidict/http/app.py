@@ -1,4 +1,4 @@
-"""A `ReplicatedDict` as a Starlette app: what each path and method does. docs/http.md tells it to users.
+"""The ASGI application: what each path and method does. docs/http.md is its documentation for users.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Who may speak to the store.
+"""Decides which requests are answered: those with the token, or those from this machine if there is none.
 
 Rules kept here:
 

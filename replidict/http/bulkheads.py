@@ -1,4 +1,4 @@
-"""Threads in which calls on the dict wait, bounded in number; what is above the bound is told so at once.
+"""Bounded pools of threads for calls that may block; what exceeds the bound is refused at once.
 
 Each kind of work has a bulkhead of its own, so that writes which wait for a quorum hold up no probe, and listings,
 which compute and do not wait, never run side by side: the node's own thread shares the interpreter with them.

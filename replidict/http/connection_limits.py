@@ -1,4 +1,4 @@
-"""One HTTP connection, with the patience and the bounds that uvicorn's own lacks.
+"""Adds to uvicorn's HTTP connection the time limits and bounds that it lacks.
 
 Rules kept here:
 

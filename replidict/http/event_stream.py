@@ -1,4 +1,4 @@
-"""An answer of server-sent events, which goes on until one side has enough.
+"""A response of server-sent events, which lasts until either side ends it.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What Prometheus may ask for: figures of the requests, and of the engine as `status()` tells them.
+"""GET /metrics for Prometheus: request counts and times, and the numbers of `status()`.
 
 Labels take few values: routes and methods that are not ours count as `other`, and no key is ever in one.
 """

@@ -1,4 +1,4 @@
-"""What goes wrong, as problem details (RFC 9457): one form for every error, the framework's own included.
+"""Errors as problem details (RFC 9457): one format for all, also for those of the framework.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""One node with its HTTP, as a process.
+"""Runs one node and its HTTP server as a process.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Values as bodies, and back.
+"""Converts values to response bodies, and request bodies to values.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Bodies of requests, read with three limits: each one's size, the time it takes, and what all together hold.
+"""Reads request bodies within three limits: the size of one, its time, and the memory of all together.
 
 Rules kept here:
 

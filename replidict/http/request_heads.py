@@ -1,4 +1,4 @@
-"""The heads of requests, read by h11 and then held to what it lets pass.
+"""Reads request heads with h11, and checks what h11 lets pass.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What a request says: its key, its parameters, its conditions. A `Problem` names the one that makes no sense.
+"""Reads the key, the query parameters and the conditions of a request; a wrong one raises a `Problem` that names it.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Where the store listens, and uvicorn set up for it.
+"""Opens the listening socket and configures uvicorn.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The status page: files of the package, which know nothing of the node. What they show comes from `/live` and `/kv`.
+"""Serves the files of the status page. They are static: their data comes from `/live` and `/kv`.
 
 Rules kept here:
 

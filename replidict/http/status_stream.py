@@ -1,4 +1,4 @@
-"""GET /live: what the status page shows, as server-sent events; one a second, and at once when the leader changes.
+"""GET /live: the data of the status page as server-sent events, every second and at each change of leader.
 
 Rules kept here:
 

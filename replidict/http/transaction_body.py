@@ -1,4 +1,4 @@
-"""The body of `POST /transaction`: what must hold of some keys, and what is done then, as JSON.
+"""Parses the body of `POST /transaction`: the checks and the writes of a transaction, as JSON.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""GET /watch: changes as server-sent events, which browsers follow by `EventSource`, and shells by `curl -N`.
+"""GET /watch: changes as server-sent events, for `EventSource` in browsers and `curl -N` in shells.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Sums of stored numbers: the same bytes on every machine, whatever its decimal contexts and limits are.
+"""Adds stored numbers, with the same bytes as the result on every machine, whatever its decimal context.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The cluster's clock and what ends when, as part of the state.
+"""The cluster's clock and the deadlines, as part of the state.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""`Codec` and the default one: values and keys to bytes (MessagePack) and back, without I/O and without pickle.
+"""`Codec` and the default codec: converts keys and values to bytes (MessagePack) and back, without pickle.
 
 The rules that this file keeps:
 

@@ -1,4 +1,4 @@
-"""What can stand in the log: typed commands, and the results that applying them gives.
+"""The commands that the log can hold, and the results of applying them.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Clock, leases and locks put together: what ends with what, and all of it as named rows.
+"""Combines clock, leases and locks: what ends together, and how all of it is stored in named rows.
 
 Rules kept here:
 

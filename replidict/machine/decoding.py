@@ -1,4 +1,4 @@
-"""Encoded values become Python values again.
+"""Decodes stored values into Python values.
 
 msgspec does it, up to a few extensions within one another, since it takes stack for each. What is nested deeper is
 `folding`'s, which takes none. The format is told in `codec`.

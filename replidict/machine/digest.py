@@ -1,4 +1,4 @@
-"""A digest of the replicated state, kept up as rows change, by which nodes find out that they differ.
+"""The digest of the replicated state, kept up to date as rows change, by which nodes find out that they differ.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Which keys are the same, and which values are equal: as `dict` and `==` say, and the same on every machine.
+"""Decides which keys are the same and which values are equal: as `dict` and `==` do, but alike on every machine.
 
 Nodes apply the same log, so they must agree on this whatever their interpreters are set to: the limit of recursion,
 what becomes of warnings (`python -bb` makes an error of comparing "a" with b"a"), the decimal context, and the time

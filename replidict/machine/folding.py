@@ -1,4 +1,4 @@
-"""MessagePack read from the inside out, without recursion: what it needs of the stack does not depend on the bytes.
+"""Decodes MessagePack without recursion, so that the stack it needs does not depend on the data.
 
 `fold` finds where each part begins and ends; what a part becomes is up to the caller: values for `codec`, bytes that
 can be compared for `equality`. It is slow beside msgspec, which is asked first where that is safe.

@@ -1,4 +1,4 @@
-"""All keys in order, for pages of them: made when first asked for, and kept from then on.
+"""Keeps all keys in order, for pages of keys. It is built when it is first needed.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The keys and values, which one thread changes while others read.
+"""The map of keys to values, which one thread changes while others read it without a lock.
 
 Rules kept here:
 

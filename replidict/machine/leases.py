@@ -1,4 +1,4 @@
-"""Leases, and the keys that end by themselves: with a ttl of their own, with a lease, or with whichever is first.
+"""Leases, and keys that expire: by their own ttl, with a lease, or by whichever ends first.
 
 Rules kept here:
 

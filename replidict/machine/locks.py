@@ -1,4 +1,4 @@
-"""Locks and semaphores: who holds one, and who is in line.
+"""Locks and semaphores: their holders and their queues.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The replicated map as a pure function of the log: `apply(index, command)` changes it and gives an outcome.
+"""The replicated state as a pure function of the log: `apply(index, command)` changes it and returns the outcome.
 
 Rules kept here:
 

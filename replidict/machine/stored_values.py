@@ -1,4 +1,4 @@
-"""Stored values as Python values, with errors that name the key."""
+"""Decodes stored values, with errors that name the key."""
 
 from __future__ import annotations
 

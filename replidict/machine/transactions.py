@@ -1,4 +1,4 @@
-"""What a transaction or an increment will do, found out before anything changes.
+"""Works out what a transaction or an increment will do, before anything is changed.
 
 Rules kept here:
 

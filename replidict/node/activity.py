@@ -1,4 +1,4 @@
-"""What a node has done in the last minutes: writes, how long they took, and who was elected. For people who look.
+"""Statistics of a node's last minutes for the status page: writes, their latencies, and elections.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The members of a cluster and how they change, as calls that wait.
+"""Lists and changes the members of a cluster. The calls here wait for the result.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""A copy of the dict in a process beside the one that runs the node: fed with that one's log, entry by entry.
+"""The copy of the dict in an attached process: it applies the log entries that the host's node sends.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""How a caller's thread waits for its write or its read, and what it is told when there is no answer in time."""
+"""How a thread waits for a write or a read, and which error it gets when time runs out."""
 
 from __future__ import annotations
 

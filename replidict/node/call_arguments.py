@@ -1,4 +1,4 @@
-"""What a caller gives, checked before anything is touched; `ValueError` names the one that is wrong."""
+"""Checks the arguments of public calls, before anything is changed; the `ValueError` names the wrong one."""
 
 from __future__ import annotations
 

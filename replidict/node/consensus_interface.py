@@ -1,4 +1,4 @@
-"""What the parts of a node ask of whatever brings commands in order: the engine, or the node of another process."""
+"""What the parts of a node need of consensus, from the engine or from the host that a process is attached to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads of several keys as they were at one moment. They never wait for who applies entries, nor hold that up.
+"""Reads several keys as they were at one moment, without waiting for the thread that applies entries, or blocking it.
 
 Rules kept here:
 

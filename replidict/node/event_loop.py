@@ -1,4 +1,4 @@
-"""The thread in which a node lives, and how other threads wake it.
+"""The thread that runs a node, and how other threads wake it.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The cluster's clock on one node: what it shows, and on the leader the `Tick` entries that make it count.
+"""Reads the cluster's clock on one node and, on the leader, appends the `Tick` entries that advance it.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The cluster's feature level: what its members may put into the log, because all of them can read it.
+"""The cluster's feature level: which commands may be put into the log, because every member can read them.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Writes that no thread waits for: each has a future, so that one thread can have many under way.
+"""Writes with futures, so that one thread can have many under way.
 
 Rules kept here:
 

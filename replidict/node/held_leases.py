@@ -1,4 +1,4 @@
-"""The leases of one process: asked for, renewed by the node's own thread, and known to be lost when they are.
+"""The leases of one process: granted, renewed by the node's own thread, and known to be lost in time.
 
 Rules kept here:
 

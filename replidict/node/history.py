@@ -1,4 +1,4 @@
-"""The last changes of a node's dict, and how they are read: by cursors, each at its own pace.
+"""The last changes of a node's dict, in memory, and the cursors that read them.
 
 Rules kept here:
 

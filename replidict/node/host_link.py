@@ -1,4 +1,4 @@
-"""The way of an attached process to the node that another process runs: what the engine is to a node's own parts.
+"""The connection of an attached process to its host; for the parts of the node, it stands in for the engine.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Adding to a stored number: what is sent, and what its result means."""
+"""The command that adds to a stored number, and the meaning of its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linearizable reads: which index to wait for, and the wait (thesis 6.4).
+"""Linearizable reads: which index they wait for, and how (thesis 6.4).
 
 Rules kept here:
 

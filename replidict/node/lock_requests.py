@@ -1,4 +1,4 @@
-"""The requests of one process for locks: in line, granted, lost, given up.
+"""The lock requests of one process: queued, granted, lost, withdrawn.
 
 Rules kept here:
 

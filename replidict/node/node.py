@@ -1,4 +1,4 @@
-"""What every copy of the dict has that a program uses: the state, and the parts that read, write, wait and watch.
+"""`Node`: the state and the parts for writing, reading, waiting and watching that every copy of the dict has.
 
 Two kinds there are: `RaftNode`, a member of the cluster, and `AttachedNode`, which a process has beside the member that
 another process of the same machine runs. Both apply the same log to the same state machine, so all of this is the same

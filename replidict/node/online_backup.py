@@ -1,4 +1,4 @@
-"""Backups of one node: its state at one moment, in a file of its own, made while writes go on.
+"""Makes a backup of a running node: its state at one moment, in a file, while writes go on.
 
 Rules kept here:
 

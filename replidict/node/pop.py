@@ -1,4 +1,4 @@
-"""How a value is taken out, so that none is lost that this machine can't decode.
+"""Removes a key and returns its value. A value that this machine can't decode is not removed.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Writes: how they become log commands, and how each is applied once (Raft 8, thesis 6.3).
+"""Writes: how they become commands in the log, and how each is applied once (Raft 8, thesis 6.3).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""One member without a thread, a socket or a clock of its own: the floors put together, stepped from outside."""
+"""`RaftNode`: one member without a thread, a socket or a clock of its own; its owner steps it."""
 
 from __future__ import annotations
 

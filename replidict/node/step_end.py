@@ -1,4 +1,4 @@
-"""What is put off until a step of the node is over, so that whoever is told of many answers is woken once."""
+"""Postpones wake-ups until a step of the node ends, so that whoever gets several answers is woken once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call that takes several writes, one after the other, written once for threads and for coroutines.
+"""Calls that make several writes in turn, written once for threads and for coroutines.
 
 It is a generator, which asks for one write at a time, and is sent what that gives, or thrown what it raises.
 """

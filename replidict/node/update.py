@@ -1,4 +1,4 @@
-"""Many pairs at once: one write if they fit into it, else several in order."""
+"""Writes many pairs: as one command if they fit into one, otherwise as several in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits for which changes, so that a change finds those it concerns without asking all.
+"""An index of the watchers by key and prefix, so that a change wakes only those it concerns.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What a process that attached to a node of its machine, and that node's process, say to each other.
+"""The messages between an attached process and its host.
 
 Rules kept here:
 

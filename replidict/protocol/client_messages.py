@@ -1,4 +1,4 @@
-"""What a client says to a node and hears from it: programs that are no members, such as the command `replidict`.
+"""The messages between a node and its clients: programs that are no members, such as the command `replidict`.
 
 Rules this module keeps:
 

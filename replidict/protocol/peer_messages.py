@@ -1,4 +1,4 @@
-"""What nodes say to each other: every message is one typed, frozen struct, encoded by msgspec.
+"""The messages between nodes: typed, frozen structs, encoded by msgspec.
 
 Arrays instead of maps keep frames short; the tag is the first element. Fields are only ever added at the
 end, with a default, and a tag is never used again, so that releases can run side by side.

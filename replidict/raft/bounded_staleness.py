@@ -1,4 +1,4 @@
-"""How a follower knows, on its own clock, since when its state is complete: bounded staleness without a message."""
+"""How a follower knows, by its own clock, how old its state is at most, without extra messages."""
 
 from __future__ import annotations
 

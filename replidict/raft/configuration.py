@@ -1,4 +1,4 @@
-"""Who belongs to the cluster, as the log says (thesis chapter 4).
+"""The configurations in the log: who the members are, and which of them vote (thesis, chapter 4).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""How the members find out that the state of one of them differs: by digests at the same index.
+"""How members find out that the state of one of them differs: they compare digests at the same index.
 
 Rules kept here:
 

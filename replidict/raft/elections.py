@@ -1,4 +1,4 @@
-"""Who leads (Raft 5.2, 5.4.1) and good manners in finding out (thesis 4.2.3, 6.2, 9.6).
+"""Elections and votes (Raft 5.2, 5.4.1), with pre-votes and leader stickiness (thesis 4.2.3, 6.2, 9.6).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The engine: one node of Raft, put together from its parts, and the seam to PySyncObj.
+"""`Engine`: one Raft node, composed of its parts, and the only module that knows PySyncObj's private names.
 
 Each rule of Raft stands in a module of its own. What they share is below them, and they know nothing of the engine:
 

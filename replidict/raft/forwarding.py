@@ -1,4 +1,4 @@
-"""How the commands of this node, and of those that have it pass theirs on, get to the leader.
+"""How commands of this node, and of the processes attached to it, reach the leader.
 
 Rules kept here:
 

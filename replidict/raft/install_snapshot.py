@@ -1,4 +1,4 @@
-"""How a follower catches up that lacks entries the leader no longer has (Raft 7, figure 13).
+"""Sends a snapshot to a follower that needs entries the leader has discarded, and installs it (Raft 7, figure 13).
 
 Rules kept here:
 

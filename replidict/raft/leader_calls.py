@@ -1,4 +1,4 @@
-"""Questions to the leader: each is answered by whom it was sent to, or known to be lost with its connection."""
+"""Requests to the leader: each is answered by the node it was sent to, or fails with its connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing over leadership (thesis 3.10).
+"""Transfers leadership to another voter (thesis 3.10).
 
 Rules kept here:
 

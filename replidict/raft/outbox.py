@@ -1,4 +1,4 @@
-"""What a node says to its peers, and when it may.
+"""Sends messages to peers: at once, or when the disk has what they promise.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What a node knows of another one: on the leader, how far its log is (etcd calls this progress)."""
+"""What the leader knows of each peer: how far its log matches, and what is on the way to it (as etcd's progress)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds of questions to all members, and which of them a majority has answered.
+"""Counts rounds of messages to all members, and which of them a majority has answered.
 
 Who answers a round says that it followed this leader when the round began, or later. So once a majority has answered
 one, no other leader had been elected when it began (thesis 6.4, step 3).

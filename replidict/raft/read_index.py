@@ -1,4 +1,4 @@
-"""How a leader knows that it still is one, without writing to the log (thesis 6.4).
+"""How a leader confirms that it still leads, without writing to the log (thesis 6.4).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""How the cluster grows, shrinks and changes hands (thesis chapter 4 and 3.10).
+"""Adds and removes members, one at a time (thesis, chapter 4).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""How entries join and leave this node's log, and whom it is connected with by the configurations among them.
+"""Appends entries to this node's log and truncates it, and applies the configurations among them.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""How the log reaches the followers and becomes committed (Raft 5.3, 5.4.2, figure 2).
+"""How the log is sent to the followers and committed (Raft 5.3, 5.4.2, figure 2).
 
 Rules kept here:
 

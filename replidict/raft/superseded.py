@@ -1,5 +1,5 @@
-"""What becomes of a node that is told that its cluster lost its quorum and goes on as another one (see `recovery`), by
-the founder of that, which looks for whoever comes back by mistake (see `supersede notifier`).
+"""How a node behaves when it is told that its cluster was recovered elsewhere (`storage.recovery`,
+`server.supersede_notifier`).
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What an attached process has the process that runs the node do: changes of the members, backups.
+"""Lets an attached process ask its host for changes of the members and for backups.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What the process that runs a node does for the others of its machine that attached to it.
+"""Serves the processes attached to this node: sends them the log, and takes their commands.
 
 Rules kept here:
 

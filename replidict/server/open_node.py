@@ -1,4 +1,4 @@
-"""A node with all that it holds on to: its directory, its address, its thread; how it is opened, closed and forgotten.
+"""Opens and closes a node with its resources: directory, address and thread; and what becomes of it after a fork.
 
 Rules kept here:
 

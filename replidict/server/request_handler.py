@@ -1,4 +1,4 @@
-"""What a node does for its clients (see `client_messages`): executes what they ask, in threads of its own, and answers.
+"""Executes the requests of a node's clients (see `client_messages`) in threads of its own, and answers them.
 
 Rules kept here:
 

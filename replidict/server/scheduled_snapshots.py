@@ -1,4 +1,4 @@
-"""Snapshots that a node keeps on its own, in its directory: backups, made from time to time.
+"""Automatic snapshots: backups that a node makes in its own directory from time to time.
 
 Rules kept here:
 

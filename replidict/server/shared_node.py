@@ -1,4 +1,4 @@
-"""One dict for all processes of a machine: each has a copy, and one of them runs the node.
+"""One dict for several processes of a machine: each has a copy, and one of them, the host, runs the node.
 
 Rules kept here:
 

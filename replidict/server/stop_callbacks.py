@@ -1,4 +1,4 @@
-"""Callbacks that hear of a node that stops by itself."""
+"""Callbacks for when a node stops by itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A cluster was founded from what a lost quorum left (see `recovery`): its founder looks for others of the old one that
-come back, and tells them (see `superseded`), since a majority of them would go on as if nothing had happened.
+"""On the founder of a recovered cluster, looks for members of the old cluster that come back, and tells them that they
+are superseded (see `raft.superseded`). Otherwise a majority of them would go on with the old cluster.
 
 Rules kept here:
 

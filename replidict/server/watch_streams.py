@@ -1,4 +1,4 @@
-"""What clients of a node watch: their cursors, read by one thread for all of them.
+"""Serves the watches of a node's clients, from one thread.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""A file that appears under its name only when it is whole, and never in the place of another."""
+"""Creates a file that appears under its name only when it is complete, and never replaces another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's directory: its lock, its SQLite file, and how the two are opened.
+"""A node's directory: its lock and its SQLite file, and how they are opened.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What is on the disk of a node that does not run.
+"""Reads the disk of a stopped node.
 
 Rules kept here:
 

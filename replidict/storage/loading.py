@@ -1,5 +1,4 @@
-"""From the tables of a node's file to a state machine: each row is held against its checksum, and all of them against
-their number and, where it is known, against the digest of the state."""
+"""Loads the state from the tables of a node's file, and checks each row's checksum, the number of rows and the digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log as the engine sees it: its recent end in memory, all of it in SQLite.
+"""The log: its recent end in memory, all of it in SQLite.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""What stands in the rows of a node's file, and the checksums that guard them.
+"""The rows of a node's file, and their checksums.
 
 Every row carries a CRC-32 over all its columns: SQLite's own checks see a broken page, not a flipped bit in a value.
 """

@@ -1,4 +1,4 @@
-"""A quorum is lost for good: the disk that is furthest becomes the founder of a new cluster.
+"""Founds a new cluster from the disk that is furthest, after a quorum was lost for good.
 
 The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and nearly as dangerous: what only the lost nodes
 had is gone. If they come back, the founder tells them, and they stop (see `superseded`); but where it does not reach

@@ -1,4 +1,4 @@
-"""From a backup to the directory of a node.
+"""Makes the directory of a new node from a backup.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The state table on its way behind the log.
+"""Writes the state to its table a little behind the log.
 
 Rules kept here:
 

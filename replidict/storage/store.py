@@ -1,4 +1,4 @@
-"""A node's durable state: what is written together, and in what order.
+"""A node's durable state: what is written in one transaction, and in which order.
 
 Rules kept here:
 

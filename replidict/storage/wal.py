@@ -1,4 +1,5 @@
-"""The write-ahead log beside a node's file: is it whole, but for what a crash may have torn? And its size.
+"""Checks the write-ahead log beside a node's file (complete, except for what a crash may have torn), and limits its
+size.
 
 SQLite reads its log up to the first frame whose checksum is wrong and takes all that follows for never written. That
 is right for a torn end, and wrong for damage: acknowledged entries and votes would be gone without a word. So the log

@@ -1,4 +1,4 @@
-"""For tests of programs that use a `ReplicatedDict`: clusters of real nodes in this process, and what befalls them."""
+"""Helpers for testing programs that use a `ReplicatedDict`: clusters in one process, faults, simulated time."""
 
 from replidict.testing.cluster import Cluster
 from replidict.testing.injected_failures import fail_next, steal_lock

@@ -1,4 +1,4 @@
-"""A cluster of real nodes in this process, on loopback, and what a test does to it."""
+"""`Cluster`: a cluster of real nodes in this process, on loopback, for tests."""
 
 from __future__ import annotations
 

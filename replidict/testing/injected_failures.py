@@ -1,4 +1,4 @@
-"""What befalls one dict on request: a write that fails, a lock that is taken away."""
+"""Makes a write fail, or a lock get lost, when a test asks for it."""
 
 from __future__ import annotations
 

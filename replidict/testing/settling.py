@@ -1,4 +1,4 @@
-"""What becomes of nodes that are left alone: a majority agrees on a leader, a minority notices that it has none."""
+"""Waits until a test cluster has settled: a majority agrees on a leader, and the others know that they have none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's program on several machines in simulated time, while they crash and the network is cut: `simulate`.
+"""`simulate`: runs a user's program on several machines in simulated time, with crashes and network partitions.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Time that passes at once, for the nodes of one test cluster."""
+"""Advances the time of a test cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients of a node (see `client_messages`): how many there are, what they have asked, and when they must go.
+"""The clients of a node (see `client_messages`): their number, their requests, and which of them must go.
 
 Rules this module keeps:
 

@@ -1,4 +1,4 @@
-"""All connections of a node as sockets: bytes in and out of their sessions, and the end of each. No word on who is who.
+"""All sockets of a node: moves bytes between them and their sessions, and closes them.
 
 Rules this module keeps:
 

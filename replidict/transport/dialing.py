@@ -1,4 +1,4 @@
-"""Where and when to call a peer: addresses, names that may change theirs, and patience.
+"""When and where to call a peer: addresses, host names that change theirs, and pauses between attempts.
 
 Rules this module keeps:
 

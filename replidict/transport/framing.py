@@ -1,4 +1,4 @@
-"""The layers under a session: frames in a stream, tags over them, TLS over memory. Bytes in, bytes out.
+"""The layers below a session: frames, tags, and TLS in memory. Bytes in, bytes out.
 
 Rules this module keeps:
 

@@ -1,4 +1,5 @@
-"""What two nodes say before they trust each other, and after: a state machine, bytes in, bytes out, no sockets.
+"""The session of a connection: its handshake, and messages afterwards. A state machine, bytes in, bytes out, no
+sockets.
 
 Rules this module keeps:
 

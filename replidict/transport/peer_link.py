@@ -1,4 +1,4 @@
-"""A pair of nodes: which of the two calls the other, and which of two connections stays.
+"""The connection between two nodes: which of the two calls, and which of two connections stays.
 
 Rules this module keeps:
 

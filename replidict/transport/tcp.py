@@ -1,4 +1,4 @@
-"""One TCP connection with its queue, and the listener. Nothing here blocks, but the making of a listener.
+"""One TCP connection with its send queue, and the listener. Nothing here blocks, except opening the listener.
 
 Rules this module keeps:
 

@@ -1,4 +1,4 @@
-"""Those who called a node and have not proved themselves: how many there may be, and who goes first for a new one.
+"""Connections that have not authenticated yet: their limits, and which of them is closed for a new one.
 
 Rules this module keeps:
 

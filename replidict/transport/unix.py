@@ -1,4 +1,4 @@
-"""Connections between processes of one machine, by a socket in the directory of a node.
+"""Connections between processes of one machine, by a Unix socket in the node's directory.
 
 Rules kept here:
 

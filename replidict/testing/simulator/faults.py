@@ -1,4 +1,4 @@
-"""What goes wrong, and when: each seed draws its own kinds of faults and how often they come.
+"""Faults: each seed draws its own kinds of faults, and how often they happen.
 
 A run with every kind of fault at once mostly shows a cluster that can't work. So each seed takes a few kinds only
 ("swarm testing"), and between faults there is time for work, more in some seeds than in others.

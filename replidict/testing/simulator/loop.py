@@ -1,4 +1,4 @@
-"""Simulated time: a heap of what happens when, and the trace of what happened.
+"""Simulated time: a heap of events, and the trace of those that happened.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""Whole nodes on simulated machines: what starts, steps, pauses, crashes and restarts them.
+"""Simulated machines: they start, step, pause, crash and restart a node each.
 
 Rules kept here:
 

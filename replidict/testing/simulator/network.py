@@ -1,4 +1,4 @@
-"""A network of TCP connections, as seen from above the transport.
+"""A simulated network of TCP connections, as the transport sees it.
 
 Rules kept here:
 

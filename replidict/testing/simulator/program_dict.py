@@ -1,4 +1,4 @@
-"""The dict as a simulated program has it: that of `replidict.aio`, on a simulated node."""
+"""The dict of a simulated program: that of `replidict.aio`, on a simulated node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work beside the node's thread, in simulated time."""
+"""Background jobs in simulated time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node without threads: what others have done in its thread is done at once."""
+"""A node without threads: functions for its thread are called at once."""
 
 from __future__ import annotations
 

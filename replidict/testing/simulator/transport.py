@@ -1,4 +1,4 @@
-"""A node's transport over the simulated network: what `raft/transport` and `raft/wire` decide, without the bytes."""
+"""The transport of a simulated node: the decisions of `transport.links` and `transport.handshake`, without bytes."""
 
 from __future__ import annotations
 
