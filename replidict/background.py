@@ -14,7 +14,7 @@ Returned = TypeVar("Returned")
 
 
 class Background(Protocol):
-    """Whatever does such work; the simulator has one in simulated time."""
+    """What runs such jobs; the simulator has its own, in simulated time."""
 
     def submit(self, function: Callable[..., Returned], /, *arguments: Any) -> Call[Returned]:
         """Have a function called."""
@@ -24,7 +24,7 @@ class Background(Protocol):
 
 
 class BackgroundThread:
-    """A thread that does such work."""
+    """A thread that runs the jobs."""
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Call[Any] | None] = SimpleQueue()

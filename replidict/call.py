@@ -1,6 +1,6 @@
 """`Call`: a function that another thread runs, and its outcome.
 
-Nothing here holds a lock: whoever waits for a call may be interrupted anywhere by a signal handler that makes one.
+Nothing here holds a lock, because a signal handler that makes a call may interrupt a waiting thread anywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Returned = TypeVar("Returned")
 
 
 class Call(Generic[Returned]):
-    """One function that another thread is to call."""
+    """A function that another thread will call, and its outcome."""
 
     __slots__ = ("_begun", "_done", "_error", "_function", "_over", "_returned", "_withdrawn")
 

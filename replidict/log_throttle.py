@@ -13,8 +13,8 @@ KEYS_MAX = 1024  # keys told apart; all others are one
 
 
 class LogThrottle:
-    """Lines about others, limited per key (a host, a peer) and level. Needs `tick`, to tell what it left out and to
-    forget."""
+    """Limits log lines by key (a host, a peer) and level. `tick` must be called regularly: it reports what was left
+    out."""
 
     def __init__(self, me: str) -> None:
         self._me = me

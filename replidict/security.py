@@ -42,7 +42,7 @@ _LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 
 
 class _Strings(Protocol):
-    """A collection of strings that is no string: that has another `__contains__`."""
+    """A collection of strings, but not a string itself, whose `__contains__` differs."""
 
     def __iter__(self) -> Iterator[str]: ...
     def __contains__(self, item: object, /) -> bool: ...

@@ -12,7 +12,7 @@ IDLE = 5.0  # seconds after which a thread without work ends
 
 
 class Workers:
-    """So many threads at most, for one kind of work. For any thread: nothing here holds a lock."""
+    """A limited number of threads for one kind of work. For any thread; nothing here holds a lock."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name

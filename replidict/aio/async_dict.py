@@ -44,7 +44,7 @@ Returned = TypeVar("Returned")
 
 
 class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K], Generic[K, V]):
-    """The same dict for coroutines: `d.aio`, or what `replidict.aio.open` gives. `sync` is the `ReplicatedDict`.
+    """The coroutine interface of a dict: `d.aio`, or what `replidict.aio.open` returns. `sync` is the `ReplicatedDict`.
 
     What may wait is a coroutine, and needs no thread; arguments, results and errors are those of the methods of
     `ReplicatedDict` with the same names. Plain reads are of memory and need no `await`: `a[k]`, `k in a`, `len(a)`,

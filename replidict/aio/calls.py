@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. A caller that is cancelled is done at once, and `CancelledError` passes.
-2. A write that nobody waits for any more is not taken back: it is applied, or given up when its time is over.
-3. What can't be had without a thread has one of its own, and is waited for even by those who are cancelled: so nothing
-   goes on behind the back of its caller.
+1. A cancelled call stops waiting at once, and `CancelledError` propagates.
+2. A write whose caller was cancelled is not taken back: it is applied, or given up when its time is over.
+3. A call that needs a thread gets one of its own. It waits for that thread even when it is cancelled, so that nothing
+   goes on after the call has ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Returned = TypeVar("Returned")
 
 
 class Calls(Generic[K, V]):
-    """Those of one dict, from any number of event loops."""
+    """Makes the calls of one dict, from any number of event loops."""
 
     def __init__(self, inside: Inside[K, V]) -> None:
         self.inside = inside

@@ -2,11 +2,12 @@
 
 Rules kept here:
 
-1. There is no thread: whoever has an answer puts it into the inbox of the loop that waits for it, and goes on.
-2. All answers of a step reach a loop by one `call_soon_threadsafe`, when the step is over.
-3. A loop has other work: it hears of so many answers at most, and then of the rest in its next round.
-4. Inboxes keep no loop alive. What comes for one that is closed is dropped.
-5. There is no lock: a signal handler or a finalizer may ring as well.
+1. There is no thread: the node's thread puts an answer into the inbox of the loop that waits for it, and goes on.
+2. All answers of a step reach a loop by one `call_soon_threadsafe`, at the end of the step.
+3. A loop handles a limited number of answers in one iteration, and the rest in the next ones, so that other work goes
+   on.
+4. An inbox does not keep its loop alive. What arrives for a closed loop is dropped.
+5. There is no lock, so a signal handler or a finalizer may ring a bell as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AT_ONCE = 64
 
 
 class Inbox:
-    """That of one loop, for the answers of one node."""
+    """Delivers the answers of one node to one event loop."""
 
     def __init__(self, loop: AbstractEventLoop, step_end: StepEnd) -> None:
         self._loop = weakref.ref(loop)
@@ -73,7 +74,7 @@ class Inbox:
 
 
 class Bell:
-    """What one coroutine waits for, again and again."""
+    """What a coroutine waits on; it can be rung and waited on repeatedly."""
 
     __slots__ = ("_inbox", "_waiting", "rung")
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Leadership:
-    """One candidate: a task that waits for the lock of this name, and runs `work(held)` while it has it.
+    """One candidate: a task that waits for the lock of its name, and runs `work(held)` while it holds the lock.
 
     When the lock is lost, the work is cancelled, and this candidate stands again once the work has ended. When the work
     returns although the lock is held, it is done: the lock is given back, and this candidate does not stand again. When

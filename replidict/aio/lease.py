@@ -13,7 +13,7 @@ from replidict.node.proposals import result_of
 
 
 class Lease(GrantedLease):
-    """A promise that this process is alive, as `replidict.Lease`, which a coroutine ends.
+    """A lease whose methods that end it are coroutines; see `replidict.Lease`.
 
     Example:
         >>> async with a.lease(ttl=5) as lease:  # doctest: +SKIP
@@ -42,7 +42,7 @@ class Lease(GrantedLease):
 
 
 class Granting:
-    """A lease that is asked for: `await` this, or enter it by `async with`, which revokes the lease at its end.
+    """A lease that was requested: `await` it, or use it in `async with`, which revokes the lease at the end.
 
     Nothing is asked for before. If it is cancelled meanwhile, the lease is given back.
     """

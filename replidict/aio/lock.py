@@ -27,7 +27,7 @@ async def obtain(node: Node, bell: Bell, wanted: Wanted, seconds: float | None, 
 
 
 class Lock:
-    """A lock of the whole cluster, or a number of permits, with the protocol of `asyncio.Lock`.
+    """A lock of the whole cluster, or a semaphore, with the protocol of `asyncio.Lock`.
 
     `async with lock as held:` raises `LockTimeout` if it is not obtained within the dict's timeout; the block is never
     entered without the lock. If the block ends without an error and the lock was lost meanwhile, `LockLost` is raised.

@@ -20,7 +20,7 @@ AT_ONCE = 32
 
 
 class Watch(Generic[K, V]):
-    """An asynchronous iterator over changes; see `AsyncDict.watch`. For one task; `close` is for any thread.
+    """An asynchronous iterator over changes; see `AsyncDict.watch`. For one task; any thread may call `close`.
 
     A watch that nobody refers to any more ends.
     """

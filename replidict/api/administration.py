@@ -19,7 +19,7 @@ from replidict.storage.restore import restore
 
 
 class Administration:
-    """The methods of `ReplicatedDict` that are not about keys and values."""
+    """The methods of `ReplicatedDict` that administer its node and its cluster."""
 
     _host: Opened
     _timeout: float

@@ -20,7 +20,7 @@ LONGEST_PAUSE = 0.1
 
 
 class Body:
-    """`with` this the body runs. What it raises because others have changed what it read goes no further."""
+    """The context in which the body of a transaction runs. It keeps the error of a body that saw changes by others."""
 
     def __init__(self, t: Transaction[Any, Any]) -> None:
         self._t = t
@@ -45,7 +45,7 @@ def _is_changed(error: BaseException) -> bool:
 
 
 class Attempts:
-    """How often a body is run, and for how long all that may take."""
+    """Counts the attempts of a transaction, and limits their number and time."""
 
     def __init__(self, node: Node, seconds: float, most: int | None) -> None:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):

@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 class Commit:
-    """Checks and writes of one command. All are checked when they are added, and nothing is read here."""
+    """The checks and writes of one command. Arguments are checked when they are added; nothing is read here."""
 
     def __init__(self, node: Node, codec: Codec, options: Options) -> None:
         self._node, self._codec, self._options = node, codec, options

@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class Inside(Generic[K, V]):
-    """The inside of one dict."""
+    """The parts of one dict that the asyncio interface uses."""
 
     def __init__(self, d: ReplicatedDict[K, V]) -> None:
         self._dict = d

@@ -69,7 +69,7 @@ class Held:
 
 
 class Patience:
-    """How one thread waits for a lock, and what ends that from another one."""
+    """How one thread waits for a lock, and how another thread ends that wait."""
 
     def __init__(self) -> None:
         self._bell = threading.Lock()
@@ -294,7 +294,7 @@ class Lock:
 
 
 class NotHeldError(RuntimeError, ValueError):
-    """Released more often than acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
+    """A release of more than was acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
 
 
 class Semaphore:

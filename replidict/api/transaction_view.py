@@ -42,11 +42,11 @@ _ABSENT: Any = object()
 
 
 class Changed(BaseException):
-    """Ends a body that would see two moments. A `BaseException`, so that no `except Exception` of the body takes it."""
+    """Ends a body that would see two moments. A `BaseException`, so that `except Exception` does not catch it."""
 
 
 class _Own:
-    """What the transaction makes of one key: operations in order, and the value then, or None if it is gone.
+    """The transaction's own writes to one key, in order, and the resulting value, or None if the key is removed.
 
     One that was removed and stored again has `moved` to the end of the dict.
     """

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-1. A watch that nobody refers to any more ends, with a `ResourceWarning`; it keeps neither the dict nor its node open.
+1. A watch that is no longer referenced ends, with a `ResourceWarning`; it keeps neither the dict nor its node open.
 2. What may run in a signal handler or a finalizer (`close`, waking) takes no lock that others wait for.
 """
 

@@ -2,8 +2,9 @@
 
 Rules kept here:
 
-1. Keys and values are decoded by whoever reads, when they are asked for.
-2. A snapshot and where it is gone on from are made in the node's thread in one step, so nothing lies between them.
+1. The reader's thread decodes keys and values, when they are asked for.
+2. A snapshot and the position at which its watch continues are taken in one step of the node's thread, so no change
+   falls between them.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Change(NamedTuple, Generic[K, V]):
 
 
 class Changes(Generic[K, V]):
-    """What one watch has read, and what it has to tell next. For one thread at a time, but for `close`."""
+    """What one watch has read and will report next. For one thread at a time; any thread may call `close`."""
 
     def __init__(
         self,

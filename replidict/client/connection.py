@@ -2,11 +2,11 @@
 
 Rules kept here:
 
-1. Nothing waits for ever: connecting has a deadline, a request has its timeout and a moment more for the answer to
-   travel, and a node that says nothing for `SILENCE` seconds is given up (while it works it shows that it is alive).
-2. What an error says of a write is true: `NotCommitted` if it was surely not done, `OutcomeUnknown` once it was sent
-   and no answer came.
-3. A connection that failed is closed, and whatever is asked of it afterwards says why.
+1. Nothing waits for ever: connecting has a deadline; a request has its timeout, and a moment more for the answer to
+   arrive; a node from which nothing comes for `SILENCE` seconds is given up (a node that is busy sends signs of life).
+2. Errors of writes are exact: `NotCommitted` if the write was surely not done, `OutcomeUnknown` if it was sent and no
+   answer came.
+3. A connection that failed is closed, and every later request on it fails with the reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CREDENTIALS = ("secret", "mode", "certificate", "name", "tls")
 
 
 class UnreachableError(ReplidictError):
-    """There is no connection to that node, so nothing was asked."""
+    """There is no connection to the node, so the request was not sent."""
 
 
 class Client:

@@ -16,7 +16,7 @@ PAUSE = 0.2
 
 
 class Seen(NamedTuple):
-    """One command's changes, whole; without any: nothing of interest up to this revision."""
+    """The changes of one command, whole; or none, which says that nothing of interest happened up to this revision."""
 
     revision: int
     events: list[Event]

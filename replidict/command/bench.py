@@ -29,7 +29,7 @@ Operation: TypeAlias = Callable[[Client, bytes], object]
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one kind of operation."""
+    """The measurements of one kind of operation."""
 
     operation: str
     connections: int

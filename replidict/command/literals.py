@@ -2,11 +2,11 @@
 
 Rules kept here:
 
-1. Without more, they are text. What is no text is printed as a Python literal, b'...' for instance. So is a key with
-   control characters, and a value with other ones than tabs and line ends where it goes to a terminal.
-2. With `--literal` a value is given as JSON or a Python literal, and everything is printed as a Python literal: so a
-   text and what looks the same can be told apart. `--literal-key` says so of a key that is given.
-3. What comes from standard input is text if it is UTF-8, else bytes, as it is over HTTP.
+1. By default, keys and values are text. What is not text is printed as a Python literal, such as b'...'. So are keys
+   with control characters and, on a terminal, values with control characters other than tabs and line ends.
+2. With `--literal`, a value is given as JSON or as a Python literal, and everything is printed as a Python literal, so
+   that a str can be told from what looks the same. `--literal-key` does this for a key that is given.
+3. Standard input is text if it is UTF-8, otherwise bytes, as over HTTP.
 """
 
 from __future__ import annotations

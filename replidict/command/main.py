@@ -26,7 +26,7 @@ SILENT = {"set", "delete", "serve"}
 
 
 class _Commands(click.Group):
-    """Commands are listed as they were added: those used together stand together."""
+    """Lists commands in the order in which they were added, so that related ones stand together."""
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. The same command line works the first time and every other: a data directory that holds a node is opened as it is.
-2. What serves HTTP is loaded when it is needed: all other commands work without the extra.
+2. The HTTP modules are imported only when they are needed, so that all other commands work without the extra.
 """
 
 from __future__ import annotations

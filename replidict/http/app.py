@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. The event loop's thread never waits for a majority, a disk or a client: what may wait goes through a bulkhead.
+1. The event loop's thread never waits for a majority, a disk or a client: whatever may block goes through a bulkhead.
 2. A condition is checked in the same step as the write that depends on it, or the request is refused: If-Match is
-   `replace`, `If-None-Match: *` is `add`, and a delete on a condition does not exist.
+   `replace`, `If-None-Match: *` is `add`, and there is no conditional delete.
 3. An ETag is the revision that wrote the value, so it is given only where that revision is known.
 """
 
@@ -63,7 +63,7 @@ _READING = {"consistency", "max_staleness", "timeout"}
 
 
 class _Key(Convertor[str]):
-    """The rest of a path, line breaks included."""
+    """A path convertor for the rest of a path, line breaks included."""
 
     regex = "(?s:.*)"
 

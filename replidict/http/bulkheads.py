@@ -1,7 +1,7 @@
 """Bounded pools of threads for calls that may block; what exceeds the bound is refused at once.
 
-Each kind of work has a bulkhead of its own, so that writes which wait for a quorum hold up no probe, and listings,
-which compute and do not wait, never run side by side: the node's own thread shares the interpreter with them.
+Each kind of work has a bulkhead of its own, so that writes waiting for a quorum do not delay probes. Listings, which
+compute instead of waiting, never run in parallel, because they share the interpreter with the node's own thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Returned = TypeVar("Returned")
 
 
 class Bulkhead:
-    """So many threads, and room for so many calls that wait for one. For the event loop's thread."""
+    """A bounded pool of threads with a bounded queue. For use from the event loop's thread."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
         self._pool = Workers(f"replidict http {name}", threads)

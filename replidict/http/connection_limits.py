@@ -2,12 +2,13 @@
 
 Rules kept here:
 
-1. A client that sends nothing, or its request bit by bit, or takes no answer, is let go of in bounded time.
-2. There are only so many connections: what they hold in memory and file descriptors stays bounded, and the node's own
-   sockets and files are never those that find none left.
-3. Whoever is refused is told so, and the rest of what it sends is dropped for a while: to hang up on unread bytes would
-   reset the connection, and the answer with it.
-4. A client that closes its half of the connection after whole requests still gets their answers.
+1. A client that sends nothing, sends its request bit by bit, or does not read its response is disconnected in bounded
+   time.
+2. The number of connections is limited: their memory and file descriptors stay bounded, and descriptors are left for
+   the node's own sockets and files.
+3. A refused client gets a response, and what else it sends is read and dropped for a while: closing the connection with
+   unread bytes would reset it, and the response would be lost.
+4. A client that closes its half of the connection after complete requests still gets their responses.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ CHECK_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, watched."""
+    """uvicorn's connection, with time limits and bounds."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -1,6 +1,6 @@
 """GET /metrics for Prometheus: request counts and times, and the numbers of `status()`.
 
-Labels take few values: routes and methods that are not ours count as `other`, and no key is ever in one.
+Labels have few values: unknown routes and methods count as `other`, and no label ever holds a key.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GAUGES = {
 
 
 class Metrics:
-    """All figures of one node, in a registry of their own."""
+    """The metrics of one node, in a registry of their own."""
 
     def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
         self._registry = CollectorRegistry()
@@ -113,7 +113,7 @@ def _route(path: str) -> str:
 
 
 class _Engine(Collector):
-    """What `status()` says, at the moment it is asked for."""
+    """Collects the numbers of `status()` when they are requested."""
 
     def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
         self._dict = d

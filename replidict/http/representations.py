@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. What was PUT is what GET gives, byte for byte: UTF-8 text is kept as a str, anything else as bytes.
-2. A value of another type, which a Python program wrote, is shown as JSON, for reading. What JSON can't say is refused
-   rather than bent: a float that is no number, a dict whose keys are not all text.
+1. GET returns what was PUT, byte for byte: UTF-8 text is stored as a str, anything else as bytes.
+2. A value of another type, written by a Python program, is shown as JSON. What JSON can't express is refused, not
+   altered: a float that is not a number, or a dict with keys other than str.
 """
 
 from __future__ import annotations

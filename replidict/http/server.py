@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. Without a host it listens on loopback. Elsewhere it refuses to, without a token.
-2. The address is taken before the dict is opened: a port in use costs nothing but a message.
-3. A server that is told to stop takes no more connections, finishes what is under way, and waits for that only so long.
+1. Without a host, it listens on loopback. It does not listen elsewhere without a token.
+2. The address is bound before the dict is opened, so that a port in use costs nothing but an error message.
+3. When it is stopped, the server accepts no more connections, and finishes the requests under way within a time limit.
 """
 
 from __future__ import annotations

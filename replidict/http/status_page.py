@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class StatusPage:
-    """The endpoints of the files."""
+    """The endpoints that serve these files."""
 
     def __init__(self, *, asks_for_token: bool) -> None:
         found = [each for each in files("replidict.http").joinpath("static").iterdir() if each.is_file()]

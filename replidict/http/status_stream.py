@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. A node is looked at once for all streams, and not at all while there are none.
-2. A stream holds the newest look at most: a slow client skips what it did not take.
-3. Who leads comes from this node, the rest of the members from their leader: while there is none, that waits, and
-   nothing else does.
+1. The node is queried once for all streams, and not at all while there are none.
+2. A stream holds only the newest look: a slow client skips those that it did not read.
+3. This node itself knows who leads; the progress of the members comes from their leader. Without a leader, only that
+   query waits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_LOCKS = 200
 
 
 class Live:
-    """The endpoint, and the looks at one node that its streams share."""
+    """The endpoint. All its streams share the looks at one node."""
 
     def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
         self._dict = d
@@ -127,7 +127,7 @@ class Live:
 
 
 class _Looks:
-    """What one stream tells: the newest look."""
+    """The source of one stream: always the newest look."""
 
     ended = False
 

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. Nothing is guessed: a member that is not known, or is given twice, is refused, and so is a number that is none.
-2. Whatever JSON says may be a value: text is stored as text, and an object as a dict.
+1. Nothing is guessed: a member that is unknown or given twice is refused, and so is a number that is not finite.
+2. Whatever JSON expresses may be a value: a string is stored as a str, an object as a dict.
 """
 
 from __future__ import annotations

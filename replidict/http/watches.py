@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. An event's id is its revision, so that a client which comes back, here or at another node, goes on behind it. The id
-   moves on with heartbeats, too: what is of no interest need not be remembered for anybody.
-2. One change is held for a client at a time: the next one is read when that is taken.
+1. The id of an event is its revision, so that a client that comes back, here or at another node, continues after it.
+   Heartbeats advance the id, too, so that changes of no interest need not be remembered.
+2. At most one change is held for a client: the next one is read when that has been sent.
 3. A stream ends when the node stops.
 """
 
@@ -32,7 +32,7 @@ MAX_WATCHES = 100
 
 
 class Watches:
-    """The endpoint, and the streams that are open."""
+    """The endpoint, and its open streams."""
 
     def __init__(self, d: ReplicatedDict[Any, Any], opening: Bulkhead) -> None:
         self._dict, self._opening = d, opening
@@ -71,7 +71,7 @@ class Watches:
 
 
 class _Changes:
-    """What one stream tells: the changes that a watch sees."""
+    """The source of one stream: the changes that a watch reports."""
 
     def __init__(self, watches: Watches, watch: Watch[str, Any]) -> None:
         self._watches, self._watch = watches, watch

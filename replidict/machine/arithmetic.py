@@ -2,11 +2,12 @@
 
 Rules kept here:
 
-1. Only int, float and Decimal are numbers; bool is none. An int and a float give a float, an int and a Decimal a
-   Decimal, and a float and a Decimal nothing, as in Python.
-2. What is finite stays finite, and a Decimal exact up to `DIGITS` digits; a sum that can't be is an `OverflowError`.
-3. A NaN made of floats has one form: processors differ in its sign.
-4. Whether a stored value is a number is told by its first bytes: one that is none may be too deep to decode, or hold
+1. Only int, float and Decimal are numbers; bool is not. An int and a float give a float, an int and a Decimal give a
+   Decimal, and a float and a Decimal can't be added, as in Python.
+2. Finite numbers have a finite sum, and a Decimal sum is exact up to `DIGITS` digits; otherwise it is an
+   `OverflowError`.
+3. Every NaN of floats has the same bytes: processors differ in its sign.
+4. Whether a stored value is a number is seen from its first bytes: another value may be too deep to decode, or hold
    what this machine does not know (a time zone).
 """
 

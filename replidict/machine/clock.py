@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. The clock moves by `Tick` commands alone, and never back. Nothing here knows what time it is anywhere else.
+1. Only `Tick` commands move the clock, and never back. Nothing here knows any other time.
 2. What ends at the same time ends in the same order on every node, also on one that has loaded a snapshot: the order
-   is made of what is in the state, and of nothing else.
+   depends only on the state.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ LATEST = 2**62
 
 
 class Kind(IntEnum):
-    """What can have a deadline."""
+    """The kinds of things that have deadlines."""
 
     KEY = 0
     LEASE = 1
 
 
 class Clock:
-    """Milliseconds that have passed in the cluster, and the deadlines on that scale."""
+    """The milliseconds that have passed in the cluster, and the deadlines on that scale."""
 
     def __init__(self) -> None:
         self.now = 0

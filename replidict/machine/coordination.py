@@ -2,8 +2,10 @@
 
 Rules kept here:
 
-1. What is due at a `Tick` goes as one change, in order of deadline; so does what ends with a lease that is given back.
-2. All leases that end are taken out of every line before anything is granted: no dead process is granted a lock.
+1. Everything that is due at a `Tick` is removed as one change, in order of deadline; so is what ends with a revoked
+   lease.
+2. All requests of ending leases are removed from their queues before anything is granted, so that no lock is granted to
+   a process that is gone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ Remove = Callable[[list[Hashable], bool], None]
 
 
 class Coordination:
-    """What a state machine has beside the map and the sessions, as far as it is about time and turns."""
+    """The part of the replicated state that concerns time, leases and locks."""
 
     def __init__(self, remove: Remove) -> None:
         self._remove = remove

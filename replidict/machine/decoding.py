@@ -1,7 +1,7 @@
 """Decodes stored values into Python values.
 
-msgspec does it, up to a few extensions within one another, since it takes stack for each. What is nested deeper is
-`folding`'s, which takes none. The format is told in `codec`.
+msgspec decodes values up to a few nested extensions, since each needs stack. Deeper ones are decoded by `folding`,
+which needs none. `codec` describes the format.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def build_container(code: int, parts: list[Any]) -> Any:
 
 
 class Values:
-    """What `fold` makes values with: see `folding.Maker`."""
+    """Builds Python values for `fold`; see `folding.Maker`."""
 
     leaf = staticmethod(Decoder().decode)
     extension = staticmethod(build_leaf)

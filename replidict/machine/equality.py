@@ -1,9 +1,9 @@
 """Decides which keys are the same and which values are equal: as `dict` and `==` do, but alike on every machine.
 
-Nodes apply the same log, so they must agree on this whatever their interpreters are set to: the limit of recursion,
-what becomes of warnings (`python -bb` makes an error of comparing "a" with b"a"), the decimal context, and the time
-zone database. So nothing counts here but what has no such settings: texts, numbers, and bytes made so that equal values
-have equal ones.
+Nodes apply the same log, so they must agree on equality however their interpreters are configured: the recursion limit,
+the warning filters (`python -bb` turns comparing "a" with b"a" into an error), the decimal context and the time zone
+database. So only what does not depend on any of these is compared here: str, numbers, and bytes made such that equal
+values have equal ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decodes MessagePack without recursion, so that the stack it needs does not depend on the data.
 
-`fold` finds where each part begins and ends; what a part becomes is up to the caller: values for `codec`, bytes that
-can be compared for `equality`. It is slow beside msgspec, which is asked first where that is safe.
+`fold` finds where each part begins and ends; its caller decides what becomes of a part: values for `codec`, bytes that
+can be compared for `equality`. It is slower than msgspec, which is tried first where that is safe.
 """
 
 from __future__ import annotations

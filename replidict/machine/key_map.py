@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: the
-   one that changes the map, too. So nothing is locked. A single key changes in one step. What a command stores under
-   several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
-2. `revision` grows before an entry changes anything that is seen, and `settled` becomes the same when all of it is.
+1. Other threads read at any time, and so do signal handlers and finalizers, which may interrupt any thread, also the
+   one that changes the map. So nothing is locked. A single key changes in one step. The pairs that a command stores
+   under several keys are complete in `pending` before the first of them is in `items`, and readers look there first.
+2. `revision` grows before an entry changes anything visible, and `settled` becomes equal to it when all is changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from replidict.machine.key_index import KeyIndex
 
 
 class Unreadable(dict[Any, Any]):
-    """What readers find where there is nothing to read any more; `refuse` raises why."""
+    """Stands in for a map that can't be read any more; `refuse` raises the reason."""
 
     def __init__(self, refuse: Callable[[], NoReturn]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 class KeyMap:
-    """The map, its revision, and what is to be told of its changes."""
+    """The map, its revision, and the changes that are still to be passed on."""
 
     def __init__(self, tell_at_most: int = TELL_AT_MOST) -> None:
         self.items: dict[Hashable, Item] = {}

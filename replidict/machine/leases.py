@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. A deadline is the clock's time when the command is applied, and the ttl. Renewing a lease moves its deadline on.
-2. A key's row says what it hangs on. What it does not say, the lease's row does: a lease's keys are not listed twice.
+1. A deadline is the clock's time when the command is applied, plus the ttl. Renewing a lease moves its deadline.
+2. A key's row names the lease that it is attached to. A lease's row does not list its keys.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from replidict.machine.clock import Clock, Kind
 
 
 class Lease(msgspec.Struct):
-    """One lease: milliseconds that it lives without being renewed, and the keys that end with it, by position."""
+    """A lease: its ttl in milliseconds, and the positions of the keys attached to it."""
 
     ttl_ms: int
     keys: dict[int, None] = {}
 
 
 class Mortal(msgspec.Struct):
-    """A key that ends by itself, and the lease that it ends with, if it does."""
+    """A key that expires, and the lease that it is attached to, if any."""
 
     key: Hashable
     lease: int | None
@@ -44,7 +44,7 @@ _pack = msgspec.msgpack.encode
 
 
 class Leases:
-    """All leases, by id, and all mortal keys, by position."""
+    """All leases by id, and all expiring keys by position."""
 
     def __init__(self, clock: Clock, dirty: set[str]) -> None:
         """`dirty` gets the names of the rows that change."""

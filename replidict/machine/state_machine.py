@@ -3,12 +3,12 @@
 Rules kept here:
 
 1. Deterministic: no clock, no randomness, no I/O. Two machines that applied the same entries are equal.
-2. What can't be done gives a result that says so, and depends on the log alone. Whatever else is raised ends the node:
-   a command that this release does not know, a codec of the user's that fails here, no memory. No node goes on without
-   what the others have applied.
-3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
+2. An operation that can't be done has a result that says so, which depends on the log alone. Any other exception stops
+   the node: a command that this release does not know, a user's codec that fails here, no memory. No node goes on
+   without what the others have applied.
+3. Exactly once (thesis 6.3): a batch that was applied before returns its first results again.
 4. Each change is also recorded as rows, so that the table on disk can follow entry by entry, and as changes of keys,
-   for those who watch.
+   for watches.
 """
 
 from __future__ import annotations
@@ -365,7 +365,7 @@ class StateMachine(KeyMap):
 
 
 class _Refused(Exception):
-    """An operation that no machine performs: with the words of its result."""
+    """An operation that every node refuses, with the text for its result."""
 
 
 def _place(key: bytes) -> Hashable:

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. What nobody looks at costs a comparison a step, and a count a batch of writes.
-2. Only the node's thread writes. Any thread reads: it copies what it reads by single calls into C.
+1. While nobody looks, a step costs one comparison, and a batch of writes one count.
+2. Only the node's thread writes. Any thread may read: it copies what it needs by single calls into C.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Election:
-    """A leader that this node got to know."""
+    """A leader that this node heard of."""
 
     term: int
     address: str

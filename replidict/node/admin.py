@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. A change is asked for again until it is made, is surely impossible, or the deadline has passed; what is so already is
-   no error, so asking again is safe.
-2. `NotCommitted` says that it surely was not made; once an answer got lost, it is `OutcomeUnknown`. So it is when this
-   node stops before it hears one, unless it stops because it is removed, and that was what it asked for.
+1. A change is requested again until it is made, is surely impossible, or the deadline has passed. A change that is
+   already made is no error, so repeating the request is safe.
+2. `NotCommitted` says that the change was surely not made; once an answer was lost, it is `OutcomeUnknown`. So it is,
+   too, when this node stops before it hears the answer, unless it was asked to remove itself and was removed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Answered = TypeVar("Answered")
 
 
 class Cluster:
-    """One node's part in its cluster. For any thread but the node's own."""
+    """The cluster as seen from one node. For any thread but the node's own."""
 
     def __init__(self, node: RaftNode, security: Security | None) -> None:
         """`security` is that of the node's network, if it has one."""

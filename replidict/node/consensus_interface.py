@@ -10,7 +10,7 @@ from pysyncobj.poller import Poller
 
 
 class Forwarding(Protocol):
-    """The way of commands to the leader; see `raft.forwarding`."""
+    """Sends commands to the leader; see `raft.forwarding`."""
 
     def route(self) -> object:
         """How commands go now, None if they can't; another one means that those under way may be lost."""
@@ -20,7 +20,7 @@ class Forwarding(Protocol):
 
 
 class ReadIndex(Protocol):
-    """How it is found out what a linearizable read must include; see `raft.read_index`."""
+    """Finds the index that a linearizable read waits for; see `raft.read_index`."""
 
     @property
     def lease_until(self) -> float:
@@ -35,7 +35,7 @@ class ReadIndex(Protocol):
 
 
 class Consensus(Protocol):
-    """What makes a log of commands, seen from the copy that applies it."""
+    """The source of committed commands, as the copy that applies them sees it."""
 
     @property
     def address(self) -> str:
@@ -82,7 +82,7 @@ class Consensus(Protocol):
 
 
 class Level(Protocol):
-    """What may be proposed; see `node.feature_level`."""
+    """Which commands may be proposed; see `node.feature_level`."""
 
     @property
     def current(self) -> int:

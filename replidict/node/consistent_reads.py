@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. What entries change becomes visible in one step each, behind a change of `revision`. So as long as that is the same,
-   there was one step at most; and while the machine is at rest (`settled` is the same, too), none.
-2. A page is read key by key only at rest; one that can't be is taken from a copy of everything.
+1. The changes of an entry become visible in one step, after `revision` has grown. So while `revision` stays the same,
+   at most one step becomes visible; and while the machine is at rest (`settled` equals it), none.
+2. A page is read key by key only at rest; otherwise it is taken from a copy of everything.
 """
 
 from __future__ import annotations

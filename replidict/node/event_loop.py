@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. Everything below this floor runs in this one thread. Others only queue writes and reads, and call `wake`.
-2. Whatever ends the node is logged once, told to everybody who waits, and raised by every call from then on.
+1. `node` and the floors below it run in this one thread. Other threads only queue writes and reads, and call `wake`.
+2. Whatever stops the node is logged once, reported to every waiting call, and raised by every call from then on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_EVERY = 1.0
 
 
 class Waker:
-    """A pipe by which any thread ends the tick thread's wait."""
+    """A pipe with which any thread wakes the node's thread."""
 
     def __init__(self) -> None:
         self.sleeping = self.woken = False

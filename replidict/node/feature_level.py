@@ -3,14 +3,14 @@
 Rules kept here:
 
 1. The leader raises the level by a command, once every other member, learners included, has answered it in its term and
-   is connected to it with a release that knows the level. A member whose release is not known counts as level 1.
-2. The level of a node is that of the entries it has applied, so that it only rises. It proposes no command above that:
-   the entry that raised the level comes before the command in every log.
-3. A node whose file is marked for a level (see `storage.file_format`) has nothing to do with nodes of older releases:
-   it refuses their connections, and closes those it has. So none of them is ever sent an entry that it would misread,
-   although an older release was put back after its node had answered for rule 1.
-4. A write that is above the level waits only where the level is about to rise; else its caller is told who is in the
-   way.
+   is connected to it with a release that knows the level. A member whose release is unknown counts as level 1.
+2. The level of a node is that of the entries it has applied, so it only rises. A node proposes no command above its
+   level, so in every log the entry that raised the level comes before the command.
+3. A node whose file is marked for a level (see `storage.file_format`) has no connections with nodes of older releases:
+   it refuses them, and closes those it has. So no such node is ever sent an entry that it would misread, even if its
+   release was downgraded after it had answered for rule 1.
+4. A write above the level waits only if the level is about to rise; otherwise the error names the members that hold
+   the level back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 4
 
 
 class FeatureLevel:
-    """One node's part in it. `meet` and `step` are for the tick thread."""
+    """The feature level as one node knows it. `meet` and `step` are for the node's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.release = THIS

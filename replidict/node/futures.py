@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. Callbacks run in a thread of their own, one after the other: whatever one does or waits for, it holds up other
-   callbacks at most, and never the node, nor anybody who waits for a future.
-2. Every future is resolved, also when the node ends or nobody answers: all have the same timeout, so those that were
-   submitted first are the first to run out of time.
+1. Callbacks run in a thread of their own, one after the other: a slow one delays only other callbacks, never the node
+   or a thread that waits for a future.
+2. Every future is resolved, also when the node stops or no answer comes. All have the same timeout, so those submitted
+   first are the first to run out of time.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Answer(Future[Any]):
 
 
 class Futures:
-    """Those of one node. The thread begins with the first of them. Nothing here holds a lock."""
+    """The futures of one node. Their thread starts with the first of them. Nothing here holds a lock."""
 
     def __init__(self, node: Node, thread_name: str) -> None:
         self._node = node

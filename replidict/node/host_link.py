@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. A command that was sent may be lost with the connection, or with the node's own way to the leader. Each makes another
-   route, so that it is sent again (see `proposals`).
-2. A question that was sent by a connection that is lost is answered with "nobody can tell": who asked asks again.
+1. A command that was sent may be lost with the connection, or with the node's own route to the leader. Each of these
+   events makes a new route, which has the command sent again (see `proposals`).
+2. A request for a read index that was sent on a lost connection is answered with "unknown", and is made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from replidict.transport.unix import UnixConnection
 
 
 class HostLink:
-    """One process's. All methods are for the thread of the attached node."""
+    """The connection of one process. All methods are for the thread of the attached node."""
 
     lease_until = -inf
     is_leader = False
@@ -144,7 +144,7 @@ class HostLink:
 
 
 class AttachedLevel:
-    """The cluster's feature level, as the node of the host tells it."""
+    """The cluster's feature level, as the host's node reports it."""
 
     def __init__(self, machine: StateMachine, link: HostLink) -> None:
         self._machine, self._link = machine, link
@@ -166,7 +166,7 @@ class AttachedLevel:
 
 
 class AttachedClock:
-    """The cluster's clock, as the node of the host tells it."""
+    """The cluster's clock, as the host's node reports it."""
 
     def __init__(self, machine: StateMachine, link: HostLink) -> None:
         self._machine, self._link = machine, link

@@ -23,7 +23,7 @@ RETRY_PAUSE = 0.02
 
 
 class Read:
-    """One waiting read. `done` is called once, by the tick thread; `error` says whether it may go on."""
+    """One waiting read. The node's thread calls `done` once; `error` is None if the read may go on."""
 
     __slots__ = ("abandoned", "done", "error")
 
@@ -34,7 +34,7 @@ class Read:
 
 
 class Reads:
-    """The linearizable reads of one process. `submit` is for any thread, the rest for the tick thread."""
+    """The linearizable reads of one process. `submit` is for any thread, the rest for the node's thread."""
 
     def __init__(self, engine: Consensus, wake: Callable[[], None]) -> None:
         self._engine = engine

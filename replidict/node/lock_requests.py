@@ -2,13 +2,13 @@
 
 Rules kept here:
 
-1. A request goes into the log once. That it is granted, or lost, this node sees in its own log: nobody asks again and
-   again, and only the waiters that it concerns are woken.
-2. Whoever gives up leaves the line, and gives back what was granted meanwhile, by one command that is sent until it is
-   applied. A process that is gone leaves with its lease.
-3. What is held counts as held as long as its lease does (see `held_leases`), and is lost once and for all.
-4. There is no lock, as in `held_leases`: whoever takes a request out of the dict ends it. They are found by name
-   in an index that the tick thread alone touches; others put on a queue what came and went.
+1. A request is put into the log once. This node sees the grant, or the loss, in its own log: there is no polling, and
+   only the requests concerned are woken.
+2. A withdrawn request leaves the queue, or releases what was granted meanwhile, by one command that is sent until it is
+   applied. The requests of a process that is gone end with its lease.
+3. A lock counts as held as long as its lease does (see `held_leases`), and once lost stays lost.
+4. There is no lock, as in `held_leases`: taking a request out of the dict ends it. Requests are found by name in an
+   index that only the node's thread uses; other threads queue additions and removals.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = Logger(__name__)
 
 
 class Wanted(NamedTuple):
-    """What is asked for: see `commands.Acquire`; `ttl` in seconds."""
+    """The arguments of a request: see `commands.Acquire`; `ttl` in seconds."""
 
     name: str
     ttl: float
@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 
 
 class State(Enum):
-    """How far a request is."""
+    """The states of a request."""
 
     ASKED = "not answered yet"
     WAITING = "in line"
@@ -57,14 +57,14 @@ class State(Enum):
 
 
 class Request:
-    """One request for a lock. `woken` is called by the tick thread whenever the state has changed."""
+    """One request for a lock. The node's thread calls `woken` whenever the state has changed."""
 
     lease: HeldLease
 
     def __init__(self, wanted: Wanted, number: int, woken: Callable[[], object]) -> None:
         self.name = wanted.name
         self.number = number
-        self.answer = State.ASKED  # of the cluster: set by the tick thread only
+        self.answer = State.ASKED  # of the cluster: set by the node's thread only
         self.over = False
         self.token = 0
         self.lost = SetOnce()
@@ -86,7 +86,7 @@ def holder_at(address: str) -> str:
 
 
 class Locks:
-    """Those of one process. Only what says so is for any thread, the rest for the tick thread."""
+    """The lock requests of one process. Methods are for the node's thread, unless they say otherwise."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class Locks:
             request.woken()
 
     def infos(self, now: int) -> tuple[LockInfo, ...]:
-        """Who in the cluster holds what, by name and token; `now` is the cluster's clock. For the tick thread."""
+        """Who in the cluster holds what, by name and token; `now` is the cluster's clock. For the node's thread."""
         offset = time.time() - now / 1000
         return tuple(
             LockInfo(name, ticket.holder, ticket.info, ticket.token, offset + ticket.since / 1000, len(lock.queue))
@@ -186,7 +186,7 @@ class Locks:
             for ticket in lock.holders.values()
         )
 
-    # -- tick thread --------------------------------------------------------------------------------------------------
+    # -- node's thread -------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Give back what was forgotten."""

@@ -1,8 +1,8 @@
 """`Node`: the state and the parts for writing, reading, waiting and watching that every copy of the dict has.
 
-Two kinds there are: `RaftNode`, a member of the cluster, and `AttachedNode`, which a process has beside the member that
-another process of the same machine runs. Both apply the same log to the same state machine, so all of this is the same
-for both; they differ in where the log comes from.
+There are two kinds: `RaftNode`, a member of the cluster, and `AttachedNode`, the copy of a process that uses another
+process's member. Both apply the same log to the same kind of state machine, so everything here serves both; they differ
+in where the log comes from.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Returned = TypeVar("Returned")
 
 
 class Node(ABC):
-    """One copy, stepped from outside by one thread."""
+    """One copy of the dict, stepped by one thread."""
 
     engine: Consensus
     expiry: ClusterClock

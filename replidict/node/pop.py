@@ -2,11 +2,10 @@
 
 Rules kept here:
 
-1. What every machine can decode is removed by one command, however many others pop as well.
-2. Anything else, and all values of a codec of the user's, is read and decoded first, and removed only if it is still
-   the one that was read.
-3. Below the feature level of these commands it is removed without a condition, and what was written in between goes
-   with it.
+1. A value that every machine can decode is removed by one command, however many others pop as well.
+2. Any other value, and every value of a user's codec, is read and decoded first, and then removed on the condition that
+   it is still the same.
+3. Below the feature level of these commands it is removed without a condition, and a value written in between is lost.
 """
 
 from __future__ import annotations

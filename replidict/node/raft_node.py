@@ -27,7 +27,7 @@ from replidict.storage.store import Store
 
 
 class RaftNode(Node):
-    """State machine, engine, proposals and reads over one store."""
+    """A state machine, an engine, proposals and reads over one store."""
 
     engine: Engine
     expiry: Expiry

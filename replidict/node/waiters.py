@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. A change costs a lookup by key and one for each length of prefix that somebody waits for, however many wait.
-2. A waiter that is found is woken once and stands aside until it arms itself again: one that never reads costs nothing.
+1. A change costs one lookup by key, and one for each length of prefix in use, however many watchers wait.
+2. A watcher that is found is woken once, and taken out until it arms itself again: one that never reads costs nothing.
 3. No locks: a signal handler or the garbage collector may arm or close a waiter at any moment, in any thread. Both only
-   put it on a queue; the node's thread alone touches the index.
+   append to a queue; only the node's thread uses the index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from replidict.machine.changes import KeyChange
 
 @dataclass(frozen=True)
 class Interest:
-    """Which changes are of interest: those of one key, of the texts with a prefix, or without either all of them.
+    """Which changes a watcher wants: those of one key, of the str keys with a prefix, or (without either) all.
 
     Keys are told apart by their places (see `machine.equality`).
     """
@@ -39,7 +39,8 @@ class Interest:
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """One who waits. `wake` is called by the node's thread, or by whoever closes it, and must neither block nor raise.
+    """One watcher. `wake` is called by the node's thread, or by whoever closes the watch; it must neither block nor
+    raise.
 
     `first` is set by the node's thread: there may be something from this piece of the history on. Its owner sets it to
     None.
@@ -53,7 +54,7 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class Waiters:
-    """Those of one node."""
+    """The waiting watchers of one node."""
 
     opened: set[Waiter] = field(default_factory=set)
     _queue: deque[Waiter] = field(default_factory=deque)

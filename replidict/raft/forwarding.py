@@ -2,10 +2,9 @@
 
 Rules kept here:
 
-1. A leader appends what it is sent; nobody else does. A node that is asked and does not lead says so, and who leads
-   instead.
-2. What was sent may be lost with the leader, with the connection to it, or by a refusal. Each of these makes another
-   route; whoever sees one sends again what was not answered.
+1. Only a leader appends commands. Any other node refuses them, and says who leads.
+2. A command may be lost with the leader, with the connection to it, or by a refusal. Each of these makes a new route,
+   on which unanswered commands are sent again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from replidict.raft.state import RaftState
 
 
 class Forwarding:
-    """One node's part in it."""
+    """The part of the engine that forwards commands."""
 
     def __init__(
         self,

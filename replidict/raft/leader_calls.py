@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class LeaderCalls(Generic[Answer]):
-    """The questions of one kind that are under way, each with its `Answer`: what is to be called with what it says."""
+    """The pending requests of one kind, each with the `Answer` that is called with the reply."""
 
     def __init__(self, state: RaftState, outbox: Outbox) -> None:
         self._state, self._outbox = state, outbox

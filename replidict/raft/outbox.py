@@ -2,10 +2,10 @@
 
 Rules kept here:
 
-1. Nothing that tells of a state leaves before that state is on disk: such messages are held until the next commit.
-2. An answer goes back by the connection that the question came by, or not at all: another process may be at the other
-   end of the next one.
-3. Acknowledgements of the same leader's messages that wait for the same commit become one.
+1. No message that tells of a state leaves before that state is on disk: such messages are held until the next commit.
+2. An answer is sent on the connection that the question came by, or not at all: another process may be at the other end
+   of the next connection.
+3. Acknowledgements to the same leader that wait for the same commit are merged into one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Network(Protocol):
 
 
 class Outbox:
-    """Sends at once, after the next commit, or as an answer."""
+    """Sends messages at once, after the next commit to disk, or as answers."""
 
     def __init__(self, state: RaftState, network: Network) -> None:
         self._state, self._network = state, network

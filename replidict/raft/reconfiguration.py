@@ -2,15 +2,15 @@
 
 Rules kept here:
 
-1. One change at a time: the next configuration joins the log once the last one is committed, and once an entry of the
+1. One change at a time: the next configuration is appended once the last one is committed, and once an entry of the
    leader's own term is (4.1, and the correction of July 2015 to it). So any two configurations in force at once differ
    by one voter, and their majorities overlap.
-2. A node comes in as a learner, which counts for nothing; the leader makes it a voter when its log is level (4.2.1).
-3. The leader does not remove itself: it hands over, and its successor does (4.2.2).
-4. No change is made that would leave no majority within reach, unless it is forced: it is in force at once, so nothing
-   can be committed then until the missing are back.
-5. Every answer is one of: `done` (committed), `later` (surely not done: ask again), `lost` (may be done), `absent` (it
-   is no member) or `never`. To ask again after `lost` is safe, because what is so already is `done`.
+2. A node is added as a learner, which does not count; the leader promotes it to voter when it has caught up (4.2.1).
+3. The leader does not remove itself: it transfers leadership, and its successor removes it (4.2.2).
+4. A change that would leave no majority within reach is refused, unless it is forced: it is in force at once, so
+   nothing can be committed then until the missing voters are back.
+5. Every answer is one of: `done` (committed), `later` (surely not done: ask again), `lost` (may be done), `absent` (not
+   a member) or `never`. Asking again after `lost` is safe, because a change that is already made is `done`.
 """
 
 from __future__ import annotations

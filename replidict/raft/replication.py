@@ -40,7 +40,7 @@ WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class Replication:
-    """The part of the engine that moves entries."""
+    """The part of the engine that replicates and commits entries."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ GRACE = 2.0
 
 
 class AttachedAdmin:
-    """One process's. For any thread but the node's own."""
+    """The administration calls of one attached process. For any thread but the node's own."""
 
     def __init__(self, node: AttachedNode, patience: float) -> None:
         """`patience` is how many seconds a question takes that has no time of its own."""

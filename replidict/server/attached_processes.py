@@ -69,7 +69,7 @@ class _Process:
 
 
 class AttachedProcesses:
-    """Those of one node. What does not say otherwise is for the node's thread."""
+    """The processes attached to one node. Methods are for the node's thread, unless they say otherwise."""
 
     def __init__(self, node: RaftNode, directory: Path, cluster: Cluster, backups: Backups) -> None:
         self._node, self._directory, self._cluster, self._backups = node, directory, cluster, backups

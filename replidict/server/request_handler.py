@@ -71,11 +71,11 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class _GoneError(Exception):
-    """The client is gone, and with it the reason for this work."""
+    """The client is gone, so its request is no longer needed."""
 
 
 class RequestHandler:
-    """One node's. `hear` is for the node's thread, `close` and `join` for any."""
+    """The request handler of one node. `hear` is for the node's thread, `close` and `join` for any."""
 
     def __init__(
         self,

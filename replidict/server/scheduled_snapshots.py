@@ -36,7 +36,7 @@ _NAME = re.compile(r"(\d{12,})-\d{8}T\d{6}Z\.db")
 
 
 class Automatic:
-    """The thread that takes them, for one node."""
+    """The thread that makes the snapshots of one node."""
 
     def __init__(self, backups: Backups, directory: Path, retain: int) -> None:
         """`directory` is the node's own. Clears away what a process left that was killed meanwhile."""

@@ -50,7 +50,7 @@ TRY_AGAIN = 0.5
 
 
 class SharedNode:
-    """What one process has of it."""
+    """The share of one process in it: its copy and, in the host, the node."""
 
     _host: Host | None = None
 

@@ -41,7 +41,7 @@ _ID = re.compile(b"[0-9a-f]{32}")
 
 
 class Beginning(NamedTuple):
-    """What a new node's file begins with: its cluster, its identity, and the members it knows."""
+    """The initial content of a new node's file: its cluster, its identity, and the members it knows."""
 
     cluster_id: str
     node_id: str
@@ -59,7 +59,7 @@ def founded_by(voters: Iterable[str]) -> Beginning:
 
 
 class Directory:
-    """The locked directory of one node. `close` lets go of the lock."""
+    """The locked directory of one node. `close` releases the lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the directory if need be, and lock it. Raises `StorageError`."""

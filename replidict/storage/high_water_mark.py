@@ -27,7 +27,7 @@ _SECTOR = 4096  # the slots are so far apart
 
 
 class HighWaterMark:
-    """The mark of one node. Used by the tick thread alone."""
+    """The mark of one node. Used by the node's thread alone."""
 
     def __init__(self, path: Path) -> None:
         """Open it, or make it. Raises `OSError`."""

@@ -1,4 +1,4 @@
-"""Loads the state from the tables of a node's file, and checks each row's checksum, the number of rows and the digest."""
+"""Loads the state from the tables of a node's file, and checks the checksums, the number of rows and the digest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replidict.storage import records
 
 
 class Wrong(Exception):
-    """What the tables hold is not what was written to them; the text says in which way."""
+    """The tables do not hold what was written to them; the text says how they differ."""
 
 
 def load(db: sqlite3.Connection, machine: StateMachine, applied: records.Applied, kept: int | None) -> None:

@@ -46,7 +46,7 @@ _PUT = "INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, 
 
 @dataclass(frozen=True)
 class Survivors:
-    """The disks that are left of a cluster: the one to go on with, and others."""
+    """The disks that are left of a cluster: the chosen one, and the others."""
 
     chosen: Inspected
     others: Sequence[Inspected]

@@ -49,7 +49,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checked snapshot file, the log entry it stands for, and what it holds. Only a backup has an `origin`."""
+    """A checked snapshot file, the log entry it represents, and its content. Only a backup has an `origin`."""
 
     path: Path
     index: int
@@ -213,7 +213,7 @@ def _check_form(db: sqlite3.Connection, path: Path, number: int) -> dict[str, by
 
 
 class Counts(NamedTuple):
-    """How many rows the state has, by table."""
+    """The number of rows of the state, by table."""
 
     keys: int
     sessions: int

@@ -43,7 +43,7 @@ _pack = msgspec.msgpack.encode
 
 
 class StateTable:
-    """The tables `state`, `session` and `kept`, and what is to go there. Used by the tick thread alone."""
+    """The tables `state`, `session` and `kept`, and what is to go there. Used by the node's thread alone."""
 
     def __init__(self, connection: sqlite3.Connection, file_format: FileFormat) -> None:
         self._db = connection

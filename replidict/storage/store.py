@@ -50,7 +50,7 @@ _pack = msgspec.msgpack.encode
 
 
 class Store:
-    """All that a node keeps, over one SQLite connection. Used by the tick thread alone."""
+    """All that a node keeps, over one SQLite connection. Used by the node's thread alone."""
 
     def __init__(
         self, connection: sqlite3.Connection, uri: str, *, log_retain: int, mark: HighWaterMark | None = None

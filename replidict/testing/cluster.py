@@ -31,7 +31,7 @@ ATTEMPTS = 20
 
 
 class _Pause:
-    """A node's thread that stands still."""
+    """Stops a node's thread between two steps."""
 
     def __init__(self) -> None:
         self.begun, self.over = Latch(), Latch()
@@ -43,7 +43,7 @@ class _Pause:
 
 
 class Cluster:
-    """So many nodes, each a `ReplicatedDict` of this process with a directory and an address of its own.
+    """A number of nodes, each a `ReplicatedDict` of this process with its own directory and address.
 
     `with` it the nodes run; `cluster[i]` is the dict of node i, the new one after `restart(i)`. What is done to nodes
     and network is done when the call returns: nodes that are in touch with a majority have agreed on a leader and have

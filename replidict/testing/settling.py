@@ -18,7 +18,7 @@ LOOK_EVERY = 0.002
 
 
 class Settling:
-    """The nodes of a cluster, and the groups of them that run and reach each other."""
+    """The nodes of a cluster, and the groups of running nodes that reach each other."""
 
     def __init__(self, dicts: Sequence[ReplicatedDict[Any, Any]], groups: Collection[Collection[int]]) -> None:
         self._dicts = dicts

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-1. A run is a function of workload and seed: nothing else decides, neither real time nor the order in which sets or
-   threads happen to be.
+1. A run is a function of workload and seed: nothing else has an influence, neither real time nor the iteration order of
+   sets or the scheduling of threads.
 2. Faults end before the run does. Then programs have time to finish, and all nodes become equal, before `check`.
 """
 
@@ -74,7 +74,7 @@ class SimulationFailed(AssertionError):
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What came of a run that did not fail."""
+    """The numbers of a run that did not fail."""
 
     seed: int
     nodes: int

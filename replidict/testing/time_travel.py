@@ -14,7 +14,7 @@ LOOK_EVERY = 0.01
 
 
 class Clock:
-    """The clock of a `Cluster`: that of this machine, until it is advanced."""
+    """The clock of a `Cluster`: this machine's, until it is advanced."""
 
     def __init__(self, elapse: Callable[[float], None]) -> None:
         """`elapse` is told how many seconds have passed at once, when this clock shows it."""

@@ -29,8 +29,8 @@ _READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WR
 
 
 class Traffic:
-    """Those of one node. `heard` gets what a session yields, `moved` a connection whose session got further, `ended`
-    one that failed: the code, the text, and whether the peer said so."""
+    """The connections of one node. `heard` gets what a session yields, `moved` a connection whose session advanced,
+    `ended` one that failed: the code, the text, and whether the peer said so."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ Target = tuple[socket.AddressFamily, Any]  # a family and its socket address
 
 
 class Route:
-    """The way to one peer. `due` is the clock time at which `take` is worth calling."""
+    """How to reach one peer. `due` is the clock time at which `take` is worth calling."""
 
     def __init__(self, address: str, loopback_only: bool) -> None:
         self.address = address
@@ -76,7 +76,7 @@ class Route:
 
 
 class Lookup:
-    """One lookup of a name, in a thread that ends with it."""
+    """One lookup of a host name, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = Latch()

@@ -71,7 +71,7 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
+    """A node's identity: its cluster, its disk (`node_id` is created with the store) and its address.
 
     Of a client, `node_id` and `address` are empty, and `cluster_id` too if it will take any. `may_hold_lease`: whether
     it may read under a lease when it leads (thesis 6.4.1).
@@ -95,7 +95,7 @@ class Preamble(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Hello(Preamble, frozen=True, tag=1):
-    """The first frame of each side: who it is, and a number used once."""
+    """The first frame of each side: who it is, and a nonce."""
 
     mode: Literal["plain", "secret", "tls"]
     cluster_id: _Text
@@ -113,7 +113,7 @@ class Hello(Preamble, frozen=True, tag=1):
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """In secret mode, that the sender knows the secret; in any mode, that it accepts the other's `Hello`."""
+    """In secret mode, proof that the sender knows the secret; in any mode, acceptance of the other side's `Hello`."""
 
     mac: _Bytes
 
@@ -126,7 +126,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class State(Enum):
-    """Where a session stands; `CALLING` lasts only until `start` (in TLS mode, until TLS is up)."""
+    """The state of a session; `CALLING` lasts only until `start` (in TLS mode, until TLS is established)."""
 
     CALLING = 0
     AWAIT_HELLO = 1

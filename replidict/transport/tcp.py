@@ -125,7 +125,7 @@ class SocketConnection:
 
 
 class Listener:
-    """Takes calls at an address, from its making (`ReplidictError` if it can't) until `close`."""
+    """Accepts connections at an address, from its creation (`ReplidictError` if that fails) until `close`."""
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 Rules kept here:
 
-1. The socket has mode 0600 from the moment on at which it has its name, and whoever is at the other end of a connection
-   has the same user id, says the system; nobody else is heard.
-2. A name that a killed process left behind is replaced by whoever listens next, in one step.
+1. The socket has mode 0600 from the moment it has its name, and the other end of a connection must have the same user
+   id, as the operating system reports it.
+2. A socket that a killed process left behind is replaced in one step by the next one to listen.
 3. Nothing blocks. A connection that failed is only marked (`dead`), and closed by its owner between two polls.
 """
 

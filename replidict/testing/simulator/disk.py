@@ -35,7 +35,7 @@ class Crash(BaseException):
 
 @dataclass
 class Fault:
-    """Strikes at the `skip`-th statement of its kind from now on, once."""
+    """A fault that happens once, at the `skip`-th statement of its kind from now on."""
 
     point: Point
     skip: int
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass
 class Shadow:
-    """What is durably on a disk."""
+    """What is durable on a disk."""
 
     log: dict[int, tuple[int, int]] = field(default_factory=dict)  # index -> (term, checksum of the row)
     start: records.LogStart = field(default_factory=records.LogStart)

@@ -18,7 +18,7 @@ from replidict.testing.simulator.world import World
 
 
 class Nemesis:
-    """Injects faults until it is told to stop."""
+    """Injects faults until it is stopped."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ TIMEOUT = 10.0
 
 
 class _SimulatedHost:
-    """As much of a `Host` as a dict needs that neither waits nor ends."""
+    """The part of a `Host` that a dict needs and that neither waits nor ends."""
 
     def __init__(self, node: RaftNode) -> None:
         self.node = self.bare_node = node
@@ -38,7 +38,7 @@ class _SimulatedHost:
 
 
 class SimulatedDict(ReplicatedDict[Any, Any]):
-    """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
+    """A `ReplicatedDict` on a simulated node, for plain reads only. Calls that wait belong to `ProgramDict`."""
 
     def __init__(self, node: RaftNode) -> None:
         self._use(cast(Host, _SimulatedHost(node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
@@ -58,7 +58,7 @@ class SimulatedDict(ReplicatedDict[Any, Any]):
 
 
 class _NotedCalls(Calls[Any, Any]):
-    """Says in the trace what a program writes, and what comes of it."""
+    """Records in the trace what a program writes, and the outcome."""
 
     def __init__(self, inside: Inside[Any, Any], trace: Trace, name: str) -> None:
         super().__init__(inside)
@@ -91,7 +91,7 @@ async def _not_simulated(*arguments: object, **named: object) -> NoReturn:
 
 
 class ProgramDict(AsyncDict[Any, Any]):
-    """What a workload is given; see `replidict.testing.simulate`."""
+    """The dict that a workload gets; see `replidict.testing.simulate`."""
 
     def __init__(self, node: RaftNode, trace: Trace, name: str) -> None:
         d = SimulatedDict(node)

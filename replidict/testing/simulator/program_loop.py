@@ -30,7 +30,7 @@ MOST_AT_ONCE = 100_000
 
 
 class ProgramLoop(AbstractEventLoop):
-    """That of one process, until it ends."""
+    """The event loop of one process, until the process ends."""
 
     def __init__(self, world: Loop, is_paused: Callable[[], bool]) -> None:
         self._world, self._is_paused = world, is_paused

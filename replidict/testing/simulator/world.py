@@ -18,7 +18,7 @@ CLUSTER_ID = "simulated"
 
 
 class World:
-    """All machines, and what they share."""
+    """All machines of a simulation, and what they share."""
 
     def __init__(
         self,
