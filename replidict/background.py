@@ -36,7 +36,7 @@ class BackgroundThread:
         self._thread.start()
 
     def submit(self, function: Callable[..., Returned], /, *arguments: Any) -> Call[Returned]:
-        """Have a function called, after those that were submitted before. Never done once this is closed."""
+        """Run a function after those submitted before. It is not run any more once this is closed."""
         call = Call(partial(function, *arguments))
         self._work.put(call)
         return call

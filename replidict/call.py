@@ -20,7 +20,7 @@ class Call(Generic[Returned]):
     __slots__ = ("_begun", "_done", "_error", "_function", "_over", "_returned", "_withdrawn")
 
     def __init__(self, function: Callable[[], Returned], done: Callable[[], object] | None = None) -> None:
-        """`done` is called when it is over, by whoever ends it; it neither blocks nor raises."""
+        """`done` is called by the thread that finishes the call; it must neither block nor raise."""
         self._function = function
         self._done = done
         self._over = Latch()

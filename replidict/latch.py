@@ -21,7 +21,7 @@ class Latch:
         self._waiting: deque[threading.Lock] = deque()  # each caller's own, released by `set`
 
     def set(self) -> None:
-        """Set the flag and wake all who wait. Idempotent."""
+        """Set the flag and wake all waiting threads. Idempotent."""
         self.is_set = True  # before looking who waits: whoever comes later sees it
         while True:
             try:
@@ -62,7 +62,7 @@ class SetOnce(threading.Event):
         return self._latch.is_set
 
     def set(self) -> None:
-        """Set it and wake all who wait. Idempotent."""
+        """Set it and wake all waiting threads. Idempotent."""
         self._latch.set()
 
     def clear(self) -> None:

@@ -22,7 +22,7 @@ class LogThrottle:
         self._next = float("inf")
 
     def log(self, key: str, now: float, text: str, level: int = logging.WARNING, most: int = 1) -> None:
-        """Log a line about `key`, at most so many a minute, or count it."""
+        """Log a line about `key`, up to a number a minute; count the rest."""
         if (key, level) not in self._said and len(self._said) >= KEYS_MAX:
             key = "other hosts"
         known = key, level

@@ -44,7 +44,7 @@ class Logger:
         self._logger = logging.getLogger(name)
 
     def debug(self, text: str, *arguments: object) -> None:
-        """Log a line for who looks closely."""
+        """Log at level DEBUG."""
         self._log(logging.DEBUG, text, arguments, None)
 
     def info(self, text: str, *arguments: object) -> None:
@@ -52,7 +52,7 @@ class Logger:
         self._log(logging.INFO, text, arguments, None)
 
     def warning(self, text: str, *arguments: object) -> None:
-        """Log what somebody should look at."""
+        """Log at level WARNING."""
         self._log(logging.WARNING, text, arguments, None)
 
     def error(self, text: str, *arguments: object) -> None:

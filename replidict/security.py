@@ -121,7 +121,8 @@ class Security:
 
 
 def security_for(address: str, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security:
-    """What protects the node at `address`; `SecurityError` if nothing would and it is off loopback.
+    """The security of the node at `address`. Raises `SecurityError` if there would be none and the address is not
+    loopback.
 
     `ValueError` for both `tls` and `secret`, and for a secret that is empty or shorter than 8 bytes. Use
     `secrets.token_hex(32)`: a secret that people can remember, a machine can guess.

@@ -34,7 +34,7 @@ class Workers:
         return True
 
     def _start(self) -> bool:
-        """Begin another thread, if there may be one. False if the system has no more."""
+        """Start another thread, if the limit allows. False if the system can't start one."""
         try:
             place = self._free.pop()
         except IndexError:

@@ -103,7 +103,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         return self.sync.revision
 
     def status(self) -> Status:
-        """What this node knows of itself and its cluster. Answers on a closed dict, too."""
+        """What this node knows of itself and its cluster. It works on a closed dict, too."""
         return self.sync.status()
 
     def on_stop(self, callback: Callable[[ReplidictError], object]) -> None:
@@ -305,7 +305,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         return await in_thread(lambda: self.sync.backup(path))
 
     async def close(self) -> None:
-        """Stop this node and let go of its files and address. Idempotent. Whoever awaits something gets an error.
+        """Stop this node and release its files and address. Idempotent. Calls that are waiting get an error.
 
         If this is cancelled, it closes all the same, and then `CancelledError` passes.
         """

@@ -115,7 +115,7 @@ class Calls(Generic[K, V]):
 
 
 async def in_thread(function: Callable[[], Returned]) -> Returned:
-    """What a function gives that has to wait in a thread (rule 3)."""
+    """Return what a blocking function returns, called in a thread of its own (rule 3)."""
     outcome: Future[Returned] = Future()
 
     def run() -> None:
@@ -136,8 +136,8 @@ async def in_thread(function: Callable[[], Returned]) -> Returned:
 
 
 async def ended(future: asyncio.Future[Any], seconds: float | None = None) -> None:
-    """Wait for the end of what must not be left behind, for so many seconds at most. A caller that is cancelled
-    meanwhile, however often, gets `CancelledError` then."""
+    """Wait for the end of work that must not outlive its caller, for `seconds` at most. If the caller is cancelled
+    meanwhile, however often, `CancelledError` is raised afterwards."""
     deadline = None if seconds is None else clock() + seconds
     cancelled: CancelledError | None = None
     while not future.done():

@@ -53,7 +53,7 @@ class Coordination(Generic[K, V]):
         return Lock(self._calls, wanted_permit(name, permits, ttl, info))
 
     def locks(self) -> tuple[LockInfo, ...]:
-        """Who holds a lock or a permit, as this node's copy says; `await barrier()` first, for all."""
+        """The holders of all locks and permits, in this node's copy; `await barrier()` first to include every grant."""
         return self.sync.locks()
 
     async def break_lock(self, name: str, *, token: int) -> bool:
@@ -92,5 +92,5 @@ class Coordination(Generic[K, V]):
         return Leadership(self._calls, wanted_lock(name, ttl, False, info), work)
 
     def leader(self, name: str) -> LockInfo | None:
-        """Who leads `name`, as this node's copy says; None: nobody."""
+        """The leader of `name`, in this node's copy; None if there is none."""
         return self.sync.leader(name)

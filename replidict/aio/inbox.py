@@ -90,7 +90,7 @@ class Bell:
         self._inbox.put(self)
 
     def hear(self) -> None:
-        """Wake the waiter, unless what has rung was heard before without waiting. In the loop."""
+        """Wake the waiter, unless the ring was noticed before without waiting. In the loop."""
         if self.rung:
             self._wake()
 
@@ -100,12 +100,12 @@ class Bell:
             waiting.set_result(None)
 
     def forget(self) -> None:
-        """The loop is closed. A coroutine that waits never goes on, and must not be kept alive by this: it ends when
-        it is freed, and lets go of what it has asked for."""
+        """The loop is closed. The waiter never goes on, and this must not keep it alive: when it is freed, it releases
+        what it has asked for."""
         self._waiting = None
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it rings, for so many seconds at most. Returns whether it did."""
+        """Wait until it rings, for `seconds` at most. Returns whether it rang."""
         if not self.rung:
             loop = asyncio.get_running_loop()
             if self._inbox.loop is not loop:

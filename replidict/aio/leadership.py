@@ -49,7 +49,7 @@ class Leadership:
         return True
 
     async def stop(self) -> None:
-        """Stand no more. The work, if it runs, is cancelled, and waited for, and the lock is given back.
+        """Withdraw the candidate. Running work is cancelled and waited for, and the lock is released.
 
         After the dict's timeout the lock is given back all the same: what still runs then has lost it. Idempotent.
         """
@@ -57,7 +57,7 @@ class Leadership:
         await ended(self._task)
 
     async def wait(self) -> None:
-        """Wait until this candidate stands no more: its work is done, it was stopped, or the dict is closed."""
+        """Wait until this candidacy is over: its work is done, it was stopped, or the dict is closed."""
         await asyncio.wait([self._task])
 
     async def __aenter__(self) -> Self:

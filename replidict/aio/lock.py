@@ -49,7 +49,7 @@ class Lock:
 
     @property
     def held(self) -> Held | None:
-        """What this task acquired last, or any, if it has nothing."""
+        """What this task acquired last or, if it has nothing, any task."""
         held = [held for _, held in list(self._all.values())]
         mine = [held for task, held in list(self._all.values()) if task == _task()]
         return next(reversed(mine or held), None)
@@ -97,7 +97,7 @@ class Lock:
         await self._calls.give_back(held)
 
     def locked(self) -> bool:
-        """Whether it is held by anybody in the cluster, or no permit is free, as this node's copy says."""
+        """Whether anybody in the cluster holds it (or no permit is free), in this node's copy."""
         return is_taken(self._calls.inside.node, self._wanted)
 
     async def __aenter__(self) -> Held:

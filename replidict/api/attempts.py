@@ -56,11 +56,11 @@ class Attempts:
         self._runs = 1
 
     def seconds(self) -> float:
-        """What is left for the writes of this run."""
+        """The seconds left for the writes of this run."""
         return self._seconds if self._runs == 1 else max(self._deadline - self._clock(), 0.0)
 
     def pause(self, keys: Sequence[Any]) -> float:
-        """This run was in vain, because others have changed these keys: the seconds to wait before the next one.
+        """This run failed because others changed these keys. Returns the seconds to wait before the next one.
 
         Raises `TransactionConflict` when there is to be none.
         """
@@ -74,7 +74,7 @@ class Attempts:
 
 
 def check_plain(function: Any) -> None:
-    """Raises `TypeError` for a function that somebody would have to await."""
+    """Raise `TypeError` for a coroutine function."""
     if inspect.iscoroutinefunction(function):
         raise TypeError(
             "transact() calls a plain function, and nobody would await this one: `await d.aio.transact(...)` does"

@@ -49,7 +49,7 @@ class Commit:
         self.writes.append(increment_of(key, by, default, self._options))
 
     def send(self, seconds: float, fence: Held | None = None) -> int:
-        """Have it done, within so many seconds, if the lock of `fence` is still held.
+        """Apply it within `seconds`, if the lock of `fence` is still held.
 
         Returns the revision of all writes. Raises `TransactionConflict`, `LockLost`, `LeaseLost`, `TypeError` (a value
         that can't be incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then,
@@ -58,7 +58,7 @@ class Commit:
         return run(self._node, self.steps(seconds, fence))
 
     def steps(self, seconds: float, fence: Held | None) -> Steps[int]:
-        """The same, to be made by whoever waits in another way."""
+        """The steps of `send`, for threads and coroutines."""
         operation, size = self.operation()
         found = yield Prepared(fenced(operation, fence_of(fence)), size), seconds
         if isinstance(found, list):

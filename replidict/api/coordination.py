@@ -261,7 +261,7 @@ class Coordination:
         return Leadership(self._node, wanted_lock(name, ttl, False, info), work, self._timeout)
 
     def leader(self, name: str) -> LockInfo | None:
-        """Return who leads `name`, as this node's copy says; None: nobody does.
+        """Return the leader of `name`, in this node's copy; None if there is none.
 
         Args:
             name: The name that was given to `run_as_leader`.

@@ -28,12 +28,12 @@ class Inside(Generic[K, V]):
 
     @property
     def operations(self) -> Operations[K, V]:
-        """What it writes."""
+        """The operations that it writes with."""
         return self._dict._operations
 
     @property
     def codec(self) -> Codec:
-        """What encodes its values."""
+        """The codec of its values."""
         return self._dict._codec
 
     @property
@@ -43,11 +43,11 @@ class Inside(Generic[K, V]):
 
     @property
     def timeout(self) -> float:
-        """Seconds that a call may take which says nothing else."""
+        """The default timeout of its calls, in seconds."""
         return self._dict._timeout
 
     def seconds(self, timeout: float | None) -> float:
-        """Those that this call may take. Raises `ValueError`."""
+        """The timeout of a call, checked; None is the dict's. Raises `ValueError`."""
         return self._dict._seconds(timeout)
 
     def encoded(self, key: Any) -> bytes:

@@ -92,5 +92,5 @@ class Lease(GrantedLease):
 
 
 def not_granted(seconds: float) -> NotCommitted:
-    """What is raised when a lease was not granted in time."""
+    """The error for a lease that was not granted in time."""
     return NotCommitted(f"no majority granted a lease within {rounded(seconds)} s")

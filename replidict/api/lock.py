@@ -84,11 +84,11 @@ class Patience:
             pass  # it rings already
 
     def wait(self, node: Node, seconds: float | None) -> bool:
-        """Wait until it rings, for so many seconds at most. Returns whether there is any use in going on."""
+        """Wait until it rings, for `seconds` at most. Returns whether it rang and the wait was not ended."""
         return not self.over and node.wait(self._bell, True, -1 if seconds is None else seconds)
 
     def end(self) -> None:
-        """Wait no more."""
+        """End the wait."""
         self.over = True
         self.ring()
 
@@ -160,7 +160,7 @@ def give_back(held: Held, seconds: float) -> None:
 
 
 def send_back(held: Held, done: Callable[[], object]) -> Write | None:
-    """Say that something is held no more; `done` is called when that is applied. Raises `LockLost` as `give_back`.
+    """Send the release of a lock; `done` is called when it is applied. Raises `LockLost` as `give_back` does.
 
     None: somebody else is just doing so.
     """
@@ -177,7 +177,7 @@ def send_back(held: Held, done: Callable[[], object]) -> Write | None:
 
 
 def check_given_back(held: Held, write: Write) -> None:
-    """That write is answered. Raises `LockLost` if there was nothing to give back."""
+    """Check the result of that write. Raises `LockLost` if there was nothing to release."""
     try:
         was_held = result_of(write)
     except OutcomeUnknown:
@@ -335,7 +335,7 @@ class Semaphore:
         return mine or last
 
     def _take(self, n: int) -> list[Held]:
-        """Take out so many permits, one step each. Raises if there are not so many, and puts them back."""
+        """Take out `n` permits, one step each. If there are fewer, put them back and raise."""
         taken: list[tuple[int, tuple[int, Held]]] = []
         while len(taken) < n:
             found = self._find()
@@ -438,7 +438,7 @@ def is_taken(node: Node, wanted: Wanted) -> bool:
 
 
 def not_obtained(node: Node, name: str, seconds: float) -> LockTimeout:
-    """What is raised where a block can't be entered."""
+    """The error for a `with` block that can't be entered."""
     lock = node.machine.coordination.locks.by_name.get(name)
     held = "" if lock is None else "; ".join(f"{t.holder} {t.info}".strip() for t in list(lock.holders.values())[:3])
     why = f"it is held by {held}" if held else "no majority of the cluster could be reached in time"

@@ -98,7 +98,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     # -- one moment ---------------------------------------------------------------------------------------------------
 
     def _read(self, read: Callable[[], Read]) -> Read:
-        """What `read` gives of the dict, at one moment with all that was read before."""
+        """Return what `read` returns, at the moment of all earlier reads."""
         settled, (found, changed) = within_a_step(self._node.machine, lambda: (read(), self._changed()))
         if changed is not None:
             self._conflict = changed

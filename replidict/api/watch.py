@@ -209,7 +209,7 @@ def open_watch(
     resync: bool = False,
     wake: Callable[[], object] | None = None,
 ) -> Watch[K, V]:
-    """As `watch`, for those who do not wait in `next`: `wake` is called by another thread when it may have something.
+    """Open a watch for a reader that does not wait in `next`: another thread calls `wake` when there may be something.
 
     It must neither block nor raise, and may be called for nothing.
     """

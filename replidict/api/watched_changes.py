@@ -126,7 +126,7 @@ class Changes(Generic[K, V]):
         self._cursor.close()
 
     def take(self) -> Change[K, V] | None:
-        """What is there; None if nothing is, or a state is wanted. Raises as `Watch.next`."""
+        """The next change; None if there is none, or a snapshot is needed. Raises as `Watch.next`."""
         if self._cursor.closed:
             raise ClosedError("this watch is closed: open another one, with after= its revision to go on")
         if self._node.failure is not None:
@@ -185,7 +185,7 @@ class Changes(Generic[K, V]):
 
 
 def interest_in(key: Any, prefix: str | None, encoded: Callable[[object], bytes]) -> tuple[Interest, str]:
-    """What the arguments of `watch` ask for, also in words; `encoded` checks a key."""
+    """The interest that the arguments of `watch` express, also in words; `encoded` checks a key."""
     if prefix is not None and not isinstance(prefix, str):
         raise ValueError(f"prefix={prefix!r}: must be a str, with which the keys begin that are to be watched")
     if key is ANY:

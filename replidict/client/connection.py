@@ -152,7 +152,7 @@ class Client:
     def stream(
         self, make: Callable[[int, float], Request], *, timeout: float | None = None
     ) -> Iterator[Keys | Piece | Events]:
-        """Ask something that is answered in parts, and yield them; who stops half-way has closed the client.
+        """Send a request that is answered in parts, and yield them; stopping half-way closes the client.
 
         `timeout` is for what the node waits for before it begins.
         """
@@ -167,7 +167,7 @@ class Client:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is gone, by whoever's doing: another node may be of use."""
+        """Whether the connection is lost, on whichever side: another node may be of use."""
         return self._closed is not None
 
     def close(self) -> None:

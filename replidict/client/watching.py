@@ -64,7 +64,7 @@ def follow(
 
 
 def _others(client: Client, node: str, known: list[str]) -> list[str]:
-    """The addresses of the other members; those that are known, if nobody can be asked now."""
+    """The addresses of the other members; the ones last known if no member can be asked now."""
     try:
         found = client.request(GetMembers, MembersAre).members
     except ReplidictError:

@@ -56,7 +56,7 @@ class Failure(click.ClickException):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What goes wrong in here is told to the user, and is no traceback."""
+    """Turn errors in this block into messages for the user instead of tracebacks."""
     try:
         yield
     except ReplidictError as error:

@@ -53,7 +53,7 @@ def _literal_of(text: str) -> Any:
 
 @contextmanager
 def _ints_of_any_size() -> Iterator[None]:
-    """Python reads ints of any size in here; the limit that somebody gave it holds again afterwards."""
+    """Lift Python's limit on the digits of ints in this block."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:

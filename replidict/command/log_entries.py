@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def described(command: bytes) -> str:
-    """What an entry says."""
+    """Describe a log entry."""
     try:
         said = cmd.decode(command)
     except cmd.UnknownCommand:

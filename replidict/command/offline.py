@@ -202,7 +202,7 @@ def _print_survivors(found: Survivors) -> None:
 
 
 def _print_doubts(node: Inspected) -> None:
-    """What is odd about a disk, if something is."""
+    """Print what is suspicious about a disk, if anything."""
     if node.recovered is not None:
         click.echo(f"{node.path} was itself recovered {_recovered(node.recovered)}.")
     if node.removed:

@@ -317,7 +317,7 @@ def asgi(d: ReplicatedDict[Any, Any], *, token: str | None = None) -> Starlette:
 
 
 def _added(call: Callable[[], Returned]) -> Returned:
-    """What the call returns. Raises `Problem` for a number that can't be added to."""
+    """Return what the call returns. Raises `Problem` for a number that can't be added to."""
     try:
         return call()
     except EncodingError:

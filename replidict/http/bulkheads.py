@@ -27,7 +27,8 @@ class Bulkhead:
         self._room = threads + waiting
 
     async def run(self, call: Callable[[float], Returned], seconds: float, *, writes: bool = False) -> Returned:
-        """What the call returns, which is told how many of these seconds are left when it begins.
+        """Run a call in a thread and return its result. The call is told how many of the seconds are left when it
+        begins.
 
         Raises what it raises; `Problem` when there is no room, or a thread was free too late; `OutcomeUnknown` when
         it `writes` and is given up after it began.

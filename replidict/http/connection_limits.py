@@ -126,7 +126,7 @@ class Connection(H11Protocol):
 
     @property
     def _is_over(self) -> bool:
-        """Whether a client that says no more is owed no more."""
+        """Whether the client has closed its half and all its requests are answered."""
         return self._answered or self.conn.their_state is h11.SEND_BODY
 
     def _look_again(self) -> None:
@@ -155,7 +155,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer without the app, and hear no more."""
+        """Respond without the app, and read no more requests."""
         self._refused = True
         self._since = self.loop.time()
         self._unset_keepalive_if_required()

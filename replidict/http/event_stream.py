@@ -38,7 +38,7 @@ class Source(AbstractContextManager["Source"], Protocol):
         ...
 
     def heartbeat(self) -> str:
-        """What to say when there was nothing for a while."""
+        """The event to send when there was nothing for a while."""
         ...
 
 

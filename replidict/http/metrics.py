@@ -76,7 +76,7 @@ class Metrics:
         return encode(self._registry), content_type
 
     def measured(self, app: ASGIApp) -> ASGIApp:
-        """The same app, whose requests are counted."""
+        """Wrap an app so that its requests are counted."""
 
         async def counting(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":

@@ -89,7 +89,7 @@ class Problem(Exception):
 
 
 def problem_of(error: ReplidictError) -> Problem:
-    """What an error of the dict is over HTTP."""
+    """The problem that represents an error of the dict."""
     kinds: dict[type[ReplidictError], str] = {
         RemovedError: "removed",
         TransactionConflict: "transaction-conflict",

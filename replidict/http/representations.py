@@ -20,7 +20,7 @@ JSON = "application/json"
 
 
 def value_of(body: bytes, content_type: str) -> str | bytes:
-    """What is stored for this body: text unless it is none, or `content_type` says that it is not meant as such."""
+    """The value to store for a body: a str if it is UTF-8, unless `content_type` says otherwise; else bytes."""
     if content_type.partition(";")[0].strip().lower() == BYTES:
         return body
     try:

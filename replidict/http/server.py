@@ -88,7 +88,7 @@ class HttpServer:
     """uvicorn in a thread of its own."""
 
     def __init__(self, app: ASGIApp, bound: socket.socket, options: Options) -> None:
-        """Serve the app on a bound socket, which it closes. `options` are those of the dict."""
+        """Serve the app on a bound socket, which this closes at the end. `options` are those of the dict."""
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -115,7 +115,8 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more, finish what is under way. The second time: end now. For signal handlers, too."""
+        """Accept no more requests and finish those under way; the second call ends them. It may be called in signal
+        handlers."""
         if self._server.should_exit:
             self._server.force_exit = True
         self._server.should_exit = True

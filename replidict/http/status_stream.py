@@ -74,7 +74,7 @@ class Live:
             self._tasks = [asyncio.ensure_future(self._ask()), asyncio.ensure_future(self._look())]
 
     def end(self, looks: _Looks) -> None:
-        """It does no more."""
+        """Stop."""
         self._looking.discard(looks)
         if not self._looking:
             for task in self._tasks:
@@ -104,7 +104,7 @@ class Live:
         return status.term, status.leader, status.role, status.connected, self._members != ()
 
     async def _or(self, before: Any, call: Callable[[], Any]) -> Any:
-        """What a call gives that may wait; what it gave before, if it fails."""
+        """Return the result of a call that may wait; if it fails, its previous result."""
         with contextlib.suppress(Problem, ReplidictError):
             return await self.bulkhead.run(lambda _: call(), WITHIN)
         return before
@@ -148,7 +148,7 @@ class _Looks:
         self._bell.set()
 
     def next(self) -> str:
-        """What was not told yet."""
+        """The newest look, if it was not sent yet."""
         text, self._text = self._text, ""
         return text
 

@@ -68,7 +68,7 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def transaction_of(body: bytes) -> Asked:
-    """What a body asks for. Raises `Problem` if it makes no sense."""
+    """Parse a body. Raises `Problem` if it is not valid."""
     try:
         said = json.loads(body, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
         asked = msgspec.convert(said, Asked)

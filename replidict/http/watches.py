@@ -87,7 +87,7 @@ class _Changes:
         self._watch.close()
 
     def next(self) -> str:
-        """What there is to be said now."""
+        """The next event, if there is one."""
         try:
             change = self._watch.next(0)
         except HistoryLost as lost:

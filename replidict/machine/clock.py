@@ -48,7 +48,7 @@ class Clock:
         return self._due.get((kind, number))
 
     def set(self, kind: Kind, number: int, deadline: int | None) -> None:
-        """Have something end at this time, or not any more."""
+        """Set or remove a deadline."""
         if deadline is None:
             self._due.pop((kind, number), None)
             return

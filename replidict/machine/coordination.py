@@ -103,7 +103,7 @@ class Coordination:
 
     @property
     def changed_rows(self) -> dict[str, bytes | None]:
-        """What has changed since they were last taken, by name; None: it is gone."""
+        """The rows that have changed since the last call, by name; None: the row is gone."""
         return {name: self._row(name) for name in self._dirty}
 
     @property

@@ -72,8 +72,8 @@ Unpack: TypeAlias = Callable[[bytes | memoryview], Any]
 
 
 def unpacker(leaf: Callable[[int, memoryview], Any], deep: Callable[[int, memoryview], Any], level: int = 0) -> Unpack:
-    """A decoder for what stands within so many extensions: `leaf` for those that hold no values, `deep` for those that
-    stand within too many others."""
+    """A decoder for values inside a number of extensions: `leaf` decodes extensions that hold no values, `deep` those
+    nested too deeply."""
     inner = None if level == SHALLOW else unpacker(leaf, deep, level + 1)
 
     def extension(code: int, data: memoryview) -> Any:

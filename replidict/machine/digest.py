@@ -67,7 +67,7 @@ def kept_hash(name: str, data: bytes) -> int:
 
 
 def digest_of(rows: int, revision: int, next_position: int) -> bytes:
-    """The digest of a state whose rows have this sum of hashes."""
+    """The digest of a state whose row hashes have this sum."""
     counters = _hash(_five_numbers(_COUNTERS, revision, next_position, 0, 0))
     return ((rows + counters) & _MASK).to_bytes(16, "little")
 

@@ -70,7 +70,7 @@ def place(key: bytes) -> Hashable:
 
 
 def place_of(key: object) -> Hashable:
-    """Under what a key stands that somebody asks for: also one that could not be stored, if it equals one that can.
+    """The place of a key that is looked up. A key that could not be stored has one, too, if it equals one that can.
 
     Raises `TypeError` if it is not hashable.
     """
@@ -97,7 +97,7 @@ _NOWHERE: Final = (None,)
 
 
 def _as_kept(part: object) -> object:
-    """A text or a number that is of a subclass, or somebody else's, as one of a type that is kept."""
+    """A str or a number of a subclass, or of a foreign type, converted to a stored type."""
     if type(part) in _ITSELF:
         return part
     if isinstance(part, str):

@@ -52,7 +52,7 @@ _FIXED_EXT: Final = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 
 def fold(data: bytes | memoryview, make: Maker, most: int | None, code: int | None = None) -> Any:
-    """What `make` makes of all these bytes; with `code`, they are the payload of such an extension.
+    """Return what `make` makes of these bytes; with `code`, they are the payload of that extension.
 
     Raises `ValueError` if they are no MessagePack or nested more than `most` deep, and what `make` raises.
     """

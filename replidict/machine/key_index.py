@@ -55,7 +55,7 @@ class KeyIndex:
         return len(self._told) <= MOST_TOLD
 
     def fill(self, held: Mapping[Hashable, Keyed]) -> None:
-        """Begin with what was in the map at a moment after this index was made known to those who change it."""
+        """Start with the content of the map at a moment after this index was registered."""
         self._texts = SortedList(_in_order(key for key in held if type(key) is str))
         self._others = SortedList(_in_order(item.key for key, item in held.items() if type(key) is not str))
         self.filled = True
@@ -100,6 +100,6 @@ def _behind(prefix: str) -> str | None:
 
 
 def _in_order(keys: Iterable[Ordered]) -> Iterator[Ordered]:
-    """Sorted, as `sorted` does it, but in so many steps that others have the interpreter in between."""
+    """Sort like `sorted`, but in steps, so that other threads get the interpreter in between."""
     keys = iter(keys)
     return heapq.merge(*iter(lambda: sorted(islice(keys, SORT_AT_ONCE)), []))

@@ -68,7 +68,7 @@ class KeyMap:
     # -- reading, for any thread ------------------------------------------------------------------------------------
 
     def find(self, key: Hashable) -> Item | None:
-        """What is stored under a key now."""
+        """The item stored under a key now."""
         where = key if type(key) is str else place_of(key)
         pending = self.pending
         return pending[where] if where in pending else self.readable.get(where)
@@ -143,15 +143,15 @@ class KeyMap:
             self._note(key, item, True)
 
     def _note(self, key: Hashable, item: Item, present: bool) -> None:
-        """A key came or went: tell who keeps them in order."""
+        """Tell the index of keys that a key was added or removed."""
         if self.key_index is not None and not self.key_index.note(key, item.key, present):
             self.key_index = None
 
     def _item(
         self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int, keeps: bool = False
     ) -> Item:
-        """What is to be stored in the place of `present`; noted among the changes. It is permanent, unless it `keeps`
-        the deadline and the lease of that."""
+        """Make the item that replaces `present`, and note it among the changes. It is permanent, unless it `keeps` the
+        deadline and the lease of `present`."""
         if present is None:
             position = self._next_position
             self._next_position += 1

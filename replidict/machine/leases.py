@@ -95,7 +95,7 @@ class Leases:
         self._set_deadline(position, ttl_ms)
 
     def expire(self, position: int, key: Hashable, ttl_ms: int) -> None:
-        """Have a key end so much later than now, whatever was said of that before; its lease stays."""
+        """Set a key's time to live from now, replacing the one before; its lease stays."""
         self.mortal.setdefault(position, Mortal(key, None))
         self._set_deadline(position, ttl_ms)
 
@@ -135,7 +135,7 @@ class Leases:
         return None if known is None or deadline is None else _pack(_LeaseRow(known.ttl_ms, deadline))
 
     def deadline_row(self, position: int) -> bytes | None:
-        """What a key hangs on, as a row; None: it is permanent, or gone."""
+        """The row with a key's deadline and lease; None: the key is permanent, or gone."""
         mortal = self.mortal.get(position)
         return None if mortal is None else _pack(_DeadlineRow(self._clock.deadline(Kind.KEY, position), mortal.lease))
 

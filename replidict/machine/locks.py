@@ -116,7 +116,7 @@ class Locks:
         return request is not None and self.release(name, request) is True
 
     def see_to(self, name: str, token: int) -> None:
-        """Raise `LockLost` if nobody holds this lock with this token."""
+        """Raise `LockLost` unless somebody holds this lock with this token."""
         lock = self.by_name.get(name)
         if lock is None or all(ticket.token != token for ticket in lock.holders.values()):
             raise LockLost(f"the lock {name!r} is not held with the token {token} (any more)")
@@ -161,7 +161,7 @@ class Locks:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def row(self, name: str) -> bytes | None:
-        """A lock as a row; None: nobody has it."""
+        """A lock as a row; None: it is free and nobody waits."""
         lock = self.by_name.get(name)
         if lock is None:
             return None

@@ -81,7 +81,7 @@ class StateMachine(KeyMap):
         self.digest()
 
     def take_changes(self) -> Changes:
-        """What changed since the last call; the caller owns it."""
+        """Return the changes since the last call; the caller owns them."""
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
@@ -99,7 +99,7 @@ class StateMachine(KeyMap):
         return taken
 
     def digest(self) -> bytes:
-        """The digest of the state, whose changes must have been taken."""
+        """The digest of the state. Its changes must have been taken before."""
         made = digest_of(self._digest.settle(), self.revision, self._next_position)
         self.digested = (self.applied_index, made)
         return made

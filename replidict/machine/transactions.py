@@ -29,7 +29,7 @@ class Stored(Protocol):
 
     @property
     def revision(self) -> int:
-        """That wrote it."""
+        """The revision that wrote it."""
 
 
 class Step(NamedTuple):

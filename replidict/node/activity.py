@@ -95,7 +95,7 @@ class Activity:
         self._revision = revision
 
     def look(self, revision: int, term: int, leader: str | None) -> None:
-        """After each step: how far the dict is, and who leads."""
+        """Note the dict's revision and the leader, after each step."""
         if revision != self._revision:
             self._current().after = revision
             self._revision = revision

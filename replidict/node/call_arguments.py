@@ -37,7 +37,7 @@ def check_share(share: object) -> None:
 
 
 def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security | None:
-    """What protects the network of a node, which without an address has none."""
+    """The security of a node's network; None for a node without an address."""
     if address is not None:
         return security_for(address, tls, secret, insecure)
     if tls is not None or secret is not None:
@@ -151,7 +151,7 @@ def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple
 
 
 def pairs_of(other: Any, named: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
-    """What `dict.update` takes out of its arguments, but for names that elsewhere are no keys."""
+    """The pairs in the arguments of `dict.update`. The name `timeout` is refused as a key."""
     if "timeout" in named:
         raise TypeError(
             "update(timeout=...) could be a key or a time limit: write update({'timeout': ...}) for the key; the time "
@@ -176,7 +176,7 @@ def ttl_of(value: Any, name: str = "ttl") -> float:
 
 
 def text_of(value: object, name: str, least: int) -> str:
-    """The value, if it is a text of so many characters."""
+    """The value, if it is a str with an allowed number of characters. Raises `ValueError`."""
     if (
         not isinstance(value, str)
         or not least <= len(value) <= NAME_MAX

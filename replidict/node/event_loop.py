@@ -65,7 +65,7 @@ class Waker:
                     self._let_go()
 
     def close(self) -> None:
-        """Let go of the pipe, once nobody writes to it. Idempotent."""
+        """Close the pipe, once no thread writes to it. Idempotent."""
         self._open = False
         self._let_go()
 
@@ -77,7 +77,7 @@ class Waker:
                 break  # another has done it
 
     def abandon(self) -> None:
-        """Let go of the pipe in a forked child, where nobody else can be writing to it."""
+        """Close the pipe in a forked child, where no other thread can be writing to it."""
         self._writing.clear()
         self.close()
 
@@ -93,8 +93,8 @@ class Ticker:
         ended: Callable[[], None],
         check: Callable[[], None],
     ) -> None:
-        """`check` is called now and then, and may raise `StorageError`; `ending` is told why the node stops, before
-        those who wait are; `ended` is called when all is over."""
+        """`check` is called regularly and may raise `StorageError`; `ending` is called with the reason when the node
+        stops, before waiting calls are told; `ended` is called when all is over."""
         self._node = node
         self._waker = waker
         self._ending = ending

@@ -40,7 +40,7 @@ class Expiry:
         return self._machine.coordination.clock
 
     def now(self) -> int:
-        """What the cluster's clock shows, as far as this node knows, in milliseconds."""
+        """The time of the cluster's clock as far as this node knows it, in milliseconds."""
         said, at = self._known
         return max(said + int((self._engine.clock() - at) * 1000), self._clock.now)
 

@@ -106,7 +106,7 @@ class FeatureLevel:
         return self.why_not(needed)
 
     def why_not(self, needed: int) -> str:
-        """What to tell the caller of a write that needs a higher level than the cluster has. For any thread."""
+        """The error text for a write that needs a higher level than the cluster has. For any thread."""
         old = self._older_than(needed)
         absent = [peer.address for peer in self._by_address() if not peer.connected]
         if old:

@@ -81,7 +81,7 @@ class _Answer(Future[Any]):
         return self.settle()
 
     def settle(self) -> object:
-        """What becomes of it: the first to ask decides, if there is no answer, that there will be none."""
+        """Decide the outcome: the first caller decides, if there is no answer, that there will be none."""
         write = self.write
         if write is None:
             return self._outcomes["it"]
@@ -117,7 +117,7 @@ class Futures:
         self._thread = OwnThread(self._run, thread_name)
 
     def submit(self, operation: cmd.Operation, size: int, seconds: float) -> Future[Any]:
-        """Have an operation of about so many bytes done. `seconds` are the same for all.
+        """Write an operation of about `size` bytes. `seconds` are the same for all.
 
         The future can't be cancelled; it gets the result, or what `blocking_calls.write` raises. Raises what ended the
         node, and `NotCommitted` if the system has no thread left.

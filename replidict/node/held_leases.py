@@ -72,7 +72,7 @@ class Leases:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """The numbers of those that this process holds, or has asked for."""
+        """The ids of the leases that this process holds or has asked for."""
         return tuple(self._held)
 
     def ask(
@@ -153,7 +153,7 @@ class Leases:
             tell(why)
 
     def see_to(self, lease: HeldLease) -> None:
-        """Raise `LeaseLost` unless nobody can have seen this lease end yet."""
+        """Raise `LeaseLost` if the lease may have ended."""
         if lease.lost.is_set():
             raise LeaseLost(f"this lease of {lease.ttl:g} s is lost: {lease.why}")
         if self._engine.clock() >= lease.until:
@@ -234,7 +234,7 @@ class Leases:
         self._proposals.submit(write)
 
     def elapse(self, seconds: float) -> None:
-        """Count so much more time since the last renewals: for tests of what comes when it is over."""
+        """Advance the time since the last renewals, for tests."""
         for lease in list(self._held.values()):
             lease.counts_from -= seconds
         self._changed = True
@@ -265,7 +265,7 @@ class Leases:
             self._forget(lease, why)
 
     def abandon(self, why: str) -> None:
-        """This is a forked child: all of it is the parent's. Nobody is told who is not here."""
+        """Forget everything in a forked child: the leases belong to the parent. No waiting thread exists here."""
         for lease in self._held.values():
             lease.users.clear()
             lease.why = why

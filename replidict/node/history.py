@@ -131,7 +131,8 @@ class History:
         self._bytes -= piece.bytes
 
     def _drop_all(self, revision: int) -> None:
-        """Up to this revision nothing can be told. That takes a number, too: whoever waited finds that it is gone."""
+        """Drop everything up to this revision. This takes a piece number, too, so that waiting cursors find that it is
+        gone."""
         self.oldest = revision  # rule 2
         self._first = self._end = self._end + 1
         self._pieces = {}
@@ -152,7 +153,7 @@ class History:
             self.announced = revision
 
     def wake(self) -> None:
-        """Wake those who have something to read."""
+        """Wake the watchers that have something to read."""
         self.waiters.settle()
         self.waiters.wake()
 

@@ -109,7 +109,7 @@ class HostLink:
         return True
 
     def connected(self, connection: UnixConnection, hello: msg.Attach) -> None:
-        """There is a connection: say who this is."""
+        """Introduce this process on a new connection."""
         self.connection, self.accepted = connection, False
         self._connections += 1
         connection.send(msg.encode(hello))
@@ -160,7 +160,7 @@ class AttachedLevel:
         return standing.too_high if standing is not None and standing.final else None
 
     def why_not(self, needed: int) -> str:
-        """What to tell the caller of a write that needs a higher level than the cluster has."""
+        """The error text for a write that needs a higher level than the cluster has."""
         standing = self._link.standing
         return standing.too_high if standing is not None else ""
 

@@ -82,7 +82,7 @@ class Reads:
             heapq.heappush(self._waiting, (index, number, reads))
 
     def release(self) -> None:
-        """Let go of those whose index is applied."""
+        """Finish the reads whose index is applied."""
         applied = self._engine.last_applied
         while self._waiting and self._waiting[0][0] <= applied:
             for read in heapq.heappop(self._waiting)[2]:

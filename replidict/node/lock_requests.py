@@ -81,7 +81,7 @@ class Request:
 
 
 def holder_at(address: str) -> str:
-    """Says in words who this process is, at the node of this address."""
+    """Describe this process, at the node of this address, in words."""
     return f"{address}, process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -127,7 +127,7 @@ class Locks:
         return request
 
     def withdraw(self, request: Request) -> None:
-        """Rule 2, for a request that is of no use to anybody any more, whatever became of it."""
+        """Rule 2, for a request that is no longer needed, whatever its state."""
         if self._drop(request):
             self._leases.submit_for_sure(cmd.Release(request.name, request.number))
 
@@ -140,7 +140,7 @@ class Locks:
         return write
 
     def see_to(self, request: Request) -> None:
-        """Raise `LockLost` unless nobody else can have been granted this lock yet."""
+        """Raise `LockLost` if another holder can have been granted this lock already."""
         if request.state is State.HELD:
             try:
                 self._leases.see_to(request.lease)
@@ -178,7 +178,7 @@ class Locks:
             request.woken()
 
     def infos(self, now: int) -> tuple[LockInfo, ...]:
-        """Who in the cluster holds what, by name and token; `now` is the cluster's clock. For the node's thread."""
+        """All holders in the cluster, by name and token; `now` is the cluster's clock. For the node's thread."""
         offset = time.time() - now / 1000
         return tuple(
             LockInfo(name, ticket.holder, ticket.info, ticket.token, offset + ticket.since / 1000, len(lock.queue))
@@ -267,7 +267,7 @@ class Locks:
 
 
 def _tell(request: Request) -> None:
-    """It is lost: run the callbacks, in a thread where they hold up nobody."""
+    """Call the callbacks for a lost lock, in a thread in which they hold up nothing else."""
     callbacks: list[Callable[[], object]] = []
     while request.on_lost:
         try:

@@ -84,7 +84,7 @@ class Node(ABC):
 
     @abstractmethod
     def status(self) -> Status:
-        """What this node knows, read without stopping it."""
+        """What this node knows, read without interrupting it."""
 
     def refuse(self, failure: ReplidictError) -> None:
         """Have every call, and every reader, get this from now on."""
@@ -107,7 +107,7 @@ class Node(ABC):
 
     @abstractmethod
     def stop(self, failure: ReplidictError) -> None:
-        """Go no further: everybody who waits is told, files and sockets are let go of."""
+        """Stop: fail all waiting calls, and release files and sockets."""
 
     def _on_outcome(self, outcome: Outcome) -> None:
         self.history.follow()  # a caller that is answered may look for the change at once

@@ -115,7 +115,7 @@ class Backups:
             raise not_made(target, error) from error
 
     def _look_up_for(self, temporary: Path, wanted: LookUp) -> LookUp:
-        """What is seen to while a backup is written: the node may end, and its disk must not fill up."""
+        """Checks made while a backup is written: the node may end, and its disk must not fill up."""
         directory = temporary.parent
         on_own_disk = directory.stat().st_dev == self._directory.stat().st_dev
         synced = 0
@@ -172,7 +172,7 @@ class Backups:
             raise
 
     def end(self, reason: ReplidictError) -> None:
-        """The node is about to let go of its file: have those who read it give up, and wait until they have."""
+        """The node is about to close its file: tell its readers to give up, and wait until they have."""
         self._ended = reason
         while self._readers:
             time.sleep(READERS_PAUSE)
@@ -193,5 +193,5 @@ def _see_to_room(directory: Path, needed: int) -> None:
 
 
 def not_made(target: Path, error: BaseException) -> ReplidictError:
-    """What is raised when something is wrong with where a backup is to go."""
+    """The error for a backup whose target can't be written."""
     return ReplidictError(f"{target}: no backup was made: {error}. The node goes on")

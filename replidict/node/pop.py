@@ -101,7 +101,8 @@ def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
 def _remove(
     node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float
 ) -> Steps[tuple[bool, Any]]:
-    """Have what `look` finds removed; look again when it was changed meanwhile. Whether there was anything, and it."""
+    """Remove what `look` finds; look again if it was changed meanwhile. Returns whether there was anything, and its
+    value."""
     deadline, left = node.engine.clock() + seconds, seconds
     while True:
         operation, found = look()

@@ -56,7 +56,7 @@ class Write:
 
 
 def result_of(answered: Write) -> cmd.Result:
-    """What a write gave that is done. Raises why there is no result."""
+    """The result of a write that is done. Raises its error if it has none."""
     if answered.error is not None:
         raise_anew(answered.error)
     if isinstance(answered.result, str):
@@ -126,8 +126,8 @@ class Proposals:
         return not write.sent
 
     def leave(self, write: Write, seconds: float) -> None:
-        """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
-        heappush(self._left, (self._engine.clock() + seconds, next(self._leaving), write))
+        """The caller no longer waits for this write. It may still be applied if it is sent within `seconds`."""
+        heappush(self._left, (self._engine.clock() + seconds, id(write), write))
 
     @property
     def busy(self) -> bool:

@@ -67,11 +67,11 @@ class Waiters:
     # -- any thread ---------------------------------------------------------------------------------------------------
 
     def open(self, waiter: Waiter) -> None:
-        """Somebody new; it waits for nothing yet."""
+        """Make a new waiter; it is not armed."""
         self.opened.add(waiter)
 
     def arm(self, waiter: Waiter) -> None:
-        """Tell it of the next change that is of interest. Who looks for changes afterwards misses none in between."""
+        """Have a waiter woken by the next change of interest. A caller that looks for changes later misses none."""
         self._queue.append(waiter)
 
     def close(self, waiter: Waiter) -> None:
@@ -89,7 +89,7 @@ class Waiters:
     # -- the node's thread --------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Take in the waiters that have been armed or closed."""
+        """Process the queue of armed and closed waiters."""
         queue = self._queue
         while queue:
             waiter = queue.popleft()
@@ -114,11 +114,11 @@ class Waiters:
 
     @property
     def waiting(self) -> bool:
-        """Whether anybody waits."""
+        """Whether any waiter is armed."""
         return bool(self._of_all or self._of_key or self._of_prefix)
 
     def find(self, changes: Iterable[KeyChange], number: int) -> None:
-        """These are visible now, in the piece of this number: note whom they concern."""
+        """Note the waiters that these changes, now visible in the piece of this number, concern."""
         for _, _, key, *_ in changes:
             if self._of_all:
                 self._tell(self._of_all.pop(None), number)
@@ -143,7 +143,7 @@ class Waiters:
         self._found += waiting
 
     def wake(self) -> None:
-        """Wake those that were found."""
+        """Wake the waiters that were found."""
         if self._found:
             found, self._found = self._found, []
             for waiter in found:

@@ -47,7 +47,7 @@ class MemberSet:
 
     @property
     def all(self) -> frozenset[str]:
-        """Everybody who gets the log."""
+        """All members: everybody who gets the log."""
         return self.voters | self.learners
 
     def is_majority(self, addresses: Iterable[str]) -> bool:
@@ -85,7 +85,7 @@ class Configurations:
         return frozenset().union(*(members.all for members in self._known))
 
     def identity(self, address: str) -> str | None:
-        """Who is to be at this address, if a configuration says so."""
+        """The node id that a configuration gives for this address, if one does."""
         latest = next((members for members in reversed(self._known) if address in members.all), self.current)
         return latest.node_ids.get(address)
 

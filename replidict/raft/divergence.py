@@ -70,7 +70,7 @@ class Divergence:
         self._asked: dict[Peer, tuple[int, float]] = {}  # which index, and when
 
     def reset(self) -> None:
-        """A leadership begins or ends: what others have told counts no more."""
+        """A leadership begins or ends: forget what others have reported."""
         self._comparisons.clear()
         self._asked.clear()
         self._leaders.clear()

@@ -172,7 +172,7 @@ class Engine(SyncObj):
 
     @property
     def options(self) -> Options:
-        """What the node was opened with."""
+        """The options that the node was opened with."""
         return self.state.options
 
     @property
@@ -229,7 +229,7 @@ class Engine(SyncObj):
 
     @property
     def poller(self) -> Poller:
-        """PySyncObj's poller, on which the transport and whoever wakes this node are subscribed."""
+        """PySyncObj's poller, used by the transport and by the pipe that wakes this node."""
         return self._poller
 
     def step(self) -> None:
@@ -384,19 +384,20 @@ class Engine(SyncObj):
     # -- members ----------------------------------------------------------------------------------------------------
 
     def members_are(self) -> msg.MembersAre:
-        """The last configuration known to be committed, for those who may have missed it."""
+        """The last configuration known to be committed, for nodes that may have missed it."""
         known = self.state.committed_members
         said = known.configuration()
         return msg.MembersAre(self.state.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
 
     def hear_from_non_member(self, message: msg.MembersAre) -> None:
-        """Who is no member here has proved to be of this cluster, and says who is: all that this node knew may have
-        been replaced while it was away (4.1). One that has a leader was not away, and believes nobody else."""
+        """An authenticated node of this cluster that is not a member here says who the members are: all members that
+        this node knew may have been replaced while it was away (4.1). A node that has a leader was not away, and does
+        not believe it."""
         if not self.elections.leader_is_alive():
             self.hear_of_members(message)
 
     def hear_of_members(self, message: msg.MembersAre) -> None:
-        """Somebody says which configuration is committed."""
+        """A member says which configuration is committed."""
         members = MemberSet.of(message.index, message)
         in_log = self.state.configurations.holds(members)
         if self.state.configurations.adopt(members, self.state.commit_index):
@@ -406,7 +407,7 @@ class Engine(SyncObj):
             self._settle_membership(members)
 
     def _settle_membership(self, committed: MemberSet) -> None:
-        """A configuration turns out to be committed: pass it on, also to whom it lets go."""
+        """A configuration turns out to be committed: pass it on, also to the members that it removes."""
         said = self.members_are()
         for peer in self.peers.values():
             self.outbox.send(peer, said)
@@ -426,9 +427,10 @@ class Engine(SyncObj):
         return refused
 
     def hear_of_another(self, witness: str) -> None:
-        """Somebody who has proved to be of this cluster knows another node at this address. Who has founded its cluster
-        alone, and is still alone in it, has then founded it a second time, on an empty disk. Of anybody else it is the
-        others that decide: one of them may be mistaken, because it was away while this node was replaced in order."""
+        """An authenticated node of this cluster knows another node at this address. If this node founded its cluster
+        alone, and is still alone in it, then it has founded it a second time, on an empty disk, and stops. Otherwise
+        the other members decide: one of them may be mistaken, because it was away while this node was properly
+        replaced."""
         if self.members.index == 0 and self.members.voters == {self.address}:
             raise StorageError(
                 f"{self.store.name}: {witness} belongs to the cluster that was founded at {self.address}, and knows it "

@@ -48,7 +48,7 @@ class Forwarding:
         return state.term, peer.address, peer.connections, self._refused
 
     def send(self, command: bytes) -> bool:
-        """Have the leader take a command. Returns False if there is surely nobody who does."""
+        """Send the leader a command. Returns False if it was surely not sent to a leader."""
         state = self._state
         if state.role is LEADER:
             self._propose(command)
@@ -69,7 +69,7 @@ class Forwarding:
             self._outbox.send(peer, ProposeRefused(state.term, state.leader))
 
     def on_refused(self, peer: Peer, message: ProposeRefused) -> None:
-        """The node that was taken for the leader is none."""
+        """The node that was asked does not lead."""
         state = self._state
         self._elections.see_term(message.term)
         if message.term == state.term and peer.address == state.leader:

@@ -47,7 +47,7 @@ GIVE_UP_AFTER = 20
 
 
 def tidy(directory: Path) -> None:
-    """Remove what a process left that was killed meanwhile."""
+    """Remove the files that a killed process left behind."""
     for name in (OUTGOING, INCOMING):
         (directory / name).unlink(missing_ok=True)
 

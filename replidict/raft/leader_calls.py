@@ -39,7 +39,8 @@ class LeaderCalls(Generic[Answer]):
         return asked[2]
 
     def take_lost(self) -> list[Answer]:
-        """What waits for somebody who leads no longer, or for a connection that is gone: there will be no answer."""
+        """Return the requests that will not be answered, because their node no longer leads or their connection is
+        lost."""
         if not self._waiting:
             return []
         leader = self._state.leading_peer

@@ -29,7 +29,7 @@ class LeadershipTransfer:
         self._held: list[bytes] = []
 
     def begin(self, target: str | None = None) -> bool:
-        """Start handing over to a voter, by default the one whose log is furthest. False: there is none to take it."""
+        """Start a transfer to a voter, by default to the one whose log is furthest. False: no voter can take over."""
         state = self._state
         able = [p for p in state.peers.values() if p.connected and p.address in state.members.voters]
         if target is not None:

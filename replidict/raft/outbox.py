@@ -28,7 +28,7 @@ class Network(Protocol):
         """Let a node in, and connect with it."""
 
     def dropNode(self, node: Node) -> None:
-        """Close the connection with a node, and let it in no more."""
+        """Close the connection with a node, and refuse new ones."""
 
     def send(self, node: Node, message: Message) -> bool:
         """Send, or queue, a message. False: it surely does not go out."""
@@ -62,8 +62,7 @@ class Outbox:
         return peer.connected and self._network.send(peer.node, message)
 
     def answer(self, peer: Peer, connection: int, message: Message) -> None:
-        """Rule 2. While the queue of the connection is full, the answer waits: who asked waits for it, and would not
-        ask again."""
+        """Rule 2. While the connection's queue is full, the answer waits: the other side would not ask again."""
         if peer.connections != connection or not peer.connected:
             return
         _, of, waiting = self._unsent.get(peer.address, (peer, connection, None))

@@ -29,7 +29,7 @@ class QuorumRounds:
         """When that began, on this node's clock; not before `reset`."""
 
     def reset(self) -> None:
-        """A leadership begins or ends: what was answered counts no more."""
+        """A leadership begins or ends: forget all answers."""
         self._open.clear()
         self._answered.clear()
         self.began_at = self.confirmed_at = float("-inf")

@@ -133,7 +133,7 @@ class Reconfiguration:
     # -- the leader ---------------------------------------------------------------------------------------------------
 
     def on_change_request(self, peer: Peer, message: ChangeRequest) -> None:
-        """Somebody asks for a change."""
+        """A member asks for a change."""
         state = self._state
         connection = peer.connections
 
@@ -146,7 +146,7 @@ class Reconfiguration:
             reply("later", f"{state.address} is not the leader any more")
 
     def on_members_request(self, peer: Peer, message: MembersRequest) -> None:
-        """Somebody asks how far everybody is."""
+        """A member asks for the progress of all members."""
         state = self._state
         known = self._progress() if state.is_leader else None
         progress = None if known is None else {who: each[:2] for who, each in known.items()}
@@ -242,7 +242,7 @@ class Reconfiguration:
         )  # fmt: skip
 
     def _missing(self, voters: frozenset[str]) -> list[str]:
-        """Rule 4: who of these is out of reach, if that leaves no majority of them."""
+        """Rule 4: which of these are out of reach, if the rest is no majority of them."""
         state = self._state
         rounds = self._replication.rounds
         since = state.clock() - state.options.election_timeout
@@ -272,7 +272,7 @@ class Reconfiguration:
     # -- as time goes by ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Make voters of the learners that are level, and tell those who asked a leader that is gone."""
+        """Promote learners that have caught up, and fail requests to a leader that is gone."""
         for answer in self._calls.take_lost():
             answer("lost", "the leader was lost")
         for answer_progress in self._progress_calls.take_lost():

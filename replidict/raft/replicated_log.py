@@ -52,7 +52,7 @@ class ReplicatedLog:
             self.follow_configuration()
 
     def follow_configuration(self) -> None:
-        """Have as peers, and as nodes to be connected with, those that the configurations name."""
+        """Make the members of the configurations the peers, and connect to them."""
         state = self._state
         wanted = state.configurations.heard - {state.address}
         for address, peer in sorted(state.peers.items()):

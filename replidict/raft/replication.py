@@ -100,7 +100,7 @@ class Replication:
                 self._send_heartbeat(peer, now)
 
     def send_commit_index(self) -> None:
-        """Leader: tell followers what became committed; at once those where somebody waits for it.
+        """Leader: tell followers what became committed; at once if something waits for it there.
 
         The others hear of it with the next entries, if they follow soon, or after `COMMIT_DELAY`: two messages for each
         write would cost the followers, and whoever shares their processors, as much again.

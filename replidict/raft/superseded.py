@@ -42,8 +42,8 @@ class Superseded:
         self._told_at = self._since = float("-inf")
 
     def hear(self, said: Supersede) -> None:
-        """Somebody who has proved to be of this cluster says so. Raises `ReplidictError` if that is not believed, and
-        `RemovedError`, or `StorageError` if no note could be left: this node must stop."""
+        """An authenticated founder of a recovered cluster says so. Raises `ReplidictError` if it is not believed, and
+        `RemovedError` (or `StorageError` if no note could be written) if this node must stop."""
         state = self._state
         now, led_at, timeout = state.clock(), self._elections.led_at, state.options.election_timeout
         self._see_to_the_founder(said)

@@ -71,8 +71,8 @@ class AttachedAdmin:
         return Backup(Path(made.path), made.revision, made.index, made.keys, made.size)
 
     def _ask(self, make: Callable[[int], msg.Request], seconds: float, work: float | None = GRACE) -> msg.Said | None:
-        """What the process of the node says; None if that has ended meanwhile. It may take `work` seconds more than it
-        may take to find it; None: as long as it takes."""
+        """Return the host's answer; None if the host has ended meanwhile. Besides the time to find the host, the work
+        may take `work` seconds; None: as long as it takes."""
         node, deadline = self._node, clock() + seconds
         if node.failure is not None:
             raise_anew(node.failure)

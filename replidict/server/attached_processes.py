@@ -215,7 +215,7 @@ class AttachedProcesses:
     # -- what they are sent -------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Pass on what was applied, and see who is gone."""
+        """Send the processes what was applied, and notice which are gone."""
         now = self._node.engine.clock()
         if now >= self._accept_again:
             self._accept_again = float("inf")

@@ -283,7 +283,7 @@ class Host:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has ended the node."""
+        """The error that has stopped the node, if any."""
         return self.node.failure
 
     def share(self) -> None:
@@ -293,7 +293,7 @@ class Host:
         self._attached = attached
 
     def status(self) -> Status:
-        """What the node knows of itself, and who has attached."""
+        """What the node knows of itself, and which processes are attached."""
         status = self.node.status()
         return status if self._attached is None else replace(status, sharing="host", attached=self._attached.pids)
 
@@ -319,7 +319,7 @@ class Host:
             self.stop_callbacks.tell(self.node.failure)
 
     def abandon(self) -> None:
-        """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
+        """Release everything in a forked child. It has one thread: no thread that held a lock exists here."""
         self._abandoned = True
         self.node.abandon()
         if self._supersede_notifier is not None:

@@ -79,7 +79,7 @@ class Operations(Generic[K, V]):
         return encoded_value(value, self._codec, self._options)
 
     def put(self, key: K, value: V, modifiers: Modifiers) -> Prepared:
-        """What `set` and `submit` write."""
+        """The write of `set` and `submit`."""
         encoded, data = self._key(key), self._value(value)
         put = cmd.Put(encoded, data)
         return Prepared(put if modifiers is PLAIN else modifiers.on(put), len(encoded) + len(data))

@@ -175,7 +175,7 @@ class RequestHandler:
             time.sleep(FULL_PAUSE)
 
     def _answers(self, client: int, request: Request, deadline: float) -> Generator[Answer]:
-        """What there is to say; the last one ends the request."""
+        """Yield the answers; the last one ends the request."""
         left = max(deadline - clock(), 0.0)
         match request:
             case client_messages.Get():

@@ -39,7 +39,7 @@ class Automatic:
     """The thread that makes the snapshots of one node."""
 
     def __init__(self, backups: Backups, directory: Path, retain: int) -> None:
-        """`directory` is the node's own. Clears away what a process left that was killed meanwhile."""
+        """`directory` is the node's own. Removes the files that a killed process left behind."""
         self._backups = backups
         self._directory = directory / DIRECTORY
         self._retain = retain

@@ -141,12 +141,12 @@ class SharedNode:
 
     @property
     def cluster(self) -> Cluster | AttachedAdmin:
-        """Who changes the members."""
+        """The calls that change the members."""
         return self._admin if self._host is None else self._host.cluster
 
     @property
     def backups(self) -> Backups | AttachedAdmin:
-        """Who makes backups."""
+        """The calls that make backups."""
         return self._admin if self._host is None else self._host.backups
 
     @property
@@ -156,7 +156,7 @@ class SharedNode:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has ended it."""
+        """The error that has stopped it, if any."""
         return self._node.failure
 
     def status(self) -> Status:
@@ -312,7 +312,7 @@ class SharedNode:
 
 
 def _ending(failure: ReplidictError) -> ReplidictError:
-    """What ends an attached node whose process ran a node that has ended with this."""
+    """The error that stops an attached node whose own process ran the node, after that has stopped with this error."""
     if isinstance(failure, StorageError | RemovedError):
         return failure
     return StorageError(f"the node of this process has ended: {failure}")

@@ -64,7 +64,7 @@ class SupersedeNotifier:
             thread.start()
 
     def stop(self) -> None:
-        """Call nobody any more."""
+        """Make no more calls."""
         self._stopping.set()
 
     def join(self) -> None:
@@ -97,7 +97,7 @@ class SupersedeNotifier:
                 return
 
     def _tell(self, client: Client, old: records.Recovered) -> None:
-        """Tell somebody until it is gone. Raises what that makes of the call."""
+        """Tell an old member until it is gone. Raises the error that ends the connection."""
         place, me = client.address, self._node.store.identity
 
         def said(number: int, timeout: float) -> Supersede:

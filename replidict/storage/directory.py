@@ -172,7 +172,7 @@ class InUseError(StorageError):
 
 
 def in_use(path: Path) -> InUseError:
-    """What is raised when another holds the lock of a directory."""
+    """The error for a directory whose lock another process holds."""
     return InUseError(
         f"{path} is in use by another process or another ReplicatedDict: "
         "close that one first, or give this node a directory of its own"
@@ -180,8 +180,8 @@ def in_use(path: Path) -> InUseError:
 
 
 def member_of(path: Path) -> str | None:
-    """The address of the node that a directory belongs to; None if it belongs to none yet, or can't be read now. For
-    who does not hold the lock: nothing is changed."""
+    """The address of the node in a directory; None if it has none yet, or can't be read now. For processes without the
+    lock: nothing is changed."""
     file = path / FILE_NAME
     if not file.exists():
         return None
@@ -231,7 +231,7 @@ def _leave(note: Path, text: str) -> None:
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
-    """Write who the node is, and whose member."""
+    """Write the node's identity and its cluster."""
     facts = {
         "identity": records.Identity(beginning.cluster_id, beginning.node_id, address),
         "vote": records.Vote(),
@@ -341,7 +341,7 @@ def connect(file: Path, durability: Literal["fsync", "process"]) -> sqlite3.Conn
 
 
 def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
-    """What can be told of a node's file without SQLite, which would change it by opening it. Raises `StorageError`."""
+    """Check a node's file without SQLite, which would change it by opening it. Raises `StorageError`."""
     with _refusing(file):
         with file.open("rb") as raw:
             header = raw.read(100)
@@ -357,7 +357,7 @@ def check_outside(file: Path, durability: Literal["fsync", "process"]) -> None:
 
 
 def check_version(db: sqlite3.Connection, file: Path) -> None:
-    """What SQLite, which reads the write-ahead log, says of the format. Raises `StorageError`."""
+    """Check the format with SQLite, which reads the write-ahead log, too. Raises `StorageError`."""
     with _refusing(file):
         _check_number(db.execute("PRAGMA user_version").fetchone()[0], file)
 
@@ -374,7 +374,7 @@ def _check_number(version: int, file: Path) -> None:
 
 
 def check_inside(db: sqlite3.Connection, file: Path) -> None:
-    """What SQLite says of the pages of a node's file. Raises `StorageError`."""
+    """Have SQLite check the pages of a node's file. Raises `StorageError`."""
     with _refusing(file):
         # quick_check does not compare an index with its table; only `fact` has one, and it is small.
         for check in ("quick_check(1)", "integrity_check(fact)"):

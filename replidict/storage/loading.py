@@ -43,7 +43,7 @@ def load(db: sqlite3.Connection, machine: StateMachine, applied: records.Applied
 
 
 def differs(applied: records.Applied, digest: bytes) -> str | None:
-    """What is wrong, if the rows have another digest than the state at `applied` had."""
+    """The error text if the rows have another digest than the state at `applied` had."""
     if applied.digest in (b"", digest):
         return None
     return (

@@ -32,7 +32,7 @@ FAILURES = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
 
 
 def in_words(error: BaseException) -> str:
-    """What an error says, also one that says nothing or needs its name to be understood."""
+    """The text of an error, with its class if the text alone says too little."""
     if isinstance(error, sqlite3.Error | OSError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -132,7 +132,7 @@ class Recovered(msgspec.Struct, frozen=True, array_like=True):
 
 
 def another_node(address: str, known: str, node_id: str) -> str:
-    """What is wrong when another identity than the known one comes from an address."""
+    """The error text for an address whose node has another identity than the known one."""
     return (
         f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
         "remove it from the cluster and let it join anew"

@@ -60,7 +60,7 @@ class Survivors:
 
     @property
     def missing(self) -> list[str]:
-        """Voters whose disks are not here."""
+        """The voters whose disks are not here."""
         members = self.furthest.members
         return [address for address in members.voters if address not in _voters(members, self.nodes)]
 

@@ -79,8 +79,7 @@ def create(source_uri: str, target: Path, look_up: LookUp = nothing) -> Snapshot
 
 
 def check_source(uri: str, name: str) -> None:
-    """What was read from a node's file, called `name`, is not as it should be: if the file itself is not either, raise
-    `StorageError`."""
+    """A snapshot of a node's file, called `name`, is damaged: raise `StorageError` if the file is damaged, too."""
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.execute("BEGIN")

@@ -204,7 +204,7 @@ class Store:
         return self._pins
 
     def pin(self, address: str, node_id: str) -> str | None:
-        """Remember who is at an address, durably before this returns; why not, if somebody else was."""
+        """Remember which node is at an address, durably. Returns the error text if it was another node."""
         known = self._pins.get(address)
         if known == node_id:
             return None

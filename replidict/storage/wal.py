@@ -52,7 +52,7 @@ _MASK = 0xFFFFFFFF
 
 
 def check_wal(file: Path) -> str | None:
-    """What is wrong with the write-ahead log of this SQLite file; None if nothing is. Raises `OSError`.
+    """The error text for a damaged write-ahead log of this SQLite file; None if it is intact. Raises `OSError`.
 
     `file` must not be open in SQLite yet.
     """

@@ -37,7 +37,7 @@ class _Pause:
         self.begun, self.over = Latch(), Latch()
 
     def stand(self) -> None:
-        """What the thread does meanwhile."""
+        """Block the thread until the pause is over."""
         self.begun.set()
         self.over.wait()
 
@@ -134,7 +134,7 @@ class Cluster:
         self._down.clear()
 
     def __len__(self) -> int:
-        """How many nodes there are, those that are down included."""
+        """The number of nodes, including those that are down."""
         return len(self._addresses)
 
     def __getitem__(self, i: int) -> Dict:
@@ -155,7 +155,7 @@ class Cluster:
         return self._settling().leader()
 
     def kill(self, i: int) -> None:
-        """End a node as `kill -9` ends its process: it gives back no lease, and says goodbye to nobody.
+        """End a node as `kill -9` ends its process: it revokes no lease and sends no farewell.
 
         Calls under way on its dict raise `OutcomeUnknown` or `ClosedError`, all later ones `ClosedError`.
 
@@ -202,7 +202,7 @@ class Cluster:
         self._settle()
 
     def resume(self, i: int) -> None:
-        """Have a paused node go on. It finds out how much time has passed meanwhile.
+        """Let a paused node go on. It finds out how much time has passed.
 
         Raises:
             ValueError: There is no such node, or it is not paused.
@@ -216,7 +216,7 @@ class Cluster:
     # -- the network --------------------------------------------------------------------------------------------------
 
     def partition(self, *groups: Collection[int]) -> None:
-        """Cut the network: nodes reach those of their own group only. Whoever is in no group is alone.
+        """Cut the network: nodes reach only those of their own group. A node in no group is alone.
 
         Takes the place of what was cut before.
 
@@ -250,7 +250,7 @@ class Cluster:
         arm([self._running(i) for i in nodes], error, applied)
 
     def steal_lock(self, name: str) -> int:
-        """Take a lock from whoever holds it; see `replidict.testing.steal_lock`. All nodes have heard of it then.
+        """Take a lock from its holder; see `replidict.testing.steal_lock`. All nodes know of it afterwards.
 
         Raises:
             ReplidictError: No node is in touch with a majority.
@@ -275,7 +275,7 @@ class Cluster:
         return self[i]
 
     def _up(self) -> list[int]:
-        """The nodes that run, those that stand still included."""
+        """The running nodes, including paused ones."""
         return [i for i, d in enumerate(self._dicts) if i not in self._down and host_of(d).node.failure is None]
 
     def _in_thread(self, i: int, function: Callable[[], object]) -> None:
@@ -304,7 +304,7 @@ class Cluster:
         self._settling().wait()
 
     def _elapse(self, seconds: float) -> None:
-        """Time has passed: first for the log, so that it says what has ended, and then for those who hold leases."""
+        """Advance the time: first for the log, which says what has expired, and then for the holders of leases."""
         leader = self.leader()
         nodes = {i: host_of(self[i]).node for i in self._up()}
         shown = max((node.expiry.now() for node in nodes.values()), default=0) + round(seconds * 1000)

@@ -62,7 +62,7 @@ class Settling:
         return 2 * len(some) > len(self._dicts)
 
     def _leaders(self, group: list[int]) -> list[int]:
-        """The one whom all follow, and have a connection with; none if that is not so."""
+        """The leader that all follow and are connected with; none if there is no such leader."""
         statuses = {i: self._dicts[i].status() for i in group}
         addresses = {status.address for status in statuses.values()}
         leading = [i for i, status in statuses.items() if status.is_leader]

@@ -169,7 +169,8 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Locks that nobody refers to any more are given back: when that is must not depend on what else is in memory."""
+    """Switch the garbage collector off: locks are released when they are collected, and the time of that must not
+    depend on what else is in memory."""
     enabled = gc.isenabled()
     gc.disable()
     try:

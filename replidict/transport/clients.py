@@ -158,7 +158,7 @@ class Clients:
         return client is not None and request_id in client.under_way
 
     def frame(self, answer: Answer) -> bytes:
-        """What `answer` takes. For any thread."""
+        """A message as `answer` takes it. For any thread."""
         return frame(encode(answer), self._tag_bytes)
 
     def attend(self, number: int, ping: bytes, now: float) -> float:

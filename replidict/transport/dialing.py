@@ -58,7 +58,7 @@ class Route:
         self._targets, self._pause = [], PAUSE_FIRST
 
     def _find(self) -> list[Target]:
-        """What the address stands for; nothing while that is being looked up."""
+        """The addresses of the host name; none while it is being looked up."""
         host, port = split_address(self.address)
         if self._loopback_only and not is_loopback(host):
             raise ReplidictError("it is off loopback, where this node calls no one without secret= or tls=")
@@ -114,11 +114,11 @@ def numeric(host: str, port: int) -> list[Target]:
 
 
 def resolve(host: str, port: int, flags: int = 0) -> list[Target]:
-    """What a name stands for now. Blocks."""
+    """The addresses that a host name has now. Blocks."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICSERV)
     return list(dict.fromkeys((family, target) for family, _, _, _, target in found))
 
 
 def reason(error: BaseException | None) -> str:
-    """What went wrong, in the system's words."""
+    """The reason of a failure, in the system's words."""
     return str(getattr(error, "strerror", None) or error)

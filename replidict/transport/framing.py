@@ -106,7 +106,7 @@ class TlsPipe:
         self.up = False
 
     def decrypt(self, data: bytes | memoryview) -> bytes:
-        """What `data` holds in plain; while TLS is being set up, nothing."""
+        """Return the plain bytes in `data`; none while TLS is being set up."""
         self._in.write(data)
         parts = []
         try:
@@ -125,7 +125,7 @@ class TlsPipe:
         return b"".join(parts)
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What to send for `data`, and whatever else TLS has to say."""
+        """Return the bytes to send for `data`, and those that TLS itself has to send."""
         if data:
             view = memoryview(data)
             while view:

@@ -248,7 +248,7 @@ class WireSession:
         return self._reader.held
 
     def forget(self) -> None:
-        """Keep nothing of that: what comes is to be read no more."""
+        """Discard buffered bytes; nothing more is read."""
         self._reader.forget()
 
     def take_output(self) -> list[bytes]:
@@ -257,7 +257,8 @@ class WireSession:
         return taken
 
     def seal(self, framed: bytes) -> bytes:
-        """What goes on the wire for a `frame`; in secret mode it counts, so each result must be sent, in order."""
+        """Return the bytes to send for a `frame`. In secret mode each tag counts, so every result must be sent, in
+        order."""
         if self._send is None:
             return framed
         return framed + self._send.tag(memoryview(framed)[4:])
@@ -344,7 +345,7 @@ class WireSession:
         return said
 
     def _check_hello(self, hello: Hello) -> None:
-        """Is this a peer to talk to, if it is who it says?"""
+        """Check that this peer is acceptable, if it is who it claims to be."""
         me, it, calling = self._me, printable(hello.address) or "a client", self._called is not None
         if hello.mode != self._security.mode:
             self._refuse("mode", f"{me.address or 'this client'} is in mode {self._security.mode!r} and {it} in mode "
@@ -385,7 +386,7 @@ class WireSession:
                          f"names={self._security.names}")  # fmt: skip
 
     def _check_proof(self, proof: Hello | Proof) -> None:
-        """Is the peer who it says, and welcome?"""
+        """Check that the peer is who it claims to be, and is admitted."""
         if not isinstance(proof, Proof) or self.peer is None:
             raise WireError("protocol", "the peer sent something else than its proof")
         if not hmac.compare_digest(proof.mac, self._proofs[1]):
@@ -448,5 +449,5 @@ class WireSession:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """What another said, fit for one line of a log."""
+    """Another node's text, made safe for one line of a log."""
     return "".join(char if char.isprintable() else "?" for char in text[:most])

@@ -153,7 +153,7 @@ class Listener:
             sock.close()
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Accept no more connections."""
         self._again = float("inf")
         for fd, sock in self._sockets.items():
             self._poller.unsubscribe(fd)

@@ -33,7 +33,7 @@ class UnauthenticatedConnections:
         return self._count
 
     def come(self, connection: SocketConnection) -> SocketConnection | None:
-        """Somebody called. Returns who must go for it, if any: `gone` is to follow."""
+        """A connection arrives. Returns the one that must be closed for it, if any; `gone` must be called for it."""
         victim = self._last_in_line() if self._count >= UNAUTHENTICATED_MAX else None
         self._by_host.setdefault(_host(connection.remote), {})[connection.fd] = connection
         self._count += 1

@@ -75,7 +75,7 @@ def listen(directory: Path) -> socket.socket:
 
 
 def call(directory: Path) -> socket.socket:
-    """A connection to whoever listens in a directory. Raises `OSError` if nobody does."""
+    """Connect to the process that listens in a directory. Raises `OSError` if there is none."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -106,8 +106,8 @@ class UnixConnection:
         hear: Callable[[bytearray], None],
         stirred: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hear` gets each frame; what it raises as `WireError` ends the connection. `stirred` is called after each
-        event, for who would not look otherwise."""
+        """`hear` gets each frame; a `WireError` that it raises ends the connection. `stirred` is called after each
+        event, for owners that would not look otherwise."""
         self.sock, self._poller, self._hear, self._stirred = sock, poller, hear, stirred
         self._fd = sock.fileno()
         self._reader = FrameReader(FRAME_MAX)
@@ -155,7 +155,7 @@ class UnixConnection:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that nothing more is to be sent now."""
+        """Whether so much waits to be sent that nothing should be added."""
         return self.queued > FULL_BYTES
 
     def flush(self) -> None:

@@ -257,7 +257,7 @@ class Nemesis:
         return leader is not None and self._block(self._around(leader.address))
 
     def _leader_reaches_few(self) -> bool:
-        """What the leader sends reaches less than a majority, and then it is gone."""
+        """Cut the leader off from a majority, and then crash it."""
         leader = self._leader()
         if leader is None:
             return False

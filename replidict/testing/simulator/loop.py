@@ -78,7 +78,7 @@ class Trace:
         self._shows_messages = shows_messages
 
     def note(self, who: str, what: str, detail: object = "") -> None:
-        """Something happened to somebody. `detail` is shown by `str`; it must not change afterwards."""
+        """Note an event. `detail` is shown by `str`; it must not change afterwards."""
         now = self._loop.now
         self._hash.update(b"%b %b %b %b\n" % (_pack_time(now), who.encode(), what.encode(), str(detail).encode()))
         self._lines.append((now, who, what, detail))

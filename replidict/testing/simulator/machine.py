@@ -87,7 +87,7 @@ class Surroundings(Protocol):
 
     @property
     def observer(self) -> Observer:
-        """Whoever looks at it."""
+        """The observer of this simulation."""
         ...
 
 
@@ -157,7 +157,7 @@ class Machine:
         return self.cluster.loop.now + self.lag
 
     def clock(self) -> float:
-        """What the machine's clock shows."""
+        """The time of the machine's clock."""
         since, showed, rate = self._clock[-1]
         return showed + (self.time - since) * rate
 
@@ -281,7 +281,7 @@ class Machine:
             self._reboot()
 
     def _abandon(self, node: SimulatedNode) -> None:
-        """What the system does when a process dies: files are closed, transactions are not committed."""
+        """Do what the system does when a process dies: files are closed, transactions are not committed."""
         snapshots = node.engine.snapshots
         node.engine.transport.destroy()
         node._background.close()

@@ -127,7 +127,7 @@ class Caller(Protocol):
 
     @property
     def wanted(self) -> Iterable[str]:
-        """The addresses of those it is to be connected with."""
+        """The addresses that it should be connected with."""
         ...
 
 
@@ -162,13 +162,13 @@ class Network:
         self.probes_refused = 0
 
     def add(self, address: str, end: End) -> None:
-        """Have somebody be there at an address."""
+        """Add a node at an address."""
         self.ends[address] = end
 
     # -- calling ----------------------------------------------------------------------------------------------------
 
     def started(self, transport: Caller) -> None:
-        """A node runs (again): it calls those whom it is to call, and the others call it when they notice."""
+        """A node runs (again): it calls its peers, and they call it when they notice."""
         self._transports[transport.address] = transport
         for other in transport.wanted:
             self.call(transport.address, other, self.rng.uniform(0.001, 0.1))

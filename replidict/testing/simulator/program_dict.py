@@ -33,7 +33,7 @@ class _SimulatedHost:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has stopped the node."""
+        """The error that has stopped the node, if any."""
         return self.node.failure
 
 
