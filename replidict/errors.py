@@ -141,8 +141,8 @@ class SecurityError(ReplidictError):
 def removed(address: str) -> RemovedError:
     """The error of a node that is no longer a member."""
     return RemovedError(
-        f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
-        "nodes that are left; to bring this one back, give it an empty directory and join="
+        f"{address} was removed from its cluster: it has stopped, and its directory can no longer be used. Use "
+        "the remaining nodes; to bring this one back, give it an empty directory and join="
     )
 
 

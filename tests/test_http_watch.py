@@ -104,7 +104,7 @@ def test_changes_arrive_as_events(opened: tuple[Dict, int]) -> None:
         assert said[1]["events"] == [
             {"kind": "set", "key": "a", "value": [1, [2, "Mw=="]], "previous": "x"},
             {"kind": "set", "key": "ab", "value": [4], "previous": None},
-            {"kind": "set", "key": "ac", "value": None, "previous": None, "unshown": "JSON can't say this float"},
+            {"kind": "set", "key": "ac", "value": None, "previous": None, "unshown": "JSON can't represent this float"},
         ]
         said = source.event()
         assert said is not None

@@ -49,7 +49,7 @@ class Attempts:
 
     def __init__(self, node: Node, seconds: float, most: int | None) -> None:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise ValueError(f"attempts={brief(most)}: must be a number of calls from 1 on, or None")
+            raise ValueError(f"attempts={brief(most)}: must be a positive number of calls, or None")
         self._seconds, self._most = seconds, most
         self._clock, self._rng = node.engine.clock, node.engine.rng
         self._deadline = self._clock() + seconds
@@ -67,8 +67,8 @@ class Attempts:
         pause = self._rng.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._runs - 1, 16)))
         if self._runs == self._most or self._clock() + pause >= self._deadline:
             runs, seconds = self._runs, rounded(self._seconds)
-            within = f"in {runs} attempts" if runs == self._most else f"within {seconds} s"
-            raise conflict(keys, f"so it did each time {within} ({runs} in all), and nothing was written")
+            within = "" if runs == self._most else f" within {seconds} s"
+            raise conflict(keys, f"so it was in all {runs} attempts{within}, and nothing was written")
         self._runs += 1
         return pause
 
@@ -77,5 +77,5 @@ def check_plain(function: Any) -> None:
     """Raise `TypeError` for a coroutine function."""
     if inspect.iscoroutinefunction(function):
         raise TypeError(
-            "transact() calls a plain function, and nobody would await this one: `await d.aio.transact(...)` does"
+            "transact() calls a plain function, but this is a coroutine function: use `await d.aio.transact(...)`"
         )

@@ -65,7 +65,7 @@ class Commit:
             raise conflict([decode_key(key) for key in found])
         if isinstance(found, bytes):
             raise TypeError(
-                f"the value of {brief(decode_key(found))} can't be incremented by that: nothing was written"
+                f"the value of {brief(decode_key(found))} can't be incremented by this number: nothing was written"
             )
         assert isinstance(found, int)
         return found
@@ -83,17 +83,19 @@ class Commit:
             most += len(getattr(self.writes[0], "value", b""))
         if size > most:
             raise EncodingError(
-                f"this transaction has {size} bytes, encoded, and may have {self._options.max_command_bytes}, by "
-                "Options(max_command_bytes=...): it is one command, which is never split. Nothing was written"
+                f"this transaction has {size} bytes, encoded, more than the {self._options.max_command_bytes} "
+                "of Options(max_command_bytes=...): it is one command, which is never split. Nothing was written"
             )
 
 
-def conflict(keys: Sequence[Hashable], then: str = "nothing was written; do the whole again") -> TransactionConflict:
+def conflict(
+    keys: Sequence[Hashable], then: str = "nothing was written; run the transaction again"
+) -> TransactionConflict:
     """The error for keys that have changed, or, without keys, for the dict as a whole."""
     if keys:
         what = ", ".join(brief(key) for key in keys[:SHOWN])
         more = len(keys) - SHOWN
         what += f" and {more} more" * (more > 0)
     else:
-        what = "the dict, which the transaction counted or went through,"
+        what = "the dict, which the transaction counted or iterated over,"
     return TransactionConflict(f"{what} changed since the transaction read it: {then}", tuple(keys))

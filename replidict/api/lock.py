@@ -183,7 +183,7 @@ def check_given_back(held: Held, write: Write) -> None:
     except OutcomeUnknown:
         return  # the node has stopped: its lease is given back as well, or ends
     if was_held is not True:
-        raise LockLost(f"the lock {held.name!r} was lost: it is not held any more, says the log")
+        raise LockLost(f"the lock {held.name!r} was lost: the log says that it is no longer held")
 
 
 class Lock:

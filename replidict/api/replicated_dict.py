@@ -337,9 +337,7 @@ class ReplicatedDict(
     __copy__ = copy
 
     def __deepcopy__(self, memo: object) -> NoReturn:
-        raise TypeError(
-            "a ReplicatedDict is a running node, of which there is no deep copy: snapshot() is a plain dict"
-        )
+        raise TypeError("a ReplicatedDict is a running node and can't be deep-copied: snapshot() returns a plain dict")
 
     @override
     def __reduce_ex__(self, protocol: object) -> NoReturn:

@@ -87,7 +87,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
             ReplidictError: The transaction is not applied yet, or never was.
         """
         if self._revision is None:
-            raise ReplidictError("this transaction has no revision: it is not written yet, or was not at all")
+            raise ReplidictError("this transaction has no revision: it has not been applied yet, or never was")
         return self._revision
 
     @property
@@ -435,6 +435,6 @@ def _under(key: bytes, operation: cmd.Put | cmd.Expiring) -> cmd.Put | cmd.Expir
 def check_page(prefix: object, after: object, limit: object) -> None:
     """Raises `TypeError` or `ValueError` unless these can say which keys are wanted."""
     if not isinstance(prefix, str) or not (after is None or isinstance(after, str)):
-        raise TypeError(f"prefix={brief(prefix)}, after={brief(after)}: must be texts, for only such keys are scanned")
+        raise TypeError(f"prefix={brief(prefix)}, after={brief(after)}: must be str, since only str keys are scanned")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ValueError(f"limit={brief(limit)}: must be a number of keys, or None for all")

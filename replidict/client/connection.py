@@ -74,7 +74,7 @@ class Client:
         self.address, self.timeout = address, timeout
         host, port = split_address(address)
         if security.loopback_only and not is_loopback(host):
-            raise SecurityError(f"{address} is off loopback, where nobody is called without secret= or tls=")
+            raise SecurityError(f"{address} is not a loopback address: connecting to it needs secret= or tls=")
         self.cluster_id = ""
         """Of the cluster that the node belongs to."""
         self.wrote = False

@@ -147,7 +147,7 @@ def increment(client: Client, key: str, by: str, literal_key: bool, as_json: boo
     """
     amount = read(by, True)
     if type(amount) not in (int, float):
-        raise click.UsageError(f"{by} is no number")
+        raise click.UsageError(f"{by} is not a number")
     name, data, nothing = encode_key(read(key, literal_key)), encode(amount), encode(0)
     said = client.request(lambda i, t: client_messages.Increment(i, t, name, data, nothing), client_messages.Sum)
     value = decode(said.value)

@@ -100,4 +100,4 @@ def for_scripts(value: Any) -> Json:
     try:
         return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise Failure(f"JSON can't say {brief(value)}: {error}; leave out --json") from None
+        raise Failure(f"JSON can't represent {brief(value)}: {error}; leave out --json") from None

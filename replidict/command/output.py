@@ -15,7 +15,7 @@ from replidict.machine.jsonable import to_json
 def require_stdout() -> None:
     """Refuse to go on, before anything is done, if there is nowhere to print to. Raises `Failure`."""
     if sys.stdout is None:
-        raise Failure("standard output is closed, and the answer goes there: open it, if only with >/dev/null")
+        raise Failure("standard output is closed, so the answer can't be printed: redirect it, if only to /dev/null")
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -48,7 +48,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     directory = data if data is not None else Path(f"{name}.replidict")
     if join is not None and (bootstrap or peers):
-        raise click.UsageError("--join enters a cluster that runs, --bootstrap and --peer found one: not both")
+        raise click.UsageError("--join joins a running cluster, --bootstrap and --peer found a new one: not both")
     if no_vote and join is None:
         raise click.UsageError("--no-vote goes with --join: founders all vote")
     entering: dict[str, Any] = {"peers": peers} if join is None else {"join": join, "voter": not no_vote}

@@ -152,7 +152,9 @@ class Store:
         timeout, ttl = timeout_of(parameters), ttl_of(parameters)
         condition = condition_of(request)
         if {coding.lower() for coding in request.headers.getlist("Content-Encoding")} - {"identity"}:
-            raise Problem("content-encoding", "a body that is compressed would be kept, and given back, as it came")
+            raise Problem(
+                "content-encoding", "compressed bodies are not supported: the value would be stored compressed"
+            )
         if "Content-Range" in request.headers:
             raise Problem("bad-argument", "Content-Range: a value is stored whole")
         d = self._dict
@@ -181,7 +183,10 @@ class Store:
     async def _delete(self, request: Request, key: str) -> Response:
         timeout = timeout_of(parameters_of(request, {"timeout"}))
         if condition_of(request) is not None:
-            raise Problem("conditional-delete", "it can't be done in one step; PUT a value that says so, with If-Match")
+            raise Problem(
+                "conditional-delete",
+                "it can't be done in one step; PUT a value that marks it as deleted, with If-Match",
+            )
         gone = await self._waiting.run(lambda left: self._dict.delete(key, timeout=left), timeout, writes=True)
         if not gone:
             raise _absent(key)
@@ -264,7 +269,7 @@ class Store:
         """GET /readyz: there is a leader, and this node has all that was acknowledged before the question."""
         ready = await self._probing.run(lambda left: self._dict.wait_ready(left), READY_WITHIN)
         if not ready:
-            raise Problem("not-ready", f"no majority confirmed within {READY_WITHIN:g} s that it is")
+            raise Problem("not-ready", f"no majority confirmed within {READY_WITHIN:g} s that this node is up to date")
         return JSONResponse({"status": "ready"})
 
     async def figures(self, request: Request) -> Response:

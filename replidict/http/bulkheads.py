@@ -40,7 +40,7 @@ class Bulkhead:
         def begin() -> Returned:
             left = deadline - clock()
             if left <= 0 < seconds:
-                raise Problem("busy", f"this request was not begun within {seconds:g} s: too many are under way")
+                raise Problem("busy", f"this request did not begin within {seconds:g} s: too many are under way")
             return call(max(left, 0.0))
 
         loop = asyncio.get_running_loop()

@@ -42,5 +42,5 @@ def body_of(value: Any) -> tuple[bytes, str]:
         return to_json(value).encode(), JSON
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
         raise Problem(
-            "not-representable", f"JSON can't say this {type(value).__name__}: {error}; read it with Python"
+            "not-representable", f"JSON can't represent this {type(value).__name__}: {error}; read it with Python"
         ) from None

@@ -78,7 +78,7 @@ def check_protected(bound: socket.socket, token: str | None) -> None:
     host = bound.getsockname()[0]
     if token is None and not is_loopback(host):
         raise SecurityError(
-            f"HTTP on {host} is off loopback, and anyone who reaches it could read and write this dict: put a token in "
+            f"HTTP at {host} is not on loopback, and anyone who reaches it could use this dict: put a token in "
             "a file and give it with --http-token-file (or in the environment's REPLIDICT_HTTP_TOKEN), or listen on "
             "loopback: --http :PORT"
         )

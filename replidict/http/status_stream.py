@@ -63,7 +63,7 @@ class Live:
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=MEDIA_TYPE)
         if len(self._looking) >= MAX_LOOKING:
-            raise Problem("busy", f"{MAX_LOOKING} pages show this node, which is all it takes: try another")
+            raise Problem("busy", f"{MAX_LOOKING} pages are connected to this node, its maximum: try another node")
         bell = asyncio.Event()
         return EventStream(_Looks(self, bell), bell)
 

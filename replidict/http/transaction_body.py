@@ -73,7 +73,7 @@ def transaction_of(body: bytes) -> Asked:
         said = json.loads(body, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
         asked = msgspec.convert(said, Asked)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are both of the former
-        raise Problem("bad-argument", f"the body is no transaction: {error}") from None
+        raise Problem("bad-argument", f"the body is not a valid transaction: {error}") from None
     for key in (part.key for part in (*asked.compare, *asked.operations)):
         if key != key.encode(errors="ignore").decode():
             raise Problem("bad-argument", f"the key {key[:40]!r} is not UTF-8")
@@ -88,12 +88,12 @@ def transaction_of(body: bytes) -> Asked:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object holds a member twice")
+        raise ValueError("an object has a member twice")
     return found
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

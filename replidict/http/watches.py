@@ -47,7 +47,7 @@ class Watches:
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=MEDIA_TYPE)
         if self._open >= MAX_WATCHES:
-            raise Problem("busy", f"{MAX_WATCHES} clients watch at this node, which is all it takes: try another")
+            raise Problem("busy", f"{MAX_WATCHES} clients watch this node, its maximum: try another node")
         bell, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -124,9 +124,9 @@ def _data(change: Change[str, Any]) -> str:
 
 
 def _shown(value: Any, said: dict[str, object]) -> Json:
-    """The value as JSON; if JSON can't say it, null and a word about it."""
+    """The value as JSON; if JSON can't represent it, null and a word about it."""
     try:
         return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError):
-        said["unshown"] = f"JSON can't say this {type(value).__name__}"
+        said["unshown"] = f"JSON can't represent this {type(value).__name__}"
         return Json("null")

@@ -56,7 +56,7 @@ def number(value: object) -> Number:
     """The value itself, if it is of exactly one of the types that can be added. Raises `TypeError`."""
     if type(value) in (int, float, Decimal):
         return value  # type: ignore[return-value]
-    raise TypeError(f"only int, float and Decimal can be added, and this is a {type(value).__qualname__}")
+    raise TypeError(f"only int, float and Decimal can be added, not {type(value).__qualname__}")
 
 
 def stored_number(data: bytes, codec: Codec) -> Number:

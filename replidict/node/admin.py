@@ -60,7 +60,8 @@ class Cluster:
             raise ReplidictError(f"can't add {address}: a dict without address= has no network and no other members")
         if self._security.loopback_only and not is_loopback(split_address(address)[0]):
             raise SecurityError(
-                f"can't add {address}: it is off loopback, where this node calls no one without secret= or tls="
+                f"can't add {address}: it is not a loopback address, and this node connects to others only with "
+                "secret= or tls="
             )
 
     def hand_over(self, to: str | None, seconds: float) -> None:
@@ -118,7 +119,7 @@ class Cluster:
             if not begun and not lost:
                 raise
             raise OutcomeUnknown(
-                f"{_named(change)}: this node has stopped before it heard what became of that, so it may or may not be "
+                f"{_named(change)}: this node stopped before it was told the outcome, so it may or may not be "
                 f"made: members() of another node tells ({error})"
             ) from error
         except NotCommitted:  # too busy
@@ -129,7 +130,7 @@ class Cluster:
     def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
         if lost:
             raise OutcomeUnknown(
-                f"{_named(change)}: nobody confirmed it within {rounded(seconds)} s, so it may or may not be made, "
+                f"{_named(change)}: it was not confirmed within {rounded(seconds)} s, so it may or may not be made, "
                 "now or later: members() tells, or ask again, which does no harm"
             )
         raise NotCommitted(f"{_named(change)}: not made within {rounded(seconds)} s: {why}")
@@ -149,7 +150,7 @@ class Cluster:
                 return members
             if clock() >= deadline:
                 raise OutcomeUnknown(
-                    f"{address} was let in, but this node did not hear of it within {rounded(seconds)} s: join again, "
+                    f"{address} was let in, but this node was not told within {rounded(seconds)} s: join again, "
                     "which does no harm"
                 )
             time.sleep(RETRY_PAUSE)

@@ -119,7 +119,7 @@ class AttachedNode(Node):
     def status(self) -> Status:
         standing, machine = self.engine.standing, self.machine
         if standing is None:
-            raise ReplidictError("this process has not met the node of this directory yet")
+            raise ReplidictError("this process is not attached to the node of this directory yet")
         changed: dict[str, Any] = {}
         if not self.engine.accepted or self.failure is not None:
             changed = {"is_leader": False, "leader": None, "connected": ()}

@@ -45,7 +45,7 @@ def make_current(node: Node, seconds: float) -> None:
     if is_current(node):
         return
     if in_node_thread():
-        raise waits_for_itself(ReplidictError, "this read can't be made sure to be up to date")
+        raise waits_for_itself(ReplidictError, "this read can't be confirmed to be up to date")
     done = threading.Lock()
     done.acquire()
     read = Read(done.release)

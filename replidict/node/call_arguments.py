@@ -79,7 +79,7 @@ def member_to_join(join: str | None, address: str | None, founders: list[str], v
     if address is None:
         raise ValueError("join= needs address=: the host:port at which the members reach this node")
     if len(founders) > 1:
-        raise ValueError("join= enters a cluster that runs, and peers= founds a new one: give one of them")
+        raise ValueError("join= joins a running cluster, and peers= founds a new one: give one of them")
     if is_same(checked_address(join, "join"), checked_address(address, "address")):
         raise ValueError(f"join={join!r} is this node's own address: give that of a member of the cluster")
     return join.lower()
@@ -182,5 +182,5 @@ def text_of(value: object, name: str, least: int) -> str:
         or not least <= len(value) <= NAME_MAX
         or any("\ud800" <= c <= "\udfff" for c in value)
     ):
-        raise ValueError(f"{name}={value!r}: must be a text of {least} to {NAME_MAX} characters")
+        raise ValueError(f"{name}={value!r}: must be a str of {least} to {NAME_MAX} characters")
     return value

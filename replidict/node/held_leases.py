@@ -252,7 +252,7 @@ class Leases:
     def _look(self, number: int) -> None:
         lease = self._held.get(number)
         if lease is not None and lease.granted and number not in self._machine.coordination.leases.open:
-            self._forget(lease, "it has ended, says the log: its time was over, or it was given back")
+            self._forget(lease, "it has ended, says the log: its time was over, or it was released")
 
     def look_at_all(self) -> None:
         """A snapshot was installed."""

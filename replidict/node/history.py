@@ -257,8 +257,8 @@ class Cursor:
     def _lost(self) -> HistoryLost:
         history = self._history
         return HistoryLost(
-            f"the changes behind revision {self.revision} are not all known to this node any more, only those behind "
-            f"{history.oldest} (it is at {history.newest}): begin with a snapshot, or watch with resync=True; "
+            f"this node no longer has all changes after revision {self.revision}, only those after {history.oldest} "
+            f"(it is at {history.newest}): begin with a snapshot, or watch with resync=True; "
             "Options(history_entries=..., history_bytes=...) keep more",
             history.oldest,
             history.newest,

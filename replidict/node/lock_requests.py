@@ -149,7 +149,7 @@ class Locks:
         elif request.lost.is_set():
             raise LockLost(f"the lock {request.name!r} is lost: {request.why}")
         else:
-            raise LockLost(f"the lock {request.name!r} was given back")
+            raise LockLost(f"the lock {request.name!r} was released")
 
     def tell_when_lost(self, request: Request, callback: Callable[[], object]) -> None:
         """Have `callback` called once, in a thread of its own, when the lock is lost; now, if it is."""

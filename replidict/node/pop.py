@@ -112,5 +112,5 @@ def _remove(
         left = deadline - node.engine.clock()
         if left <= 0:
             raise NotCommitted(
-                f"{what} was changed by others all the time for {rounded(seconds)} s, and not removed: try again"
+                f"{what} was changed again and again by others for {rounded(seconds)} s, and not removed: try again"
             )

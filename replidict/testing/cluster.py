@@ -69,7 +69,7 @@ class Cluster:
         self, n: int = 3, *, timeout: float = 10.0, options: Options = QUICK, codec: Codec = DEFAULT_CODEC
     ) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n={n!r}: must be a number of nodes, from 1 on")
+            raise ValueError(f"n={n!r}: must be a positive number of nodes")
         self._timeout, self._options, self._codec = timeout, options, codec
         self._dicts: list[Dict] = []
         self._addresses: list[str] = [""] * n

@@ -143,7 +143,7 @@ def _check_arguments(workload: object, nodes: object, seconds: object, faults: C
     if not _is_coroutine_function(workload):
         raise ValueError(f"workload={workload!r}: must be a coroutine function that takes (d, node, random)")
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
-        raise ValueError(f"nodes={nodes!r}: must be a number of machines, from 1 on")
+        raise ValueError(f"nodes={nodes!r}: must be a positive number of machines")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e6:
         raise ValueError(f"seconds={seconds!r}: must be a positive number of seconds")
     unknown = sorted(set(faults) - FAULTS.keys())

@@ -94,7 +94,7 @@ class Clients:
         if len(self._clients) >= CLIENTS_MAX:
             idle = [client for client in self._clients.values() if client.idle]
             if not idle:
-                self._send_away(connection, f"this node has {CLIENTS_MAX} clients, which is all it takes: try another")
+                self._send_away(connection, f"this node has {CLIENTS_MAX} clients, its maximum: try another")
                 return
             self._drop(min(idle, key=lambda client: client.since).connection, "dropped", "a new client takes its place")
         self._last += 1

@@ -61,7 +61,9 @@ class Route:
         """The addresses of the host name; none while it is being looked up."""
         host, port = split_address(self.address)
         if self._loopback_only and not is_loopback(host):
-            raise ReplidictError("it is off loopback, where this node calls no one without secret= or tls=")
+            raise ReplidictError(
+                "it is not a loopback address, and this node connects to others only with secret= or tls="
+            )
         if self.lookup is None:
             targets = numeric(host, port)
             if targets:

@@ -278,7 +278,7 @@ class WireSession:
                 self.tls = None  # so that the reason can be read at the other end
             self._refuse("mode", f"one side speaks TLS, and {self._me.address} is in mode {self._security.mode!r}: "
                          "give every node the same tls= or secret=")  # fmt: skip
-        raise WireError("protocol", "the peer is no replidict node: it speaks another protocol")
+        raise WireError("protocol", "the peer is not a replidict node: it speaks another protocol")
 
     def _advance(self, body: bytearray) -> bool:
         """One step of the handshake, as in the table above; True when it was the last one."""
@@ -324,7 +324,7 @@ class WireSession:
         try:
             first = _preamble(body)
         except _UNDECODABLE as error:
-            raise WireError("protocol", "the peer is no replidict node, or not of a release known here") from error
+            raise WireError("protocol", "the peer is not a replidict node, or not of a release known here") from error
         if isinstance(first, Preamble) and first.magic == MAGIC and first.version != VERSION:
             self._refuse("version", f"{self._me.address} speaks version {VERSION} of the protocol, not "
                          f"{first.version}: bring all nodes to the same release")  # fmt: skip
@@ -438,7 +438,7 @@ class WireSession:
         try:
             return self._decode(body)
         except _UNDECODABLE as error:
-            raise WireError("protocol", f"a frame that is no message: {printable(str(error))}") from error
+            raise WireError("protocol", f"a frame that is not a message: {printable(str(error))}") from error
 
     def _refuse(self, code: str, text: str) -> NoReturn:
         """Tell the peer why, and fail."""
