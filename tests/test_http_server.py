@@ -170,7 +170,7 @@ def test_a_percent_sign_that_begins_no_escape(opened: tuple[Dict, int], method: 
 @pytest.mark.parametrize("length", ["Content-Length: 0\r\n", ""])
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 204), ("DELETE", 204), ("PATCH", 405)])
 def test_a_body_that_is_announced_and_empty(opened: tuple[Dict, int], method: str, status: int, length: str) -> None:
-    """Who asks whether to send a body, and has none, is answered at once, and may go on on the same connection."""
+    """A client that asks whether to send a body, and has none, is answered at once, and may reuse the connection."""
     d, port = opened
     d["k"] = "v"
     with Client(port) as client:

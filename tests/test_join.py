@@ -296,7 +296,7 @@ def test_who_was_away_stops_nobody(tmp_path: Path, mode: Mode, certificates: Cer
 
 
 def test_a_founder_does_not_join(tmp_path: Path) -> None:
-    """Who comes under the address of a founder that was never seen, or of the leader, is not taken for that one."""
+    """A node that comes under the address of a founder that was never seen, or of the leader, is not taken for it."""
     addresses = free_addresses(3)
     with ExitStack() as stack:
         nodes = [stack.enter_context(open_member(tmp_path, addresses, number)) for number in (0, 1)]
@@ -334,7 +334,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_other_credentials(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
-    """Who has another secret, or is in another mode, is told at once what must be the same."""
+    """A node with another secret, or in another mode, is told at once what must be the same."""
     (address,) = free_addresses(1)
     with cluster(tmp_path, 1, **given(mode, certificates)) as nodes:
         for other in MODES:

@@ -59,7 +59,7 @@ def test_one_holder_at_a_time(nodes: list[Dict]) -> None:
 
 
 def test_first_come_first_served(nodes: list[Dict]) -> None:
-    """Who waits gets the lock in the order in which they came, on whichever node; each hand-over is one command."""
+    """Waiters get the lock in the order in which they came, on whichever node; each hand-over is one command."""
     order: list[int] = []
     first = nodes[0].lock("line")
     assert first.acquire()

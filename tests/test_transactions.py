@@ -123,7 +123,7 @@ def test_absence_is_read_too(d: Dict, in_the_log: bool, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("in_the_log", [False, True])
 def test_a_phantom_is_a_change(d: Dict, in_the_log: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who counted, went through or scanned the dict conflicts with any change of any key."""
+    """A body that counted, iterated over or scanned the dict conflicts with any change of any key."""
     if in_the_log:
         monkeypatch.setattr(Transaction, "stale", lambda self: False)
     for ask in (

@@ -432,7 +432,7 @@ def test_a_socket_connected_to_itself_is_none() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_lesser_address_calls_when_it_is_not_called(net: Net, mode: Mode) -> None:
-    """Who waits in vain for the call of the greater address calls itself, and the one connection stays."""
+    """A node that waits in vain for the call of the greater address calls itself, and the one connection stays."""
     peers = addresses(2)
     one, two = (net.host(p, peers, net.certificates.security(mode)) for p in peers)
     release = held_back(two)
