@@ -1,9 +1,10 @@
 """A dict that survives the loss of the machine it runs on."""
 
 from replidict import aio as aio
+from replidict.api.held_lock import Held
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease
-from replidict.api.lock import Held, Lock, Semaphore
+from replidict.api.lock import Lock, Semaphore
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned

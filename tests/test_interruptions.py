@@ -195,7 +195,7 @@ def test_a_finalizer_between_any_two_lines_of_the_nodes_thread(tmp_path: Path, f
 import sys, threading, replidict
 path, finalizer = sys.argv[1], compile(sys.argv[2], "finalizer", "exec")
 seen, locks, leases, errors = set(), [], [], []
-names = ("node/held_leases.py", "node/lock_requests.py", "latch.py", "api/lock.py")
+names = ("node/held_leases.py", "node/lock_requests.py", "latch.py", "api/lock.py", "api/held_lock.py")
 def trace(frame, event, _):
     if not frame.f_code.co_filename.endswith(names):
         return trace

@@ -25,8 +25,8 @@ from replidict.aio.watch import Watch
 from replidict.aio.writing import Writing
 from replidict.api.attempts import Attempts, Body
 from replidict.api.commit import conflict
+from replidict.api.held_lock import Held
 from replidict.api.internals import Inside
-from replidict.api.lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction

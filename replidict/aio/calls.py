@@ -19,8 +19,8 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from replidict.aio.inbox import Bell, Inbox
+from replidict.api.held_lock import Held, check_given_back, send_back
 from replidict.api.internals import Inside
-from replidict.api.lock import Held, check_given_back, send_back
 from replidict.errors import NotCommitted, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
 from replidict.monotonic_clock import clock

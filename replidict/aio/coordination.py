@@ -9,7 +9,7 @@ from replidict.aio.calls import Calls
 from replidict.aio.leadership import Leadership
 from replidict.aio.lease import Granting
 from replidict.aio.lock import Lock
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
 from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.errors import raise_anew

@@ -12,8 +12,8 @@ from typing import Any, Self
 from replidict.aio.calls import Calls, ended
 from replidict.aio.inbox import Bell
 from replidict.aio.lock import obtain
+from replidict.api.held_lock import Held, is_held
 from replidict.api.leadership import LONGEST_PAUSE, SHORTEST_PAUSE
-from replidict.api.lock import Held
 from replidict.errors import LockLost, ReplidictError
 from replidict.node.lock_requests import Wanted
 
@@ -39,14 +39,7 @@ class Leadership:
     @property
     def is_leader(self) -> bool:
         """Whether this candidate has the lock, and has not lost it."""
-        held = self._held
-        if held is None:
-            return False
-        try:
-            held.check()
-        except ReplidictError:
-            return False
-        return True
+        return is_held(self._held)
 
     async def stop(self) -> None:
         """Withdraw the candidate. Running work is cancelled and waited for, and the lock is released.

@@ -7,14 +7,16 @@ from typing import Any
 
 from replidict.aio.calls import Calls
 from replidict.aio.inbox import Bell
-from replidict.api.lock import Held, NotHeldError, is_taken, not_obtained, obtaining, seconds_for
+from replidict.api.held_lock import Held
+from replidict.api.lock import NotHeldError
+from replidict.api.lock_waiting import is_taken, not_obtained, obtaining, seconds_for
 from replidict.errors import ReplidictError
 from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
 
 
 async def obtain(node: Node, bell: Bell, wanted: Wanted, seconds: float | None, *, wait: bool = True) -> Held | None:
-    """Ask for a lock and wait until it is granted: see `api.lock.obtaining`."""
+    """Ask for a lock and wait until it is granted: see `api.lock_waiting.obtaining`."""
     waits = obtaining(node, wanted, seconds, wait, bell.ring)
     try:
         left = next(waits)

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from replidict.aio.calls import Calls
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
 
 if TYPE_CHECKING:

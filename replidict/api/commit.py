@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.brief import brief
 from replidict.errors import EncodingError, TransactionConflict

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from replidict.api.held_lock import Held
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease, not_granted
-from replidict.api.lock import Held, Lock, Semaphore
+from replidict.api.lock import Lock, Semaphore
 from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.errors import NotCommitted, raise_anew, waits_for_itself
 from replidict.latch import Latch

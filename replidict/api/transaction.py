@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from replidict.api.attempts import Attempts, Body, check_plain
 from replidict.api.commit import Commit, conflict
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.api.transaction_view import Transaction, check_page
 from replidict.errors import TransactionConflict

@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.commit import Commit, conflict
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
+from replidict.api.transaction_writes import OwnWrites
 from replidict.api.views import Items, Keys, Values
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -45,20 +46,6 @@ class Changed(BaseException):
     """Ends a body that would see two moments. A `BaseException`, so that `except Exception` does not catch it."""
 
 
-class _Own:
-    """The transaction's own writes to one key, in order, and the resulting value, or None if the key is removed.
-
-    One that was removed and stored again has `moved` to the end of the dict.
-    """
-
-    __slots__ = ("moved", "operations", "value")
-
-    def __init__(self, value: bytes | None, *operations: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> None:
-        self.value = value
-        self.operations = list(operations)
-        self.moved = False
-
-
 class Transaction(MutableMapping[K, V], Reversible[K]):
     """The dict as one transaction sees it: this node's copy at one moment, with the transaction's own writes.
 
@@ -74,7 +61,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         self._seen: dict[Hashable, tuple[bytes, Item | None]] = {}
         self._counts = False  # does it depend on the dict as a whole?
         self._copy: Mapping[Hashable, Item] | None = None
-        self._own: dict[Hashable, _Own] = {}
+        self._own = OwnWrites()
         self._conflict: list[Hashable] | None = None
         self._over = False
         self._revision: int | None = None
@@ -153,17 +140,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     def _moment(self) -> dict[Any, Any]:
         """All keys, in order, each with what has its value."""
-        base = self._whole()
-        own = self._own
-        found: dict[Any, Any] = {}
-        for key, item in base.items():
-            mine = own.get(key)
-            if mine is None:
-                found[key] = item
-            elif mine.value is not None and not mine.moved:
-                found[key] = mine
-        found |= {key: mine for key, mine in own.items() if mine.value is not None and key not in found}
-        return found
+        return self._own.over(self._whole())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -279,20 +256,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment | cmd.Expiring, data: bytes) -> None:
         self._must_be_open()
-        own = self._own.get(key)
-        if own is None:
-            self._own[key] = _Own(data, operation)
-            return
-        if own.value is None:  # it comes again, behind all others
-            del self._own[key]
-            self._own[key] = own
-            own.moved = True
-        elif not isinstance(operation, cmd.Increment):
-            # What it had before does not matter, but the key stays, as in `dict`.
-            operation = _under(_key_of(own.operations[own.moved]), operation)
-            del own.operations[own.moved :]
-        own.operations.append(operation)
-        own.value = data
+        self._own.store(key, operation, data)
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
@@ -302,7 +266,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     def __delitem__(self, key: K) -> None:
         if self._value_of(key) is None:
             raise KeyError(key)
-        self._own[key] = _Own(None, cmd.Delete(encoded_key(key, self._options)))
+        self._own.remove(key, encoded_key(key, self._options))
 
     @overload
     def pop(self, key: K, /) -> V: ...
@@ -413,23 +377,12 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         commit = Commit(self._node, self._codec, self._options)
         commit.checks = [(data, None if item is None else item.revision) for data, item in self._seen.values()]
         commit.whole = self._at if self._counts else None
-        commit.writes = [operation for own in self._own.values() for operation in own.operations]
+        commit.writes = self._own.operations()
         return commit
 
     def _give_up(self) -> NoReturn:
         self._over = True
         raise conflict(self._conflict or [])
-
-
-def _key_of(operation: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> bytes:
-    return operation.operation.key if isinstance(operation, cmd.Expiring) else operation.key
-
-
-def _under(key: bytes, operation: cmd.Put | cmd.Expiring) -> cmd.Put | cmd.Expiring:
-    """The same under another key."""
-    if isinstance(operation, cmd.Expiring):
-        return cmd.Expiring(cmd.Put(key, operation.operation.value), operation.ttl_ms, operation.lease)
-    return cmd.Put(key, operation.value)
 
 
 def check_page(prefix: object, after: object, limit: object) -> None:
