@@ -190,10 +190,13 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
             manager, for the event loop in which it was made.
 
         Example:
-            async with a.watch(prefix="settings/", snapshot=True) as changes:
-                async for change in changes:
-                    for event in change.events:
-                        print(event.kind, event.key, event.value)
+            >>> await a.set("settings/theme", "dark")
+            1
+            >>> async with a.watch(prefix="settings/", snapshot=True) as changes:
+            ...     async for change in changes:
+            ...         print(change.kind, [(event.key, event.value) for event in change.events])
+            ...         break
+            snapshot [('settings/theme', 'dark')]
         """
         return Watch(self._calls, key, prefix, after, snapshot, resync)
 
@@ -209,9 +212,12 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         cancelled, nothing is written; if the leaving is, the writes are not taken back.
 
         Example:
-            async with a.transaction() as t:
-                t["alice"] -= 10
-                t["bob"] += 10
+            >>> await a.update(alice=50, bob=0)
+            >>> async with a.transaction() as t:
+            ...     t["alice"] -= 10
+            ...     t["bob"] += 10
+            >>> a["alice"], a["bob"]
+            (40, 10)
         """
         inside, calls = self._calls.inside, self._calls
         seconds = inside.seconds(timeout)
@@ -257,10 +263,13 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         cancelled in the body, nothing is written; when the body has ended, the writes are not taken back.
 
         Example:
-            async def rename(t, old, new):
-                t[new] = t.pop(old)
-
-            await a.transact(rename, "draft", "final")
+            >>> async def rename(t, old, new):
+            ...     t[new] = t.pop(old)
+            >>> await a.set("draft", "text")
+            1
+            >>> await a.transact(rename, "draft", "final")
+            >>> a["final"]
+            'text'
         """
         inside, calls = self._calls.inside, self._calls
         tries = Attempts(inside.node, inside.seconds(timeout), attempts)
@@ -284,8 +293,11 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
     # -- the node and its cluster -------------------------------------------------------------------------------------
 
     async def members(self) -> tuple[Member, ...]:
-        """Everybody in the cluster; see `ReplicatedDict.members`. It and the next ones use a thread while they last,
-        and end, when they are cancelled, as they would have ended; then `CancelledError` passes."""
+        """The members of the cluster; see `ReplicatedDict.members`.
+
+        This call and the following ones run in a thread. A cancelled one ends first, as it would have ended without;
+        then `CancelledError` is raised.
+        """
         return await in_thread(self.sync.members)
 
     async def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:

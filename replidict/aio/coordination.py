@@ -34,8 +34,11 @@ class Coordination(Generic[K, V]):
             that is cancelled, the lease is given back.
 
         Example:
-            async with a.lease(ttl=5) as lease:
-                await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+            >>> async with a.lease(ttl=5) as lease:
+            ...     await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+            1
+            >>> "workers/7" in a
+            False
         """
         return Granting(self._calls, ttl_of(ttl))
 
@@ -43,8 +46,9 @@ class Coordination(Generic[K, V]):
         """A lock that one process of the cluster has at a time; see `ReplicatedDict.lock` for arguments and errors.
 
         Example:
-            async with a.lock("report") as held:
-                await a.set("report/total", await total(), fence=held)
+            >>> async with a.lock("report") as held:
+            ...     await a.set("report/total", 17, fence=held)
+            1
         """
         return Lock(self._calls, wanted_lock(name, ttl, shared, info))
 
@@ -82,8 +86,12 @@ class Coordination(Generic[K, V]):
             The candidacy, with `is_leader`, `error`, `stop` and `wait`, and an asynchronous context manager.
 
         Example:
-            async with a.run_as_leader("sweeper", sweep):
-                await serve()
+            >>> async def sweep(held):
+            ...     await a.set("swept", True, fence=held)
+            >>> async with a.run_as_leader("sweeper", sweep) as candidate:
+            ...     await candidate.wait()
+            >>> a["swept"]
+            True
         """
         if not callable(work):
             raise ValueError(f"work={work!r}: must be a coroutine function that takes what is held")

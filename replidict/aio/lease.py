@@ -16,8 +16,10 @@ class Lease(GrantedLease):
     """A lease whose methods that end it are coroutines; see `replidict.Lease`.
 
     Example:
-        >>> async with a.lease(ttl=5) as lease:  # doctest: +SKIP
-        ...     await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+        >>> lease = await a.lease(ttl=5)
+        >>> await lease.revoke()
+        >>> lease.lost.is_set()
+        True
     """
 
     def __init__(self, calls: Calls[Any, Any], held: HeldLease) -> None:

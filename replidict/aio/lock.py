@@ -36,8 +36,10 @@ class Lock:
     Any number of tasks and event loops may use one object: whoever comes while it is held stands in line.
 
     Example:
-        >>> async with a.lock("report") as held:  # doctest: +SKIP
-        ...     await a.set("report/total", await total(), fence=held)
+        >>> lock = a.lock("report")
+        >>> await lock.acquire(timeout=5)
+        True
+        >>> await lock.release()
     """
 
     def __init__(self, calls: Calls[Any, Any], wanted: Wanted) -> None:

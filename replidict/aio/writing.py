@@ -176,7 +176,9 @@ class Writing(Generic[K, V]):
     async def update(  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
         self, other: Any = (), /, **values: Any
     ) -> None:
-        """Store many values, all at once. A cancelled call is not taken back; of what is larger than one command, what
-        was not sent yet is not stored."""
+        """Store many values, all at once. A cancelled call is not taken back.
+
+        Of what is larger than one command, the commands that were not sent yet are not.
+        """
         inside = self._calls.inside
         await self._calls.make(inside.operations.update(other, values, inside.timeout))
