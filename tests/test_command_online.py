@@ -174,7 +174,7 @@ def test_what_has_no_literal_is_shown(nodes: list[Dict]) -> None:
     nodes[0][KEY] = {1: 2}
     assert out(nodes[0], "get", KEY) == "{1: 2}\n"
     done = run(nodes[0], "get", KEY, "--json")
-    assert done.exit_code == 1 and "JSON can't say" in done.stderr and done.stdout == ""
+    assert done.exit_code == 1 and "JSON can't represent" in done.stderr and done.stdout == ""
     nodes[0][KEY] = float("nan")
     done = run(nodes[0], "get", KEY, "--json")
     assert done.exit_code == 1 and "JSON can't represent nan" in done.stderr and "Usage" not in done.stderr

@@ -644,7 +644,7 @@ def test_a_lane_is_bounded() -> None:
             await bulkhead.run(lambda _: work("above"), 30.0)
         go.set()
         assert (await first, await second) == ("first", "second")
-        with pytest.raises(Problem, match="not begun"):
+        with pytest.raises(Problem, match="did not begin"):
             await late
         assert await bulkhead.run(lambda left: work("again" if left > 29 else "late"), 30.0) == "again"
         bulkhead.close()

@@ -487,7 +487,7 @@ def test_stopped_while_it_changes_the_members(tmp_path: Path, removed: bool) -> 
             leader.remove_peer(address_of(asked), timeout=30)
         else:
             asked.close()
-        with pytest.raises(OutcomeUnknown, match=f"adding {newcomer}: this node has stopped .* may or may not be made"):
+        with pytest.raises(OutcomeUnknown, match=f"adding {newcomer}: this node stopped .* may or may not be made"):
             change.result(60)
 
 

@@ -118,7 +118,7 @@ def test_a_lock_has_a_face(d: Dict) -> None:
     assert d.locks() == ()
     with pytest.raises(RuntimeError):
         lock.release()
-    with pytest.raises(LockLost, match="given back"):
+    with pytest.raises(LockLost, match="released"):
         held.check()
 
 

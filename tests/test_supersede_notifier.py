@@ -261,7 +261,7 @@ def test_ever_other_words_are_one_line(tmp_path: Path, caplog: pytest.LogCapture
                         Done,
                     )
 
-            refused("no address|bad address", "h:1\nforged")
+            refused("not an address|bad address", "h:1\nforged")
             refused("32 hexadecimal digits", "h", "forged")
             for number in range(20):
                 refused("recovered on 2026-01-01T00:00:00 from.*the old cluster lives", f"h{number}")

@@ -581,7 +581,7 @@ def test_a_proven_peer_gone_mad(net: Net, mode: Mode, caplog: pytest.LogCaptureF
             peer.say(b"\xc1" + rng.randbytes(count + 1))
             net.run(lambda: address not in hosts[0].up)
         assert hosts[0].heard == []
-        assert len(warnings(caplog)) == 1 and "no message" in caplog.text
+        assert len(warnings(caplog)) == 1 and "not a message" in caplog.text
         serves(net, hosts)
 
 
