@@ -127,7 +127,7 @@ class Proposals:
 
     def leave(self, write: Write, seconds: float) -> None:
         """The caller no longer waits for this write. It may still be applied if it is sent within `seconds`."""
-        heappush(self._left, (self._engine.clock() + seconds, id(write), write))
+        heappush(self._left, (self._engine.clock() + seconds, next(self._leaving), write))
 
     @property
     def busy(self) -> bool:

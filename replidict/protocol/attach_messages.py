@@ -58,7 +58,7 @@ class ChangeMembers(_Message, frozen=True, tag=4):
 
 
 class GetMembers(_Message, frozen=True, tag=5):
-    """Who is in the cluster? Answer: `Said`."""
+    """The members of the cluster. Answer: `Said`."""
 
     number: int
 
