@@ -2,19 +2,19 @@
 
 Each rule of Raft stands in a module of its own. What they share is below them, and they know nothing of the engine:
 
-    state             what a node knows (figure 2, "State"): data only
-    outbox            what it says: at once, when the disk has it, or as an answer
-    replicated_log    how entries, and the configurations among them, join and leave the log
+    state                what a node knows (figure 2, "State"): data only
+    outbox               sends messages: at once, when the disk has them, or as answers
+    replicated_log       appends and truncates entries, and applies the configurations among them
 
-    elections         who may lead, and who votes for whom
-    leader_death      how a follower knows that the process which led has ended
-    install_snapshot  how a follower catches up that is too far behind for the log
-    replication       how the log gets to followers, and when it is committed
-    read_index        how a leader knows that it still is one
-    transfer          how a leader hands over
-    reconfiguration   how the members change
-    divergence        how the members find out that the state of one of them differs
-    superseded        what a member does that is told that the cluster goes on elsewhere
+    elections            elections and votes
+    leader_death         how a follower knows that the process which led has ended
+    install_snapshot     how a follower catches up that needs entries the leader has discarded
+    replication          how the log reaches the followers, and when it is committed
+    read_index           how a leader confirms that it still leads
+    leadership_transfer  how leadership is handed over
+    reconfiguration      how the members change
+    divergence           how the members find out that the state of one of them differs
+    superseded           how a node behaves when its cluster was recovered elsewhere
 
 Rules kept here, for all of them:
 

@@ -87,7 +87,7 @@ class Directory:
 
     @property
     def mark(self) -> Path:
-        """See `mark`."""
+        """The file of `high_water_mark`."""
         return self.path / "mark"
 
     @property

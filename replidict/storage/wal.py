@@ -24,7 +24,7 @@ Rules kept here:
 3. The header is synced before the first frame is written. A bad header with anything behind it is damage; but for zeros
    throughout, of which the log is made (`presize`).
 4. What can't be told from a torn end (damage within the very last transaction, a log cut off or removed) passes here:
-   that is what `mark` is for.
+   that is what `high_water_mark` is for.
 
 This holds for `durability="fsync"` only: without a sync after each commit, a power cut may tear several.
 """

@@ -3,7 +3,7 @@
 Rules kept here:
 
 1. One connection per pair of nodes. Within one, messages arrive in order and once, each after a delay of its own.
-2. The greater address calls; the lesser one, too, when it has missed a call for long (as `raft/pairs`). Both sides hold
+2. The greater address calls; the lesser one, too, when it has missed a call for long (as `transport.peer_link`). Both sides hold
    the other's identity against what they know, the called one first. A non-member is told `farewell`, and is
    heard only on who the members are; an identity that is refused ends the connection without a word.
 3. A connection that is cut loses a suffix of what was under way in each direction; each end learns of it when it does,
