@@ -3,9 +3,9 @@
 Rules kept here:
 
 1. One connection per pair of nodes. Within one, messages arrive in order and once, each after a delay of its own.
-2. The greater address calls; the lesser one, too, when it has missed a call for long (as `transport.peer_link`). Both sides hold
-   the other's identity against what they know, the called one first. A non-member is told `farewell`, and is
-   heard only on who the members are; an identity that is refused ends the connection without a word.
+2. The greater address calls; the lesser one, too, when it has missed a call for long (see `transport.peer_link`). Both
+   sides check the other's identity, the called one first. A caller that is not a member is told `farewell`, and heard
+   only on who the members are; a refused identity ends the connection without a message.
 3. A connection that is cut loses a suffix of what was under way in each direction; each end learns of it when it does,
    and until then sends into the void. An end may have a new connection before the other has noticed: then that one is
    told "disconnected" and "connected" in one go.
