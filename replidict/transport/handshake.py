@@ -1,21 +1,20 @@
-"""The session of a connection: its handshake, and messages afterwards. A state machine, bytes in, bytes out, no
-sockets.
+"""The session of a connection: handshake, then messages. A state machine: bytes in, bytes out, no sockets.
 
 Rules this module keeps:
 
 1. Until the handshake is done the longest frame is 4 KiB; afterwards it is `max_frame_bytes`.
 2. Nothing reaches the caller before both sides have accepted each other; whatever is wrong raises `WireError` and
    nothing else, and after that the session yields nothing more.
-3. Nothing is asked of `admit` or `farewell` on the word of a peer that has not proved itself.
+3. `admit` and `farewell` are called for an authenticated peer only.
 4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session,
    so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
 5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
    tell every other that they differ.
 6. A client (see `client_messages`) is a caller without an address and a node id. It proves itself as every caller
-   does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is an
-   `Ask` or nothing. A client that is let in can read, write and administer the dict.
-7. A proven caller that is no member (any more) is told `farewell`, so that it learns why, and heard no further than its
-   first words, which may say that this side is the one who does not know the members any more.
+   does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is a
+   `Request` or nothing. A client that is let in can read, write and administer the dict.
+7. An authenticated caller that is not (or no longer) a member is told `farewell`, so that it learns why. Only its first
+   message is heard, which may say that this side is the one that does not know the members any more.
 
 The handshake, the same in all modes (a proof is empty in plain mode, and in TLS mode, where the certificates prove):
 
