@@ -6,8 +6,7 @@ Rules this module keeps:
 2. Nothing reaches the caller before both sides have accepted each other; whatever is wrong raises `WireError` and
    nothing else, and after that the session yields nothing more.
 3. `admit` and `farewell` are called for an authenticated peer only.
-4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session,
-   so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
+4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session.
 5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
    tell every other that they differ.
 6. A client (see `client_messages`) is a caller without an address and a node id. It proves itself as every caller
@@ -26,13 +25,12 @@ The handshake, the same in all modes (a proof is empty in plain mode, and in TLS
     OPEN       ping -------------------------------> AWAIT_PING    the first sealed frame
                messages both ways                    OPEN
 
-Either side may answer `Refused`, with the reason, and close. The acceptor waits for the ping because only then does
-it know that it was accepted as well: a connection is open on both sides or reaches the engine of neither.
+Either side may answer `Refused`, with the reason, and close. Only the ping tells the acceptor that it was accepted as
+well: a connection is open on both sides or reaches the engine of neither.
 
-The secret (stretched, see `Security.stretch`; by a client, for the acceptor's cluster id) is never sent. With
-`transcript` the SHA-256 of both hellos, which hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four
-keys: the two proofs, HMAC-SHA256 of the transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut
-to 16 bytes over counter and body.
+The secret (stretched, see `Security.stretch`; by a client, for the acceptor's cluster id) is never sent. `transcript`
+is the SHA-256 of both hellos, each with a fresh nonce; HKDF (RFC 5869, salt = transcript) gives the keys of the proofs
+(HMAC-SHA256 of it) and of the tags (BLAKE2b, RFC 7693, 16 bytes over counter and body), one for each direction.
 """
 
 from __future__ import annotations
