@@ -1,14 +1,15 @@
 """A dict that survives the loss of the machine it runs on."""
 
 from replidict import aio as aio
-from replidict.api.changes import Change, Event
+from replidict.api.held_lock import Held
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease
-from replidict.api.lock import Held, Lock, Semaphore
+from replidict.api.lock import Lock, Semaphore
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Versioned
 from replidict.api.watch import Watch
+from replidict.api.watched_changes import Change, Event
 from replidict.errors import (
     ClosedError,
     DecodingError,
@@ -27,7 +28,7 @@ from replidict.errors import (
     TransactionConflict,
 )
 from replidict.machine.codec import Codec
-from replidict.node.backup import Backup
+from replidict.node.online_backup import Backup
 from replidict.options import Options
 from replidict.release import __version__
 from replidict.security import TLS

@@ -1,4 +1,4 @@
-"""Work beside a node's thread: one thing after the other, in a thread that lives until it is closed."""
+"""Runs jobs one after the other, in a thread of their own that lives until it is closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Returned = TypeVar("Returned")
 
 
 class Background(Protocol):
-    """Whatever does such work; the simulator has one in simulated time."""
+    """What runs such jobs; the simulator has its own, in simulated time."""
 
     def submit(self, function: Callable[..., Returned], /, *arguments: Any) -> Call[Returned]:
         """Have a function called."""
@@ -24,7 +24,7 @@ class Background(Protocol):
 
 
 class BackgroundThread:
-    """A thread that does such work."""
+    """A thread that runs the jobs."""
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Call[Any] | None] = SimpleQueue()
@@ -36,7 +36,7 @@ class BackgroundThread:
         self._thread.start()
 
     def submit(self, function: Callable[..., Returned], /, *arguments: Any) -> Call[Returned]:
-        """Have a function called, after those that were submitted before. Never done once this is closed."""
+        """Run a function after those submitted before. It is not run any more once this is closed."""
         call = Call(partial(function, *arguments))
         self._work.put(call)
         return call

@@ -1,4 +1,4 @@
-"""Values in the texts of errors and in `repr`: bounded in length and in work, whatever they are."""
+"""Shortens values for error texts and `repr`: bounded in length and in work."""
 
 from __future__ import annotations
 

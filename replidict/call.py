@@ -1,6 +1,6 @@
-"""A function that another thread calls, and what becomes of it.
+"""`Call`: a function that another thread runs, and its outcome.
 
-Nothing here holds a lock: whoever waits for a call may be interrupted anywhere by a signal handler that makes one.
+Nothing here holds a lock, because a signal handler that makes a call may interrupt a waiting thread anywhere.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Returned = TypeVar("Returned")
 
 
 class Call(Generic[Returned]):
-    """One function that another thread is to call."""
+    """A function that another thread will call, and its outcome."""
 
     __slots__ = ("_begun", "_done", "_error", "_function", "_over", "_returned", "_withdrawn")
 
     def __init__(self, function: Callable[[], Returned], done: Callable[[], object] | None = None) -> None:
-        """`done` is called when it is over, by whoever ends it; it neither blocks nor raises."""
+        """`done` is called by the thread that finishes the call; it must neither block nor raise."""
         self._function = function
         self._done = done
         self._over = Latch()

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The exceptions of this package.
 
     ReplidictError
     +-- NotCommitted                      the write was surely not applied
@@ -139,15 +139,15 @@ class SecurityError(ReplidictError):
 
 
 def removed(address: str) -> RemovedError:
-    """What a node raises, and goes on raising, that is no member any more."""
+    """The error of a node that is no longer a member."""
     return RemovedError(
-        f"{address} was removed from its cluster: it has stopped, and its directory is of no use any more. Use the "
-        "nodes that are left; to bring this one back, give it an empty directory and join="
+        f"{address} was removed from its cluster: it has stopped, and its directory can no longer be used. Use "
+        "the remaining nodes; to bring this one back, give it an empty directory and join="
     )
 
 
 def waits_for_itself(kind: type[ReplidictError], what: str) -> ReplidictError:
-    """What is raised when a node's thread calls something that waits for this node, or for another that may need it."""
+    """The error for a call in a node's thread that would wait for this node, or for another one that may need it."""
     return kind(
         f"{what}: this was called in the thread of a node, which can't wait for itself, nor for others that need it. A "
         "codec, a finalizer (__del__) or the callback of a weak reference may run there: there it can read this node's "

@@ -1,7 +1,7 @@
-"""MessagePack of what is large.
+"""Encodes large values as MessagePack.
 
-msgspec lets its own buffer grow without asking whether there was memory for that, and ends the process with a
-segmentation fault where there was none. A buffer of Python's raises `MemoryError`, which is for callers to handle.
+When msgspec enlarges its own buffer and there is no memory, the process ends with a segmentation fault. A buffer of
+Python's raises `MemoryError` instead, which callers can handle.
 """
 
 from __future__ import annotations

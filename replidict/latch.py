@@ -1,8 +1,8 @@
-"""A flag that threads wait for, usable where `threading.Event` is not: in signal handlers and finalizers.
+"""`Latch`: a flag that threads wait for. Unlike `threading.Event`, it can be set in signal handlers and finalizers.
 
-The lock inside an `Event` is held for a moment by whoever waits or sets. A signal handler, or a finalizer that the
-collector runs, can interrupt exactly there, and would then wait for a lock that cannot be released before it returns.
-Here every step is one call into C, and no lock is held that another caller needs.
+An `Event` has a lock inside, which is held for a moment by every thread that waits or sets. A signal handler or a
+finalizer may interrupt a thread just then, and would wait for a lock that can't be released before it returns. Here
+every step is one call into C, and no lock is held that another caller needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 
 
 class Latch:
-    """A flag that is set once, for any number of threads, signal handlers and finalizers."""
+    """A flag that is set once, safe in any thread, signal handler or finalizer."""
 
     __slots__ = ("_waiting", "is_set")
 
@@ -21,7 +21,7 @@ class Latch:
         self._waiting: deque[threading.Lock] = deque()  # each caller's own, released by `set`
 
     def set(self) -> None:
-        """Set the flag and wake all who wait. Idempotent."""
+        """Set the flag and wake all waiting threads. Idempotent."""
         self.is_set = True  # before looking who waits: whoever comes later sees it
         while True:
             try:
@@ -48,7 +48,7 @@ class Latch:
 
 
 class SetOnce(threading.Event):
-    """An `Event` for programs to wait for, which is set once, and is a `Latch` inside.
+    """A `threading.Event` for programs to wait for. It is set once, and uses a `Latch` inside.
 
     A node's thread may set it while a thread is interrupted that waits for it, and a signal handler may do either.
     """
@@ -62,7 +62,7 @@ class SetOnce(threading.Event):
         return self._latch.is_set
 
     def set(self) -> None:
-        """Set it and wake all who wait. Idempotent."""
+        """Set it and wake all waiting threads. Idempotent."""
         self._latch.set()
 
     def clear(self) -> None:

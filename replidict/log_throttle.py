@@ -1,4 +1,4 @@
-"""Log lines about others: few a minute for each, and a count of what was left out, whatever they do."""
+"""`LogThrottle`: limits the log lines about each peer to a few a minute, and counts the rest."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KEYS_MAX = 1024  # keys told apart; all others are one
 
 
 class LogThrottle:
-    """Lines about others, limited per key (a host, a peer) and level. Needs `tick`, to tell what it left out and to
-    forget."""
+    """Limits log lines by key (a host, a peer) and level. `tick` must be called regularly: it reports what was left
+    out."""
 
     def __init__(self, me: str) -> None:
         self._me = me
@@ -22,7 +22,7 @@ class LogThrottle:
         self._next = float("inf")
 
     def log(self, key: str, now: float, text: str, level: int = logging.WARNING, most: int = 1) -> None:
-        """Log a line about `key`, at most so many a minute, or count it."""
+        """Log a line about `key`, up to a number a minute; count the rest."""
         if (key, level) not in self._said and len(self._said) >= KEYS_MAX:
             key = "other hosts"
         known = key, level

@@ -1,14 +1,13 @@
-"""Log lines of this package's threads: written by a thread of their own.
+"""Logs for the threads of this package: a thread of its own calls the logging handlers.
 
-A logging handler runs in the thread that logs and holds a lock meanwhile. If it writes to the dict, or if a signal
-handler interrupts it and waits for the dict, then a node's thread that logs waits for that lock, and both wait for each
-other. So no thread of a node ever calls a handler; other threads log as usual.
+A logging handler runs in the thread that logs, and holds a lock. If it writes to the dict, or if a signal handler
+interrupts it and waits for the dict, while a node's thread that logs waits for that lock, both wait for each other. So
+no thread of a node ever calls a handler; other threads log as usual.
 
 Rules kept here:
 
-1. What is logged in a thread of this package is queued, with its time, place and thread; the writer passes it on, in
-   order.
-2. Nobody waits for the writer without a limit: a handler may take as long as it likes.
+1. Records of this package's threads are queued with their time, place and thread; the writer passes them on in order.
+2. Nothing waits for the writer without a limit, because a handler may take as long as it likes.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ class _Line(NamedTuple):
 
 
 class Logger:
-    """What `logging.getLogger` gives, as far as this package uses it."""
+    """The subset of `logging.Logger` that this package uses."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
     def debug(self, text: str, *arguments: object) -> None:
-        """Log a line for who looks closely."""
+        """Log at level DEBUG."""
         self._log(logging.DEBUG, text, arguments, None)
 
     def info(self, text: str, *arguments: object) -> None:
@@ -53,7 +52,7 @@ class Logger:
         self._log(logging.INFO, text, arguments, None)
 
     def warning(self, text: str, *arguments: object) -> None:
-        """Log what somebody should look at."""
+        """Log at level WARNING."""
         self._log(logging.WARNING, text, arguments, None)
 
     def error(self, text: str, *arguments: object) -> None:
@@ -82,7 +81,7 @@ class Logger:
 
 
 class LogWriter:
-    """The thread that writes what the threads of an open dict log."""
+    """The thread that writes the log records of an open dict's threads."""
 
     def __init__(self) -> None:
         self.lines: SimpleQueue[_Line | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""The one clock by which threads wait: seconds on this machine, never back."""
+"""The clock for all waiting: seconds on this machine, never set back."""
 
 from __future__ import annotations
 

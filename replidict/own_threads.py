@@ -1,10 +1,10 @@
-"""The threads that this package starts: how they are begun, recognized and waited for.
+"""How the threads of this package are started, recognized and joined.
 
 Rules kept here:
 
-1. They are daemons and live until whoever started them ends them, whatever becomes of the main thread: no executor of
-   the standard library does, which takes no work once the main thread has ended.
-2. Starting and waiting hold no lock that a signal handler or a finalizer in the same thread could need.
+1. The threads are daemons, and live until the package ends them, whatever becomes of the main thread. The executors of
+   the standard library don't: they take no more work once the main thread has ended.
+2. Starting and joining hold no lock that a signal handler or a finalizer in the same thread could need.
 """
 
 from __future__ import annotations

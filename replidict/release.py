@@ -1,4 +1,4 @@
-"""Which release of replidict this is, and what nodes tell each other of theirs."""
+"""The release of this package, and what nodes tell each other about theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to a node: TLS certificates, a shared secret, or (on loopback only) anyone on this machine.
+"""Authentication of nodes and clients: TLS certificates, a shared secret, or none (on loopback only).
 
 Rules this module keeps:
 
@@ -42,7 +42,7 @@ _LOOPBACK = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")
 
 
 class _Strings(Protocol):
-    """A collection of strings that is no string: that has another `__contains__`."""
+    """A collection of strings, but not a string itself, whose `__contains__` differs."""
 
     def __iter__(self) -> Iterator[str]: ...
     def __contains__(self, item: object, /) -> bool: ...
@@ -81,7 +81,7 @@ class TLS:
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str) or not all(isinstance(name, str) and name for name in self.names):
-            raise ValueError(f"TLS(names={brief(self.names)}): must be several names, e.g. ('replidict.example',)")
+            raise ValueError(f"TLS(names={brief(self.names)}): must hold names, e.g. ('replidict.example',)")
         object.__setattr__(self, "names", tuple(self.names))
         for name in ("cert", "key", "ca"):
             if isinstance(path := getattr(self, name), str | os.PathLike):
@@ -121,14 +121,15 @@ class Security:
 
 
 def security_for(address: str, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security:
-    """What protects the node at `address`; `SecurityError` if nothing would and it is off loopback.
+    """The security of the node at `address`. Raises `SecurityError` if there would be none and the address is not
+    loopback.
 
     `ValueError` for both `tls` and `secret`, and for a secret that is empty or shorter than 8 bytes. Use
     `secrets.token_hex(32)`: a secret that people can remember, a machine can guess.
     """
     host, _ = split_address(address)
     if tls is not None and secret is not None:
-        raise ValueError("tls= and secret= are two ways to the same end: give one of them, the same on every node")
+        raise ValueError("tls= and secret= both protect the network: give one of them, the same on every node")
     if tls is not None:
         return Security("tls", names=tuple(tls.names), server=_context(tls, True), client=_context(tls, False))
     if secret is not None:
@@ -143,11 +144,11 @@ def security_for(address: str, tls: TLS | None, secret: str | bytes | None, inse
         return Security("plain", loopback_only=not insecure)
     if not insecure:
         raise SecurityError(
-            f"{address} is off loopback, and anyone who reaches it could read and write this dict: give every node "
+            f"{address} is not on loopback, and anyone who reaches it could read and write this dict: give every node "
             "the same secret= (secrets.token_hex(32)) or tls=TLS(cert=, key=, ca=), or insecure=True if the network "
-            "itself keeps strangers out"
+            "itself lets no one else in"
         )
-    logger.warning("%s listens with insecure=True: whoever reaches it can read and write this dict", address)
+    logger.warning("%s listens with insecure=True: anyone who reaches it can read and write this dict", address)
     return Security("plain")
 
 
@@ -178,7 +179,7 @@ def member_of(address: str) -> str:
 def checked_address(address: object, name: str) -> str:
     """The address that a caller gave as `name`, if it is one. Raises `ValueError`."""
     if not isinstance(address, str):
-        raise ValueError(f"{name}: {address!r} is no address: must be a str, 'host:port'")
+        raise ValueError(f"{name}: {address!r} is not an address: must be a str, 'host:port'")
     try:
         _, port = split_address(address)
     except ReplidictError as error:

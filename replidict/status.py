@@ -1,4 +1,4 @@
-"""`Status`, `Member` and `LockInfo`: what a node says of itself, of its cluster, and of locks."""
+"""`Status`, `Member` and `LockInfo`: what a node reports of itself, its cluster and the locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads for work that may wait: made when they are needed, few, and gone when there is nothing to do."""
+"""A small pool of threads for work that may block; they are started when needed and end when idle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IDLE = 5.0  # seconds after which a thread without work ends
 
 
 class Workers:
-    """So many threads at most, for one kind of work. For any thread: nothing here holds a lock."""
+    """A limited number of threads for one kind of work. For any thread; nothing here holds a lock."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
@@ -34,7 +34,7 @@ class Workers:
         return True
 
     def _start(self) -> bool:
-        """Begin another thread, if there may be one. False if the system has no more."""
+        """Start another thread, if the limit allows. False if the system can't start one."""
         try:
             place = self._free.pop()
         except IndexError:

@@ -21,11 +21,12 @@ from replidict.machine import commands as cmd
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import Message
+from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
-from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.leader_death import LeaderDeath
+from replidict.raft.leadership_transfer import LeadershipTransfer
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
@@ -34,7 +35,6 @@ from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.role import Role
 from replidict.raft.state import RaftState
-from replidict.raft.transfer import LeadershipTransfer
 from replidict.storage.directory import founded_by, write_founding_facts
 from replidict.storage.store import Store
 from replidict.testing.simulator.disk import lay_out

@@ -474,7 +474,7 @@ def test_transactions(d: Dict) -> None:
                 t["b"] = t["a"]
                 await a.set("a", 7)
         assert conflict.value.keys == ("a",) and a["b"] == 0
-        with pytest.raises(TransactionConflict, match="in 3 attempts"):
+        with pytest.raises(TransactionConflict, match="in all 3 attempts"):
 
             async def in_vain(t: Any) -> None:
                 t["b"] = t["a"]

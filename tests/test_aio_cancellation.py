@@ -220,7 +220,7 @@ def test_cancelled_wherever_it_waits(
 def test_cancelled_while_it_stands_in_line(
     d: Dict, how: How, scenario: Callable[[Async], Coroutine[Any, Any, None]]
 ) -> None:
-    """Who waits for a lock that another one has leaves the line, or gives it back if it was granted meanwhile."""
+    """A cancelled waiter for a lock leaves the queue, or releases the lock if it was granted meanwhile."""
     asyncio.run(
         cancel_everywhere(how, lambda: scenario(d.aio), 2, lambda: nothing_is_left(d), lambda: held_by_another(d, "x")),
         debug=True,
@@ -265,7 +265,7 @@ def test_opening_is_cancelled_wherever_it_waits(tmp_path: Path, how: How) -> Non
 
 
 def test_stopped_twice(d: Dict) -> None:
-    """Who stops a candidate while another one does waits for the same end of the work, which has the lock until then;
+    """A second caller that stops a candidate waits for the same end of the work, which has the lock until then;
     what it raises then is kept."""
 
     async def main() -> None:

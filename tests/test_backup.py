@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from replidict import Backup, ClosedError, Options, ReplicatedDict, ReplidictError, StorageError
-from replidict.node import backup as backup_module
+from replidict.node import online_backup
 from replidict.server import scheduled_snapshots
 from replidict.storage import records, snapshot
 from replidict.storage.directory import FILE_NAME
@@ -256,7 +256,7 @@ def test_close_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, du
         except ClosedError as error:
             caught.append(error)
 
-    monkeypatch.setattr(backup_module, "_see_to_room", lambda _, needed: None if needed else wait_a_little())
+    monkeypatch.setattr(online_backup, "_see_to_room", lambda _, needed: None if needed else wait_a_little())
     thread = threading.Thread(target=make)
     thread.start()
     assert arrived.wait(30)
@@ -580,7 +580,7 @@ def test_forgotten_while_a_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest
         gc.collect()
 
     monkeypatch.setattr(snapshot, "COPY_BYTES", 1)
-    monkeypatch.setattr(backup_module, "_see_to_room", lambda _, needed: None if needed else collect())
+    monkeypatch.setattr(online_backup, "_see_to_room", lambda _, needed: None if needed else collect())
     gc.disable()
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from replidict.command.failures import told
+from replidict.command.exit_status import told
 from replidict.command.main import main
 from replidict.errors import (
     NotCommitted,

@@ -64,7 +64,7 @@ def test_increment(nodes: list[Dict]) -> None:
     assert json.loads(out(nodes[1], "increment", "n", "0.5", "--json")) == {"value": -1.5}
     nodes[0]["text"] = "5"
     refused = run(nodes[0], "increment", "text")
-    assert refused.exit_code == 1 and "'text' is no number" in refused.stderr
+    assert refused.exit_code == 1 and "'text' is not a number" in refused.stderr
     assert run(nodes[0], "increment", "n", "many").exit_code == 2
     assert run(nodes[0], "increment", "n", "True").exit_code == 2
     nodes[0].barrier()
@@ -174,10 +174,10 @@ def test_what_has_no_literal_is_shown(nodes: list[Dict]) -> None:
     nodes[0][KEY] = {1: 2}
     assert out(nodes[0], "get", KEY) == "{1: 2}\n"
     done = run(nodes[0], "get", KEY, "--json")
-    assert done.exit_code == 1 and "JSON can't say" in done.stderr and done.stdout == ""
+    assert done.exit_code == 1 and "JSON can't represent" in done.stderr and done.stdout == ""
     nodes[0][KEY] = float("nan")
     done = run(nodes[0], "get", KEY, "--json")
-    assert done.exit_code == 1 and "JSON can't say nan" in done.stderr and "Usage" not in done.stderr
+    assert done.exit_code == 1 and "JSON can't represent nan" in done.stderr and "Usage" not in done.stderr
     nodes[0][KEY] = "\ud800"
     assert out(nodes[0], "get", KEY) == "'\\ud800'\n"
 

@@ -472,7 +472,7 @@ def test_renewing_changes_no_revision() -> None:
 
 
 def test_asking_for_a_lock_renews_the_lease() -> None:
-    """Who asks for a lock is alive: the lease that the request hangs on lives for its whole ttl from then on."""
+    """Asking for a lock renews the lease that the request depends on: it lives for its whole ttl from then on."""
     log = Log()
     log.perform(cmd.OpenLease(1, 50))
     log.tick(40)

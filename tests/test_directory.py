@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from replidict import TLS, Options, ReplicatedDict, StorageError
-from replidict.command.security import _secret
+from replidict.command.security_options import _secret
 from replidict.raft import install_snapshot
 from replidict.security import security_for
 from tests.clusters import free_addresses, wait_until

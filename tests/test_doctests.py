@@ -1,15 +1,22 @@
-"""The docstrings of the public names: their examples run, and they explain each argument, result, error and field."""
+"""The docstrings of the public names: their examples run, and they explain each argument, result, error and field.
+
+Those of `replidict.aio` lean on the methods of the same names that threads call, so they say less.
+"""
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import doctest
 import inspect
+import io
+import pkgutil
 import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +25,8 @@ from typing import Any
 import pytest
 
 import replidict
-from replidict import ReplicatedDict
+from replidict import ReplicatedDict, aio
+from replidict.aio import async_dict, leadership, lease, lock, watch
 
 CLASSES = {name: each for name in replidict.__all__ if isinstance(each := getattr(replidict, name), type)}
 
@@ -153,3 +161,67 @@ def test_each_field_is_told(name: str) -> None:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             told.add(field.target.id)  # type: ignore[union-attr]
     assert [each for each in wanted if each not in told] == []
+
+
+# -- coroutines -----------------------------------------------------------------------------------------------------
+
+TWINS: list[tuple[type, type]] = [
+    (async_dict.AsyncDict, ReplicatedDict),
+    (leadership.Leadership, replidict.Leadership),
+    (lease.Lease, replidict.Lease),
+    (lock.Lock, replidict.Lock),
+    (watch.Watch, replidict.Watch),
+]
+"""The classes of `replidict.aio`, each with the one whose methods its docstrings lean on."""
+
+
+def aio_examples() -> Iterator[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for info in pkgutil.iter_modules(aio.__path__, "replidict.aio."):
+        yield from (test for test in finder.find(sys.modules[info.name]) if test.examples)
+
+
+@pytest.mark.parametrize("example", list(aio_examples()), ids=lambda example: example.name.removeprefix("replidict."))
+def test_an_example_with_await_runs(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of a docstring of `replidict.aio`, with a fresh dict `a`, gives what it shows."""
+    monkeypatch.chdir(tmp_path)
+
+    async def run() -> None:
+        async with aio.open("d") as a:
+            names = {"a": a, "replidict": replidict}
+            for each in example.examples:
+                code = compile(each.source, example.name, "single", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                with redirect_stdout(io.StringIO()) as said:
+                    waiting = eval(code, names)
+                    if inspect.iscoroutine(waiting):
+                        await waiting
+                assert said.getvalue() == each.want, each.source
+
+    asyncio.run(run())
+
+
+def test_the_examples_with_await_are_found() -> None:
+    """Every section "Example" in `replidict.aio` has lines that are run."""
+    shown = sum(
+        "Example:" in (ast.get_docstring(node) or "")
+        for path in Path(aio.__path__[0]).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert len(list(aio_examples())) == shown > 7
+
+
+@pytest.mark.parametrize(("kind", "twin"), TWINS, ids=lambda kind: kind.__name__)
+def test_a_coroutine_says_what_goes_in(kind: type, twin: type) -> None:
+    """The docstring of each public method of `replidict.aio` begins with a line of its own, and explains its
+    parameters, all and in order, or leaves that to the method of the same name and the same parameters."""
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        first = (method.__doc__ or "").split("\n\n")[0].strip()
+        assert re.fullmatch(r"[A-Z`(].*[.]", first), f"{name}: {first!r}"
+        explained = named_in(sections_of(method).get("Args", ""))
+        if explained or not hasattr(twin, name):
+            assert explained == arguments_of(method), name
+        else:
+            assert arguments_of(method) == arguments_of(getattr(twin, name)), name

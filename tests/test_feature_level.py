@@ -46,7 +46,7 @@ def alone(tmp_path: Path) -> Iterator[Dict]:
 
 
 def test_a_node_by_itself_has_the_highest_level_at_once(tmp_path: Path) -> None:
-    """Who has no other members need not wait for any, neither the first time nor after a restart."""
+    """A node without other members need not wait for any, neither the first time nor after a restart."""
     for _ in range(2):
         with ReplicatedDict[str, int](tmp_path) as d:
             d["k"] = 1

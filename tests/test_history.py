@@ -255,7 +255,7 @@ def test_what_nobody_reads_costs_no_more_than_the_bounds() -> None:
 
 
 def test_waiting_is_never_slow() -> None:
-    """Who waits for one key loses nothing, however often the others have filled the history meanwhile; nor does who has
+    """A watcher of one key loses nothing, however often the others have filled the history meanwhile; nor does who has
     read one change of it and takes its time."""
     world = World(10, 1 << 20, 1_000)
     waits, took = (Reader(world, Interest(key=frozenset(("k",))), 0) for _ in range(2))

@@ -132,7 +132,7 @@ def test_ints_of_any_size(opened: Opened) -> None:
     "value", [float("nan"), [float("-inf")], {1: "a"}, {(): 1}, [{"a": {2: 3}}]], ids=lambda v: type(v)
 )
 def test_what_json_cannot_say_is_refused(opened: Opened, value: Any) -> None:
-    """A value that JSON can't say is refused, not bent: no NaN as null, no number as text of a key."""
+    """A value that JSON can't represent is refused, not bent: no NaN as null, no number as text of a key."""
     d, client = opened
     d["k"] = value
     assert "read it with Python" in assert_problem(client.get("/kv/k"), "not-representable", 406)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict, ReplidictError, SecurityError
-from replidict.http import bodies, bulkheads, connection, server
+from replidict.http import bulkheads, connection_limits, request_bodies, server
 from replidict.http.app import asgi
 from replidict.http.problems import PROBLEMS, Problem
 from replidict.http.server import HttpServer, check_protected, listening, token_of
@@ -170,7 +170,7 @@ def test_a_percent_sign_that_begins_no_escape(opened: tuple[Dict, int], method: 
 @pytest.mark.parametrize("length", ["Content-Length: 0\r\n", ""])
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 204), ("DELETE", 204), ("PATCH", 405)])
 def test_a_body_that_is_announced_and_empty(opened: tuple[Dict, int], method: str, status: int, length: str) -> None:
-    """Who asks whether to send a body, and has none, is answered at once, and may go on on the same connection."""
+    """A client that asks whether to send a body, and has none, is answered at once, and may reuse the connection."""
     d, port = opened
     d["k"] = "v"
     with Client(port) as client:
@@ -186,10 +186,10 @@ def test_a_body_that_is_announced_and_empty(opened: tuple[Dict, int], method: st
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """All patience is a moment."""
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
-    monkeypatch.setattr(connection, "TAKING_SECONDS", 0.3)
-    monkeypatch.setattr(connection, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(bodies, "SECONDS", 0.3)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connection_limits, "TAKING_SECONDS", 0.3)
+    monkeypatch.setattr(connection_limits, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "SECONDS", 0.3)
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /kv/k HTTP/1.1\r\nHost: local", GET + b"GET"], ids=repr)
@@ -217,7 +217,7 @@ def test_slow_bodies(hurried: None, opened: tuple[Dict, int], head: bytes) -> No
 
 def test_a_body_in_drops(monkeypatch: pytest.MonkeyPatch, opened: tuple[Dict, int]) -> None:
     """The time for a body is for the whole of it: bytes now and then do not extend it."""
-    monkeypatch.setattr(bodies, "SECONDS", 0.5)
+    monkeypatch.setattr(request_bodies, "SECONDS", 0.5)
     _, port = opened
     with Client(port) as client:
         client.send(put("/kv/k", length=1_000_000))
@@ -297,7 +297,7 @@ def test_bodies_without_end(opened: tuple[Dict, int]) -> None:
 
 def test_bodies_together(monkeypatch: pytest.MonkeyPatch, opened: tuple[Dict, int]) -> None:
     """Bodies that together would hold too much memory are refused, and those that went before are taken."""
-    monkeypatch.setattr(bodies, "MIN_ROOM", 0)
+    monkeypatch.setattr(request_bodies, "MIN_ROOM", 0)
     d, _ = opened
     size = OPTIONS.max_value_bytes - 1000
     with serving(d) as (port, _), ExitStack() as stack:
@@ -384,8 +384,8 @@ def test_what_is_no_http(opened: tuple[Dict, int], sent: bytes) -> None:
 
 def test_too_many_connections(monkeypatch: pytest.MonkeyPatch, opened: tuple[Dict, int]) -> None:
     """Above the bound, a client is told so and let go of; far above it just ends; below it all go on."""
-    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 5)
-    monkeypatch.setattr(connection, "TURNED_AWAY", 2)
+    monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(connection_limits, "TURNED_AWAY", 2)
     _, port = opened
     with ExitStack() as stack:
         within = [stack.enter_context(Client(port)) for _ in range(5)]
@@ -469,7 +469,7 @@ def test_answers_do_not_wait_for_acknowledgements(tmp_path: Path) -> None:
         client.send(GET)
         assert client.problem() == "key-absent"
         [accepted] = served._server.server_state.connections
-        assert isinstance(accepted, connection.Connection)
+        assert isinstance(accepted, connection_limits.Connection)
         taken = accepted.transport.get_extra_info("socket")
         assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -644,7 +644,7 @@ def test_a_lane_is_bounded() -> None:
             await bulkhead.run(lambda _: work("above"), 30.0)
         go.set()
         assert (await first, await second) == ("first", "second")
-        with pytest.raises(Problem, match="not begun"):
+        with pytest.raises(Problem, match="did not begin"):
             await late
         assert await bulkhead.run(lambda left: work("again" if left > 29 else "late"), 30.0) == "again"
         bulkhead.close()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict
-from replidict.http import connection, event_stream, watches
+from replidict.http import connection_limits, event_stream, watches
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.clusters import Dict, wait_until
@@ -104,7 +104,7 @@ def test_changes_arrive_as_events(opened: tuple[Dict, int]) -> None:
         assert said[1]["events"] == [
             {"kind": "set", "key": "a", "value": [1, [2, "Mw=="]], "previous": "x"},
             {"kind": "set", "key": "ab", "value": [4], "previous": None},
-            {"kind": "set", "key": "ac", "value": None, "previous": None, "unshown": "JSON can't say this float"},
+            {"kind": "set", "key": "ac", "value": None, "previous": None, "unshown": "JSON can't represent this float"},
         ]
         said = source.event()
         assert said is not None
@@ -178,8 +178,8 @@ def test_who_takes_nothing_is_let_go_of_and_who_takes_stays(
     """A stream that a client does not read is cut in bounded time, and only one change is held for it; one that is read
     goes on, however old it is."""
     d, port = opened
-    monkeypatch.setattr(connection, "TAKING_SECONDS", 1.5)
-    monkeypatch.setattr(connection, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(connection_limits, "TAKING_SECONDS", 1.5)
+    monkeypatch.setattr(connection_limits, "CHECK_SECONDS", 0.1)
     with EventSource(port, "?prefix=k") as reader, EventSource(port, "?prefix=k") as idle:
         assert next(reader._lines) and next(idle._lines)
         number = 0

@@ -19,7 +19,7 @@ import pytest
 
 from replidict import NotCommitted, Options, ReplicatedDict, ReplidictError, log_writer
 from replidict.latch import Latch
-from replidict.node import futures, moments
+from replidict.node import consistent_reads, futures
 from replidict.own_threads import OwnThread
 from tests.clusters import Dict, cluster, free_addresses, wait_until
 
@@ -195,7 +195,7 @@ def test_a_finalizer_between_any_two_lines_of_the_nodes_thread(tmp_path: Path, f
 import sys, threading, replidict
 path, finalizer = sys.argv[1], compile(sys.argv[2], "finalizer", "exec")
 seen, locks, leases, errors = set(), [], [], []
-names = ("node/leases.py", "node/locks.py", "latch.py", "api/lock.py")
+names = ("node/held_leases.py", "node/lock_requests.py", "latch.py", "api/lock.py", "api/held_lock.py")
 def trace(frame, event, _):
     if not frame.f_code.co_filename.endswith(names):
         return trace
@@ -313,7 +313,7 @@ def test_the_nodes_own_thread_does_not_wait_for_keys_in_order(tmp_path: Path) ->
     """A page that is read in the node's own thread, while another thread puts all keys in order, has its keys."""
     with ReplicatedDict[Any, Any](tmp_path / "d") as d:
         d.update({"b": 2, "a": 1})
-        with moments._filling:
+        with consistent_reads._filling:
             assert in_the_nodes_thread(d, lambda: d.scan()) == [("a", 1), ("b", 2)]
 
 

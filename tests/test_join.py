@@ -163,7 +163,7 @@ def test_room_made_beforehand(tmp_path: Path) -> None:
 def test_what_can_not_be_added(tmp_path: Path) -> None:
     """Nobody is added off loopback in plain mode, nor to a dict without a network, nor under what is no address."""
     with cluster(tmp_path, 1) as nodes:
-        with pytest.raises(SecurityError, match="off loopback"):
+        with pytest.raises(SecurityError, match="not a loopback address"):
             nodes[0].add_peer("192.0.2.1:7000")
         with pytest.raises(ValueError, match="must end in a port"):
             nodes[0].add_peer("127.0.0.1")
@@ -296,7 +296,7 @@ def test_who_was_away_stops_nobody(tmp_path: Path, mode: Mode, certificates: Cer
 
 
 def test_a_founder_does_not_join(tmp_path: Path) -> None:
-    """Who comes under the address of a founder that was never seen, or of the leader, is not taken for that one."""
+    """A node that comes under the address of a founder that was never seen, or of the leader, is not taken for it."""
     addresses = free_addresses(3)
     with ExitStack() as stack:
         nodes = [stack.enter_context(open_member(tmp_path, addresses, number)) for number in (0, 1)]
@@ -322,7 +322,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
         ({"join": one.replace("127.0.0.1", "localhost"), "address": one}, "own address"),
         ({"join": one, "address": two, "peers": ["127.0.0.1:9"]}, "give one of them"),
         ({"join": "127.0.0.1", "address": two}, "join: bad address"),
-        ({"join": 7000, "address": two}, "join: 7000 is no address"),
+        ({"join": 7000, "address": two}, "join: 7000 is not an address"),
         ({"voter": False, "address": two}, "give join="),
         ({"voter": 1, "join": one, "address": two}, "must be True or False"),
     ]
@@ -334,7 +334,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_other_credentials(tmp_path: Path, mode: Mode, certificates: Certificates) -> None:
-    """Who has another secret, or is in another mode, is told at once what must be the same."""
+    """A node with another secret, or in another mode, is told at once what must be the same."""
     (address,) = free_addresses(1)
     with cluster(tmp_path, 1, **given(mode, certificates)) as nodes:
         for other in MODES:
@@ -375,7 +375,7 @@ def test_nobody_to_ask(tmp_path: Path) -> None:
     with answering(None) as silent, pytest.raises(NotCommitted, match="nothing heard within"):
         joining(tmp_path, one, silent, timeout=1)
     http = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    with answering(http) as other, pytest.raises(ReplidictError, match="is no replidict node"):
+    with answering(http) as other, pytest.raises(ReplidictError, match="is not a replidict node"):
         joining(tmp_path, one, other)
 
 
@@ -487,7 +487,7 @@ def test_stopped_while_it_changes_the_members(tmp_path: Path, removed: bool) -> 
             leader.remove_peer(address_of(asked), timeout=30)
         else:
             asked.close()
-        with pytest.raises(OutcomeUnknown, match=f"adding {newcomer}: this node has stopped .* may or may not be made"):
+        with pytest.raises(OutcomeUnknown, match=f"adding {newcomer}: this node stopped .* may or may not be made"):
             change.result(60)
 
 

@@ -16,7 +16,7 @@ from replidict.machine.changes import Item
 from replidict.machine.codec import encode, encode_key
 from replidict.machine.key_index import KeyIndex
 from replidict.machine.state_machine import StateMachine
-from replidict.node.moments import keys_in_order, pairs_in_order, within_a_step
+from replidict.node.consistent_reads import keys_in_order, pairs_in_order, within_a_step
 from tests.clusters import Dict
 from tests.test_dict import QUICK
 from tests.test_transactions_machine import do, opened, put

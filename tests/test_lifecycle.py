@@ -278,7 +278,7 @@ def test_close_while_others_read(d: Dict) -> None:
 
 
 def test_waiters_are_told_of_a_close(tmp_path: Path) -> None:
-    """Who waits for a majority that is not there is told at once when the dict is closed under it."""
+    """A call that waits for a missing majority is told at once when the dict is closed."""
     with _without_quorum(tmp_path, timeout=60) as lone:
         ends: list[type[BaseException] | None] = []
         calls = [WRITES["set"], READS["barrier"], READS["get, linearizable"], WRITES["popitem"]]

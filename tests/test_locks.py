@@ -59,7 +59,7 @@ def test_one_holder_at_a_time(nodes: list[Dict]) -> None:
 
 
 def test_first_come_first_served(nodes: list[Dict]) -> None:
-    """Who waits gets the lock in the order in which they came, on whichever node; each hand-over is one command."""
+    """Waiters get the lock in the order in which they came, on whichever node; each hand-over is one command."""
     order: list[int] = []
     first = nodes[0].lock("line")
     assert first.acquire()
@@ -118,7 +118,7 @@ def test_a_lock_has_a_face(d: Dict) -> None:
     assert d.locks() == ()
     with pytest.raises(RuntimeError):
         lock.release()
-    with pytest.raises(LockLost, match="given back"):
+    with pytest.raises(LockLost, match="released"):
         held.check()
 
 

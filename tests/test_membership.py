@@ -181,7 +181,7 @@ def test_the_configuration_says_who_is_at_an_address(tmp_path: Path) -> None:
 
 
 def test_members_after_a_restart(tmp_path: Path) -> None:
-    """Who was removed stays removed when all are started again, whatever peers= says; the difference is logged."""
+    """A removed member stays removed when all are started again, whatever peers= says; the difference is logged."""
     with cluster(tmp_path) as nodes:
         where = addresses(nodes)
         leaver = where.index(str(follower_of(nodes).status().address))

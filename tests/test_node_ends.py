@@ -64,7 +64,7 @@ def test_what_is_raised_in_apply_ends_the_node(tmp_path: Path, error: type[BaseE
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_what_is_raised_in_a_call_ends_the_node(tmp_path: Path, error: type[BaseException]) -> None:
-    """Who waits for something that the node's thread was asked to do is told as well."""
+    """A thread that waits for a call of the node's thread is told as well."""
     d = ReplicatedDict[str, int](tmp_path)
 
     def fail() -> None:

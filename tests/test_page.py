@@ -17,8 +17,8 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from replidict import ReplicatedDict
-from replidict.http import asgi, live
-from replidict.http.live import Live
+from replidict.http import asgi, status_stream
+from replidict.http.status_stream import Live
 from tests.clusters import Dict, cluster, leader_of, wait_until
 from tests.http_support import assert_problem, store
 from tests.test_http_server import OPTIONS, request, serving
@@ -148,8 +148,8 @@ def test_there_is_one_look_for_all_and_none_for_nobody(
     """Ten streams cost what one does; when the last one ends, the node is not looked at any more."""
     d, port = opened
     looked: list[float] = []
-    monkeypatch.setattr(live, "EVERY", 0.05)
-    monkeypatch.setattr(live, "GLANCE", 0.01)
+    monkeypatch.setattr(status_stream, "EVERY", 0.05)
+    monkeypatch.setattr(status_stream, "GLANCE", 0.01)
     said = Live._said
 
     def counted(self: Live) -> str:
@@ -181,8 +181,8 @@ def test_there_is_one_look_for_all_and_none_for_nobody(
 def test_a_slow_page_skips_and_too_many_are_told_so(opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream holds one look, the newest; one stream more than there may be is refused, HEAD is not one."""
     d, port = opened
-    monkeypatch.setattr(live, "MAX_LOOKING", 1)
-    held = live._Looks(Live(d), asyncio.Event())
+    monkeypatch.setattr(status_stream, "MAX_LOOKING", 1)
+    held = status_stream._Looks(Live(d), asyncio.Event())
     held.hear("old")
     held.hear("new")
     assert (held.next(), held.next()) == ("new", "")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from replidict.command.main import main
-from replidict.http.arguments import LIMIT, MAX_LIMIT, MAX_TIMEOUT, TIMEOUT
-from replidict.http.bodies import SECONDS
-from replidict.http.connection import HEAD_SECONDS, TAKING_SECONDS
+from replidict.http.connection_limits import HEAD_SECONDS, TAKING_SECONDS
 from replidict.http.metrics import ROUTES
 from replidict.http.problems import PROBLEMS
+from replidict.http.request_bodies import SECONDS
+from replidict.http.request_parameters import LIMIT, MAX_LIMIT, MAX_TIMEOUT, TIMEOUT
 from replidict.http.server import KEEP_ALIVE_SECONDS
 from tests.console import check, form, steps_of
 from tests.serving import ROOT

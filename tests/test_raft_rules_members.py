@@ -206,7 +206,7 @@ def test_a_follower_asks_the_leader() -> None:
 
 
 def test_a_follower_is_asked() -> None:
-    """Who does not lead says so at once."""
+    """A node that does not lead says so at once."""
     with a_node(term=5) as a:
         request = ChangeRequest(5, 7, AddMember("d:1", True))
         said = a.hear(a.reconfiguration.on_change_request, "b", request)

@@ -13,7 +13,7 @@ from replidict.protocol.peer_messages import (
     ReadIndexRequest,
     TimeoutNow,
 )
-from replidict.raft.freshness import CLOCK_DRIFT
+from replidict.raft.bounded_staleness import CLOCK_DRIFT
 from replidict.raft.leader_calls import LeaderCalls
 from tests.raft_parts import TIMEOUT, Parts, a_node
 
@@ -151,7 +151,7 @@ def test_transfer(log: str, acknowledged: int, told: bool) -> None:
 
 
 def test_transfer_to_nobody() -> None:
-    """Who is not connected, is no voter, or is asked of a follower, can't take over."""
+    """A node that is not connected, or is no voter, can't take over; nor can any if a follower is asked."""
     with a_node("11") as a:
         assert not a.transfer.begin("b:1"), "it does not lead"
         leading(a)
@@ -181,7 +181,7 @@ def test_a_follower_asks_the_leader() -> None:
 
 
 def test_a_follower_is_asked() -> None:
-    """Who does not lead says so at once."""
+    """A node that does not lead says so at once."""
     with a_node("11", term=5) as a:
         said = a.hear(a.read_index.on_read_index_request, "b", ReadIndexRequest(5, 7))
         assert said == [ReadIndexReply(5, 7, None)]

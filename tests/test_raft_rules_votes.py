@@ -1,4 +1,4 @@
-"""Who gets a vote, and who leads, as tables (Raft 5.2, 5.4.1, figure 2 and 7; thesis 4.2.3, 6.4.1, 9.6)."""
+"""Votes and leaders, as tables (Raft 5.2, 5.4.1, figure 2 and 7; thesis 4.2.3, 6.4.1, 9.6)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def in_child(body: Any) -> str:
 
 
 def test_two_of_one_process(tmp_path: Path) -> None:
-    """Who comes second attaches to the first; each reads its own writes at once, and after a barrier all others'."""
+    """The second process attaches to the first; each reads its own writes at once, and after a barrier all others'."""
     with opened(tmp_path / "d") as host, opened(tmp_path / "d") as other:
         assert (host.status().sharing, other.status().sharing) == ("host", "attached")
         other["b"] = [1]

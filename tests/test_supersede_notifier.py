@@ -178,7 +178,7 @@ def test_a_recovery_that_was_a_mistake_is_taken_back(tmp_path: Path, stack: Exit
 def test_another_cluster_at_an_old_address_is_left_alone(
     tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who has taken over an old member's address is none: it is asked who it is once, and goes on."""
+    """A node that took over an old member's address is not that member: it is asked once who it is, and goes on."""
     old = Old(tmp_path, stack)
     assert recover(tmp_path / "n0", "--yes").exit_code == 0
     caplog.set_level(logging.INFO)
@@ -261,7 +261,7 @@ def test_ever_other_words_are_one_line(tmp_path: Path, caplog: pytest.LogCapture
                         Done,
                     )
 
-            refused("no address|bad address", "h:1\nforged")
+            refused("not an address|bad address", "h:1\nforged")
             refused("32 hexadecimal digits", "h", "forged")
             for number in range(20):
                 refused("recovered on 2026-01-01T00:00:00 from.*the old cluster lives", f"h{number}")
@@ -400,7 +400,7 @@ def test_an_election_in_a_cluster_that_lives_goes_on() -> None:
 
 
 def test_a_leader_in_between_begins_the_wait_anew() -> None:
-    """Who is without a leader twice, told all the while, does not stop before the second time was long enough."""
+    """A node without a leader twice, told all the while, does not stop before the second time was long enough."""
     with new_cluster(6, 5, Options()) as cluster:
         cluster.start()
         cluster.machines["n1:7000"].crash()

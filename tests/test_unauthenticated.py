@@ -1,4 +1,4 @@
-"""Who calls a node and does not belong: nobody gets in, nobody is disturbed, and few lines are logged."""
+"""Unauthenticated connections: none gets in, none disturbs the members, and few lines are logged."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_thousand_idle_connections(net: Net, mode: Mode, caplog: pytest.LogCap
 
 
 def test_many_names_are_one_line(net: Net, caplog: pytest.LogCaptureFixture) -> None:
-    """Who calls under one invented address after another, and proves none, gets one line in the log, not one each."""
+    """A caller with one invented address after another, none of them proved, gets one line in the log, not one each."""
     host = net.mesh(2, "secret")[0]
     caplog.clear()
     with Stranger(host) as stranger:
@@ -350,7 +350,7 @@ def test_who_is_no_member_says_who_is(net: Net, mode: Mode) -> None:
 
 @pytest.mark.parametrize("what", ["secret", "another cluster"])
 def test_farewell_is_for_the_proven(net: Net, what: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Who has another secret, or is of another cluster, is told nothing of the members."""
+    """A caller with another secret, or of another cluster, is told nothing of the members."""
     peers = addresses(2)
     asked = []
     host = net.host(peers[0], [], net.certificates.security("secret"), farewell=lambda: asked.append(1))

@@ -1,4 +1,4 @@
-"""The seam to uvicorn: what `http/connection.py` uses of it, and uvicorn does not promise."""
+"""The seam to uvicorn: what `http/connection_limits.py` uses of it, and uvicorn does not promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from replidict.http import connection
+from replidict.http import connection_limits
 
 PARAMETERS = {
     "connection_made": ["self", "transport"],
@@ -46,12 +46,12 @@ def assigned_in(kind: type[object]) -> set[str]:
 
 
 def used() -> str:
-    return Path(connection.__file__).read_text()
+    return Path(connection_limits.__file__).read_text()
 
 
 def test_every_attribute_is_one_that_uvicorn_has() -> None:
     """Each attribute of a connection that this project reads is its own, or one that uvicorn gives it."""
-    ours = assigned_in(connection.Connection) | set(vars(connection.Connection))
+    ours = assigned_in(connection_limits.Connection) | set(vars(connection_limits.Connection))
     theirs = attributes_of(used(), "self") - ours
     assert {"transport", "loop", "config", "cycle", "connections", "flow", "timeout_keep_alive_task"} <= theirs
     assert theirs - assigned_in(H11Protocol) - set(dir(H11Protocol)) == set()

@@ -24,7 +24,7 @@ from replidict import (
     ReplicatedDict,
     Watch,
 )
-from replidict.api.changes import ANY
+from replidict.api.watched_changes import ANY
 from tests.clusters import Dict, alone, cluster, credentials, host_of, leader_of, wait_until
 
 PATIENCE = 60.0  # seconds

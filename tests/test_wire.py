@@ -533,7 +533,7 @@ def test_a_client_may_insist_on_a_cluster(mode: Mode, certificates: Certificates
 
 
 def test_half_a_client_is_refused(certificates: Certificates) -> None:
-    """Who gives a node id and no address is neither a node nor a client; and no client answers calls."""
+    """A caller with a node id and no address is neither a node nor a client; and no client answers calls."""
     security = certificates.security("plain")
     refused(RawClient(security, node_id="n"), End(LOW, security, called=None), "address")
     client = RawClient(security)

@@ -1,4 +1,4 @@
-"""The face of the dict for coroutines of asyncio."""
+"""The asyncio interface of the dict."""
 
 from replidict.aio.async_dict import AsyncDict
 from replidict.aio.leadership import Leadership

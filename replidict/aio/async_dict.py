@@ -1,4 +1,4 @@
-"""A dict for coroutines: the same as `ReplicatedDict`, and what waits there is awaited here."""
+"""`AsyncDict`: the methods of `ReplicatedDict` as coroutines."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from replidict.aio.coordination import Coordination
 from replidict.aio.watch import Watch
 from replidict.aio.writing import Writing
 from replidict.api.attempts import Attempts, Body
-from replidict.api.changes import ANY
 from replidict.api.commit import conflict
-from replidict.api.inside import Inside
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
+from replidict.api.internals import Inside
 from replidict.api.modifiers import fence_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction_view import Transaction
 from replidict.api.views import Values, Versioned
+from replidict.api.watched_changes import ANY
 from replidict.errors import ReadTimeout, ReplidictError, TransactionConflict
-from replidict.node.backup import Backup
 from replidict.node.call_arguments import seconds_of
+from replidict.node.online_backup import Backup
 from replidict.status import Member, Status
 
 K = TypeVar("K", bound=Hashable)
@@ -44,7 +44,7 @@ Returned = TypeVar("Returned")
 
 
 class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K], Generic[K, V]):
-    """The same dict for coroutines: `d.aio`, or what `replidict.aio.open` gives. `sync` is the `ReplicatedDict`.
+    """The coroutine interface of a dict: `d.aio`, or what `replidict.aio.open` returns. `sync` is the `ReplicatedDict`.
 
     What may wait is a coroutine, and needs no thread; arguments, results and errors are those of the methods of
     `ReplicatedDict` with the same names. Plain reads are of memory and need no `await`: `a[k]`, `k in a`, `len(a)`,
@@ -103,7 +103,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         return self.sync.revision
 
     def status(self) -> Status:
-        """What this node knows of itself and its cluster. Answers on a closed dict, too."""
+        """What this node knows of itself and its cluster. It works on a closed dict, too."""
         return self.sync.status()
 
     def on_stop(self, callback: Callable[[ReplidictError], object]) -> None:
@@ -190,10 +190,13 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
             manager, for the event loop in which it was made.
 
         Example:
-            async with a.watch(prefix="settings/", snapshot=True) as changes:
-                async for change in changes:
-                    for event in change.events:
-                        print(event.kind, event.key, event.value)
+            >>> await a.set("settings/theme", "dark")
+            1
+            >>> async with a.watch(prefix="settings/", snapshot=True) as changes:
+            ...     async for change in changes:
+            ...         print(change.kind, [(event.key, event.value) for event in change.events])
+            ...         break
+            snapshot [('settings/theme', 'dark')]
         """
         return Watch(self._calls, key, prefix, after, snapshot, resync)
 
@@ -209,9 +212,12 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         cancelled, nothing is written; if the leaving is, the writes are not taken back.
 
         Example:
-            async with a.transaction() as t:
-                t["alice"] -= 10
-                t["bob"] += 10
+            >>> await a.update(alice=50, bob=0)
+            >>> async with a.transaction() as t:
+            ...     t["alice"] -= 10
+            ...     t["bob"] += 10
+            >>> a["alice"], a["bob"]
+            (40, 10)
         """
         inside, calls = self._calls.inside, self._calls
         seconds = inside.seconds(timeout)
@@ -257,10 +263,13 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         cancelled in the body, nothing is written; when the body has ended, the writes are not taken back.
 
         Example:
-            async def rename(t, old, new):
-                t[new] = t.pop(old)
-
-            await a.transact(rename, "draft", "final")
+            >>> async def rename(t, old, new):
+            ...     t[new] = t.pop(old)
+            >>> await a.set("draft", "text")
+            1
+            >>> await a.transact(rename, "draft", "final")
+            >>> a["final"]
+            'text'
         """
         inside, calls = self._calls.inside, self._calls
         tries = Attempts(inside.node, inside.seconds(timeout), attempts)
@@ -284,8 +293,11 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
     # -- the node and its cluster -------------------------------------------------------------------------------------
 
     async def members(self) -> tuple[Member, ...]:
-        """Everybody in the cluster; see `ReplicatedDict.members`. It and the next ones use a thread while they last,
-        and end, when they are cancelled, as they would have ended; then `CancelledError` passes."""
+        """The members of the cluster; see `ReplicatedDict.members`.
+
+        This call and the following ones run in a thread. A cancelled one ends first, as it would have ended without;
+        then `CancelledError` is raised.
+        """
         return await in_thread(self.sync.members)
 
     async def add_peer(self, address: str, *, voter: bool = True, timeout: float | None = None) -> None:
@@ -305,7 +317,7 @@ class AsyncDict(Writing[K, V], Coordination[K, V], Collection[K], Reversible[K],
         return await in_thread(lambda: self.sync.backup(path))
 
     async def close(self) -> None:
-        """Stop this node and let go of its files and address. Idempotent. Whoever awaits something gets an error.
+        """Stop this node and release its files and address. Idempotent. Calls that are waiting get an error.
 
         If this is cancelled, it closes all the same, and then `CancelledError` passes.
         """

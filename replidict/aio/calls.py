@@ -1,11 +1,11 @@
-"""How a coroutine has something done by the node and waits for it, as `node.blocking_calls` has it for threads.
+"""How a coroutine submits a write or a linearizable read and waits for it, as `node.blocking_calls` does for threads.
 
 Rules kept here:
 
-1. A caller that is cancelled is done at once, and `CancelledError` passes.
-2. A write that nobody waits for any more is not taken back: it is applied, or given up when its time is over.
-3. What can't be had without a thread has one of its own, and is waited for even by those who are cancelled: so nothing
-   goes on behind the back of its caller.
+1. A cancelled call stops waiting at once, and `CancelledError` propagates.
+2. A write whose caller was cancelled is not taken back: it is applied, or given up when its time is over.
+3. A call that needs a thread gets one of its own. It waits for that thread even when it is cancelled, so that nothing
+   goes on after the call has ended.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from replidict.aio.inbox import Bell, Inbox
-from replidict.api.inside import Inside
-from replidict.api.lock import Held, check_given_back, send_back
+from replidict.api.held_lock import Held, check_given_back, send_back
+from replidict.api.internals import Inside
 from replidict.errors import NotCommitted, ReplidictError, raise_anew
 from replidict.machine import commands as cmd
 from replidict.monotonic_clock import clock
@@ -36,7 +36,7 @@ Returned = TypeVar("Returned")
 
 
 class Calls(Generic[K, V]):
-    """Those of one dict, from any number of event loops."""
+    """Makes the calls of one dict, from any number of event loops."""
 
     def __init__(self, inside: Inside[K, V]) -> None:
         self.inside = inside
@@ -115,7 +115,7 @@ class Calls(Generic[K, V]):
 
 
 async def in_thread(function: Callable[[], Returned]) -> Returned:
-    """What a function gives that has to wait in a thread (rule 3)."""
+    """Return what a blocking function returns, called in a thread of its own (rule 3)."""
     outcome: Future[Returned] = Future()
 
     def run() -> None:
@@ -136,8 +136,8 @@ async def in_thread(function: Callable[[], Returned]) -> Returned:
 
 
 async def ended(future: asyncio.Future[Any], seconds: float | None = None) -> None:
-    """Wait for the end of what must not be left behind, for so many seconds at most. A caller that is cancelled
-    meanwhile, however often, gets `CancelledError` then."""
+    """Wait for the end of work that must not outlive its caller, for `seconds` at most. If the caller is cancelled
+    meanwhile, however often, `CancelledError` is raised afterwards."""
     deadline = None if seconds is None else clock() + seconds
     cancelled: CancelledError | None = None
     while not future.done():

@@ -1,4 +1,4 @@
-"""What a dict for coroutines offers beside the map: leases, locks, leaders."""
+"""The coroutine methods for leases, locks, semaphores and leadership."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from replidict.aio.calls import Calls
 from replidict.aio.leadership import Leadership
 from replidict.aio.lease import Granting
 from replidict.aio.lock import Lock
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
+from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.api.replicated_dict import ReplicatedDict
-from replidict.api.wanted import wanted_lock, wanted_permit
 from replidict.errors import raise_anew
 from replidict.node.call_arguments import ttl_of
 from replidict.status import LockInfo
@@ -34,8 +34,11 @@ class Coordination(Generic[K, V]):
             that is cancelled, the lease is given back.
 
         Example:
-            async with a.lease(ttl=5) as lease:
-                await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+            >>> async with a.lease(ttl=5) as lease:
+            ...     await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+            1
+            >>> "workers/7" in a
+            False
         """
         return Granting(self._calls, ttl_of(ttl))
 
@@ -43,8 +46,9 @@ class Coordination(Generic[K, V]):
         """A lock that one process of the cluster has at a time; see `ReplicatedDict.lock` for arguments and errors.
 
         Example:
-            async with a.lock("report") as held:
-                await a.set("report/total", await total(), fence=held)
+            >>> async with a.lock("report") as held:
+            ...     await a.set("report/total", 17, fence=held)
+            1
         """
         return Lock(self._calls, wanted_lock(name, ttl, shared, info))
 
@@ -53,7 +57,7 @@ class Coordination(Generic[K, V]):
         return Lock(self._calls, wanted_permit(name, permits, ttl, info))
 
     def locks(self) -> tuple[LockInfo, ...]:
-        """Who holds a lock or a permit, as this node's copy says; `await barrier()` first, for all."""
+        """The holders of all locks and permits, in this node's copy; `await barrier()` first to include every grant."""
         return self.sync.locks()
 
     async def break_lock(self, name: str, *, token: int) -> bool:
@@ -82,8 +86,12 @@ class Coordination(Generic[K, V]):
             The candidacy, with `is_leader`, `error`, `stop` and `wait`, and an asynchronous context manager.
 
         Example:
-            async with a.run_as_leader("sweeper", sweep):
-                await serve()
+            >>> async def sweep(held):
+            ...     await a.set("swept", True, fence=held)
+            >>> async with a.run_as_leader("sweeper", sweep) as candidate:
+            ...     await candidate.wait()
+            >>> a["swept"]
+            True
         """
         if not callable(work):
             raise ValueError(f"work={work!r}: must be a coroutine function that takes what is held")
@@ -92,5 +100,5 @@ class Coordination(Generic[K, V]):
         return Leadership(self._calls, wanted_lock(name, ttl, False, info), work)
 
     def leader(self, name: str) -> LockInfo | None:
-        """Who leads `name`, as this node's copy says; None: nobody."""
+        """The leader of `name`, in this node's copy; None if there is none."""
         return self.sync.leader(name)

@@ -1,12 +1,13 @@
-"""How the answers of a node reach the coroutines of an event loop.
+"""How a node's answers are delivered to an event loop: one wake-up for all answers of a step.
 
 Rules kept here:
 
-1. There is no thread: whoever has an answer puts it into the inbox of the loop that waits for it, and goes on.
-2. All answers of a step reach a loop by one `call_soon_threadsafe`, when the step is over.
-3. A loop has other work: it hears of so many answers at most, and then of the rest in its next round.
-4. Inboxes keep no loop alive. What comes for one that is closed is dropped.
-5. There is no lock: a signal handler or a finalizer may ring as well.
+1. There is no thread: the node's thread puts an answer into the inbox of the loop that waits for it, and goes on.
+2. All answers of a step reach a loop by one `call_soon_threadsafe`, at the end of the step.
+3. A loop handles a limited number of answers in one iteration, and the rest in the next ones, so that other work goes
+   on.
+4. An inbox does not keep its loop alive. What arrives for a closed loop is dropped.
+5. There is no lock, so a signal handler or a finalizer may ring a bell as well.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AT_ONCE = 64
 
 
 class Inbox:
-    """That of one loop, for the answers of one node."""
+    """Delivers the answers of one node to one event loop."""
 
     def __init__(self, loop: AbstractEventLoop, step_end: StepEnd) -> None:
         self._loop = weakref.ref(loop)
@@ -73,7 +74,7 @@ class Inbox:
 
 
 class Bell:
-    """What one coroutine waits for, again and again."""
+    """What a coroutine waits on; it can be rung and waited on repeatedly."""
 
     __slots__ = ("_inbox", "_waiting", "rung")
 
@@ -89,7 +90,7 @@ class Bell:
         self._inbox.put(self)
 
     def hear(self) -> None:
-        """Wake the waiter, unless what has rung was heard before without waiting. In the loop."""
+        """Wake the waiter, unless the ring was noticed before without waiting. In the loop."""
         if self.rung:
             self._wake()
 
@@ -99,12 +100,12 @@ class Bell:
             waiting.set_result(None)
 
     def forget(self) -> None:
-        """The loop is closed. A coroutine that waits never goes on, and must not be kept alive by this: it ends when
-        it is freed, and lets go of what it has asked for."""
+        """The loop is closed. The waiter never goes on, and this must not keep it alive: when it is freed, it releases
+        what it has asked for."""
         self._waiting = None
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it rings, for so many seconds at most. Returns whether it did."""
+        """Wait until it rings, for `seconds` at most. Returns whether it rang."""
         if not self.rung:
             loop = asyncio.get_running_loop()
             if self._inbox.loop is not loop:

@@ -1,4 +1,4 @@
-"""Work of coroutines that runs in one process of the cluster at a time."""
+"""Leadership for coroutines: work that runs in one process of the cluster at a time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, Self
 from replidict.aio.calls import Calls, ended
 from replidict.aio.inbox import Bell
 from replidict.aio.lock import obtain
+from replidict.api.held_lock import Held, is_held
 from replidict.api.leadership import LONGEST_PAUSE, SHORTEST_PAUSE
-from replidict.api.lock import Held
 from replidict.errors import LockLost, ReplidictError
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 
 logger = logging.getLogger(__name__)
 
 
 class Leadership:
-    """One candidate: a task that waits for the lock of this name, and runs `work(held)` while it has it.
+    """One candidate: a task that waits for the lock of its name, and runs `work(held)` while it holds the lock.
 
     When the lock is lost, the work is cancelled, and this candidate stands again once the work has ended. When the work
     returns although the lock is held, it is done: the lock is given back, and this candidate does not stand again. When
@@ -39,17 +39,10 @@ class Leadership:
     @property
     def is_leader(self) -> bool:
         """Whether this candidate has the lock, and has not lost it."""
-        held = self._held
-        if held is None:
-            return False
-        try:
-            held.check()
-        except ReplidictError:
-            return False
-        return True
+        return is_held(self._held)
 
     async def stop(self) -> None:
-        """Stand no more. The work, if it runs, is cancelled, and waited for, and the lock is given back.
+        """Withdraw the candidate. Running work is cancelled and waited for, and the lock is released.
 
         After the dict's timeout the lock is given back all the same: what still runs then has lost it. Idempotent.
         """
@@ -57,7 +50,7 @@ class Leadership:
         await ended(self._task)
 
     async def wait(self) -> None:
-        """Wait until this candidate stands no more: its work is done, it was stopped, or the dict is closed."""
+        """Wait until this candidacy is over: its work is done, it was stopped, or the dict is closed."""
         await asyncio.wait([self._task])
 
     async def __aenter__(self) -> Self:

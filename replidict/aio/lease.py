@@ -1,4 +1,4 @@
-"""Leases for coroutines."""
+"""A lease with coroutine methods."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any, Self
 from replidict.aio.calls import Calls
 from replidict.api.lease import GrantedLease, not_granted
 from replidict.errors import raise_anew
-from replidict.node.leases import HeldLease
+from replidict.node.held_leases import HeldLease
 from replidict.node.proposals import result_of
 
 
 class Lease(GrantedLease):
-    """A promise that this process is alive, as `replidict.Lease`, which a coroutine ends.
+    """A lease whose methods that end it are coroutines; see `replidict.Lease`.
 
     Example:
-        >>> async with a.lease(ttl=5) as lease:  # doctest: +SKIP
-        ...     await a.set("workers/7", "10.0.0.7:8000", lease=lease)
+        >>> lease = await a.lease(ttl=5)
+        >>> await lease.revoke()
+        >>> lease.lost.is_set()
+        True
     """
 
     def __init__(self, calls: Calls[Any, Any], held: HeldLease) -> None:
@@ -42,7 +44,7 @@ class Lease(GrantedLease):
 
 
 class Granting:
-    """A lease that is asked for: `await` this, or enter it by `async with`, which revokes the lease at its end.
+    """A lease that was requested: `await` it, or use it in `async with`, which revokes the lease at the end.
 
     Nothing is asked for before. If it is cancelled meanwhile, the lease is given back.
     """

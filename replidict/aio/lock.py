@@ -1,4 +1,4 @@
-"""Locks and semaphores for coroutines."""
+"""Locks and semaphores with coroutine methods."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 from replidict.aio.calls import Calls
 from replidict.aio.inbox import Bell
-from replidict.api.lock import Held, NotHeldError, is_taken, not_obtained, obtaining, seconds_for
+from replidict.api.held_lock import Held
+from replidict.api.lock import NotHeldError
+from replidict.api.lock_waiting import is_taken, not_obtained, obtaining, seconds_for
 from replidict.errors import ReplidictError
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
 
 
 async def obtain(node: Node, bell: Bell, wanted: Wanted, seconds: float | None, *, wait: bool = True) -> Held | None:
-    """Ask for a lock and wait until it is granted: see `api.lock.obtaining`."""
+    """Ask for a lock and wait until it is granted: see `api.lock_waiting.obtaining`."""
     waits = obtaining(node, wanted, seconds, wait, bell.ring)
     try:
         left = next(waits)
@@ -27,15 +29,17 @@ async def obtain(node: Node, bell: Bell, wanted: Wanted, seconds: float | None, 
 
 
 class Lock:
-    """A lock of the whole cluster, or a number of permits, with the protocol of `asyncio.Lock`.
+    """A lock of the whole cluster, or a semaphore, with the protocol of `asyncio.Lock`.
 
     `async with lock as held:` raises `LockTimeout` if it is not obtained within the dict's timeout; the block is never
     entered without the lock. If the block ends without an error and the lock was lost meanwhile, `LockLost` is raised.
     Any number of tasks and event loops may use one object: whoever comes while it is held stands in line.
 
     Example:
-        >>> async with a.lock("report") as held:  # doctest: +SKIP
-        ...     await a.set("report/total", await total(), fence=held)
+        >>> lock = a.lock("report")
+        >>> await lock.acquire(timeout=5)
+        True
+        >>> await lock.release()
     """
 
     def __init__(self, calls: Calls[Any, Any], wanted: Wanted) -> None:
@@ -49,7 +53,7 @@ class Lock:
 
     @property
     def held(self) -> Held | None:
-        """What this task acquired last, or any, if it has nothing."""
+        """What this task acquired last or, if it has nothing, any task."""
         held = [held for _, held in list(self._all.values())]
         mine = [held for task, held in list(self._all.values()) if task == _task()]
         return next(reversed(mine or held), None)
@@ -97,7 +101,7 @@ class Lock:
         await self._calls.give_back(held)
 
     def locked(self) -> bool:
-        """Whether it is held by anybody in the cluster, or no permit is free, as this node's copy says."""
+        """Whether anybody in the cluster holds it (or no permit is free), in this node's copy."""
         return is_taken(self._calls.inside.node, self._wanted)
 
     async def __aenter__(self) -> Held:

@@ -1,4 +1,4 @@
-"""Opening a dict for coroutines."""
+"""`replidict.aio.open`: opens a dict without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -64,8 +64,10 @@ def open(*args: Any, **arguments: Any) -> Opening[Any, Any]:
             on entering.
 
     Example:
-        async with replidict.aio.open("data") as a:
-            await a.set("greeting", "hello")
-            print(a["greeting"])
+        >>> async with replidict.aio.open("data") as other:
+        ...     await other.set("greeting", "hello")
+        ...     print(other["greeting"])
+        1
+        hello
     """
     return Opening(lambda: ReplicatedDict(*args, **arguments))

@@ -1,4 +1,4 @@
-"""Watches for coroutines."""
+"""A watch as an asynchronous iterator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Any, Generic, Self, TypeVar
 
 from replidict.aio.calls import Calls
-from replidict.api.changes import Change, Changes, interest_in, revision_after
+from replidict.api.watched_changes import Change, Changes, interest_in, revision_after
 from replidict.call import Call
 from replidict.errors import ClosedError
 from replidict.node.call_arguments import seconds_of
@@ -20,7 +20,7 @@ AT_ONCE = 32
 
 
 class Watch(Generic[K, V]):
-    """An asynchronous iterator over changes; see `AsyncDict.watch`. For one task; `close` is for any thread.
+    """An asynchronous iterator over changes; see `AsyncDict.watch`. For one task; any thread may call `close`.
 
     A watch that nobody refers to any more ends.
     """

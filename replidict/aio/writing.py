@@ -1,4 +1,4 @@
-"""What a dict for coroutines writes."""
+"""The coroutine methods that write."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from replidict.aio.calls import Calls
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
 
 if TYPE_CHECKING:
@@ -176,7 +176,9 @@ class Writing(Generic[K, V]):
     async def update(  # type: ignore[misc]  # mypy holds that a positional-only name could be among the values
         self, other: Any = (), /, **values: Any
     ) -> None:
-        """Store many values, all at once. A cancelled call is not taken back; of what is larger than one command, what
-        was not sent yet is not stored."""
+        """Store many values, all at once. A cancelled call is not taken back.
+
+        Of what is larger than one command, the commands that were not sent yet are not.
+        """
         inside = self._calls.inside
         await self._calls.make(inside.operations.update(other, values, inside.timeout))

@@ -1,1 +1,1 @@
-"""The face of the dict: what a program holds in its hands."""
+"""The public interface of the dict."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replidict.errors import ReadTimeout, ReplidictError, raise_anew
-from replidict.node.backup import Backup
 from replidict.node.blocking_calls import make_current
 from replidict.node.call_arguments import seconds_of
+from replidict.node.online_backup import Backup
 from replidict.options import NO_NETWORK
 from replidict.protocol.peer_messages import AddMember, RemoveMember
 from replidict.security import member_of
@@ -19,7 +19,7 @@ from replidict.storage.restore import restore
 
 
 class Administration:
-    """The methods of `ReplicatedDict` that are not about keys and values."""
+    """The methods of `ReplicatedDict` that administer its node and its cluster."""
 
     _host: Opened
     _timeout: float

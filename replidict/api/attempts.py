@@ -1,4 +1,4 @@
-"""The body of a transaction, run once or several times: when it is run again, and when that is enough."""
+"""Running the body of a transaction: when it is run again, and when to give up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_PAUSE = 0.1
 
 
 class Body:
-    """`with` this the body runs. What it raises because others have changed what it read goes no further."""
+    """The context in which the body of a transaction runs. It keeps the error of a body that saw changes by others."""
 
     def __init__(self, t: Transaction[Any, Any]) -> None:
         self._t = t
@@ -45,37 +45,37 @@ def _is_changed(error: BaseException) -> bool:
 
 
 class Attempts:
-    """How often a body is run, and for how long all that may take."""
+    """Counts the attempts of a transaction, and limits their number and time."""
 
     def __init__(self, node: Node, seconds: float, most: int | None) -> None:
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise ValueError(f"attempts={brief(most)}: must be a number of calls from 1 on, or None")
+            raise ValueError(f"attempts={brief(most)}: must be a positive number of calls, or None")
         self._seconds, self._most = seconds, most
         self._clock, self._rng = node.engine.clock, node.engine.rng
         self._deadline = self._clock() + seconds
         self._runs = 1
 
     def seconds(self) -> float:
-        """What is left for the writes of this run."""
+        """The seconds left for the writes of this run."""
         return self._seconds if self._runs == 1 else max(self._deadline - self._clock(), 0.0)
 
     def pause(self, keys: Sequence[Any]) -> float:
-        """This run was in vain, because others have changed these keys: the seconds to wait before the next one.
+        """This run failed because others changed these keys. Returns the seconds to wait before the next one.
 
         Raises `TransactionConflict` when there is to be none.
         """
         pause = self._rng.uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._runs - 1, 16)))
         if self._runs == self._most or self._clock() + pause >= self._deadline:
             runs, seconds = self._runs, rounded(self._seconds)
-            within = f"in {runs} attempts" if runs == self._most else f"within {seconds} s"
-            raise conflict(keys, f"so it did each time {within} ({runs} in all), and nothing was written")
+            within = "" if runs == self._most else f" within {seconds} s"
+            raise conflict(keys, f"so it was in all {runs} attempts{within}, and nothing was written")
         self._runs += 1
         return pause
 
 
 def check_plain(function: Any) -> None:
-    """Raises `TypeError` for a function that somebody would have to await."""
+    """Raise `TypeError` for a coroutine function."""
     if inspect.iscoroutinefunction(function):
         raise TypeError(
-            "transact() calls a plain function, and nobody would await this one: `await d.aio.transact(...)` does"
+            "transact() calls a plain function, but this is a coroutine function: use `await d.aio.transact(...)`"
         )

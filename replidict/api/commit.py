@@ -1,11 +1,11 @@
-"""Checks and writes that are one command: what a transaction comes to, decided in the log."""
+"""The command that a transaction sends: its checks and its writes."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.brief import brief
 from replidict.errors import EncodingError, TransactionConflict
@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 class Commit:
-    """Checks and writes of one command. All are checked when they are added, and nothing is read here."""
+    """The checks and writes of one command. Arguments are checked when they are added; nothing is read here."""
 
     def __init__(self, node: Node, codec: Codec, options: Options) -> None:
         self._node, self._codec, self._options = node, codec, options
@@ -49,7 +49,7 @@ class Commit:
         self.writes.append(increment_of(key, by, default, self._options))
 
     def send(self, seconds: float, fence: Held | None = None) -> int:
-        """Have it done, within so many seconds, if the lock of `fence` is still held.
+        """Apply it within `seconds`, if the lock of `fence` is still held.
 
         Returns the revision of all writes. Raises `TransactionConflict`, `LockLost`, `LeaseLost`, `TypeError` (a value
         that can't be incremented), `EncodingError` (too large), and what other writes raise. Nothing is written then,
@@ -58,14 +58,14 @@ class Commit:
         return run(self._node, self.steps(seconds, fence))
 
     def steps(self, seconds: float, fence: Held | None) -> Steps[int]:
-        """The same, to be made by whoever waits in another way."""
+        """The steps of `send`, for threads and coroutines."""
         operation, size = self.operation()
         found = yield Prepared(fenced(operation, fence_of(fence)), size), seconds
         if isinstance(found, list):
             raise conflict([decode_key(key) for key in found])
         if isinstance(found, bytes):
             raise TypeError(
-                f"the value of {brief(decode_key(found))} can't be incremented by that: nothing was written"
+                f"the value of {brief(decode_key(found))} can't be incremented by this number: nothing was written"
             )
         assert isinstance(found, int)
         return found
@@ -83,17 +83,19 @@ class Commit:
             most += len(getattr(self.writes[0], "value", b""))
         if size > most:
             raise EncodingError(
-                f"this transaction has {size} bytes, encoded, and may have {self._options.max_command_bytes}, by "
-                "Options(max_command_bytes=...): it is one command, which is never split. Nothing was written"
+                f"this transaction has {size} bytes, encoded, more than the {self._options.max_command_bytes} "
+                "of Options(max_command_bytes=...): it is one command, which is never split. Nothing was written"
             )
 
 
-def conflict(keys: Sequence[Hashable], then: str = "nothing was written; do the whole again") -> TransactionConflict:
+def conflict(
+    keys: Sequence[Hashable], then: str = "nothing was written; run the transaction again"
+) -> TransactionConflict:
     """The error for keys that have changed, or, without keys, for the dict as a whole."""
     if keys:
         what = ", ".join(brief(key) for key in keys[:SHOWN])
         more = len(keys) - SHOWN
         what += f" and {more} more" * (more > 0)
     else:
-        what = "the dict, which the transaction counted or went through,"
+        what = "the dict, which the transaction counted or iterated over,"
     return TransactionConflict(f"{what} changed since the transaction read it: {then}", tuple(keys))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from replidict.api.held_lock import Held
 from replidict.api.leadership import Leadership
 from replidict.api.lease import Lease, not_granted
-from replidict.api.lock import Held, Lock, Semaphore
-from replidict.api.wanted import wanted_lock, wanted_permit
+from replidict.api.lock import Lock, Semaphore
+from replidict.api.lock_arguments import wanted_lock, wanted_permit
 from replidict.errors import NotCommitted, raise_anew, waits_for_itself
 from replidict.latch import Latch
 from replidict.node.call_arguments import ttl_of
@@ -261,7 +262,7 @@ class Coordination:
         return Leadership(self._node, wanted_lock(name, ttl, False, info), work, self._timeout)
 
     def leader(self, name: str) -> LockInfo | None:
-        """Return who leads `name`, as this node's copy says; None: nobody does.
+        """Return the leader of `name`, in this node's copy; None if there is none.
 
         Args:
             name: The name that was given to `run_as_leader`.

@@ -7,10 +7,11 @@ import random
 import threading
 from collections.abc import Callable
 
-from replidict.api.lock import Held, Patience, give_back, obtain
+from replidict.api.held_lock import Held, give_back, is_held
+from replidict.api.lock_waiting import Patience, obtain
 from replidict.errors import ReplidictError
 from replidict.latch import Latch
-from replidict.node.locks import Wanted
+from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
 from replidict.own_threads import in_node_thread
 
@@ -51,14 +52,7 @@ class Leadership:
     @property
     def is_leader(self) -> bool:
         """Whether this candidate holds the lock, and has not lost it."""
-        held = self._held
-        if held is None:
-            return False
-        try:
-            held.check()
-        except ReplidictError:
-            return False
-        return True
+        return is_held(self._held)
 
     def stop(self) -> None:
         """End this candidate: set `held.lost`, wait for the work to return, and release the lock.

@@ -8,7 +8,7 @@ from typing import Self
 from replidict.errors import NotCommitted
 from replidict.latch import Latch
 from replidict.node.blocking_calls import rounded
-from replidict.node.leases import HeldLease, Leases
+from replidict.node.held_leases import HeldLease, Leases
 from replidict.own_threads import in_node_thread
 
 
@@ -92,5 +92,5 @@ class Lease(GrantedLease):
 
 
 def not_granted(seconds: float) -> NotCommitted:
-    """What is raised when a lease was not granted in time."""
+    """The error for a lease that was not granted in time."""
     return NotCommitted(f"no majority granted a lease within {rounded(seconds)} s")

@@ -1,192 +1,53 @@
-"""Locks and semaphores of the cluster, with the methods of those in `threading`, and fencing tokens."""
+"""`Lock` and `Semaphore` of the cluster, with the methods of those in `threading`, and with fencing tokens."""
 
 from __future__ import annotations
 
 import threading
-import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import Any
 
-from replidict.errors import LockLost, LockTimeout, NotCommitted, OutcomeUnknown, ReplidictError, waits_for_itself
-from replidict.latch import Latch
-from replidict.machine.state_machine import StateMachine
+from typing_extensions import override
+
+from replidict.api.held_lock import Held, give_back
+from replidict.api.lock_waiting import is_taken, not_obtained, obtain, refuse_in_node_thread, seconds_for
+from replidict.errors import LockLost, ReplidictError
 from replidict.monotonic_clock import clock
-from replidict.node.blocking_calls import rounded
-from replidict.node.locks import Request, State, Wanted
+from replidict.node.lock_requests import Wanted
 from replidict.node.node import Node
-from replidict.node.proposals import Write, result_of
-from replidict.own_threads import in_node_thread
 
 
-class Held:
-    """A lock, or a permit of a semaphore, that this process holds.
+class _Block(ABC):
+    """The `with` block of a lock or a semaphore."""
 
-    A write with `fence=held` is applied only if the lock is still held then, as the log says.
-    """
-
-    def __init__(self, node: Node, request: Request) -> None:
-        self._node, self._request = node, request
-        # What nobody refers to any more, nobody can give back.
-        weakref.finalize(self, node.locks.forgotten.append, request).atexit = False
+    def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
+        self._node, self._wanted, self._timeout = node, wanted, timeout
 
     @property
-    def name(self) -> str:
-        """The name of the lock."""
-        return self._request.name
+    @abstractmethod
+    def held(self) -> Held | None: ...
 
-    @property
-    def token(self) -> int:
-        """The fencing token: larger than that of every earlier grant in the whole cluster."""
-        return self._request.token
+    @abstractmethod
+    def acquire(self, *, timeout: float) -> bool: ...
 
-    @property
-    def lost(self) -> threading.Event:
-        """An event that is set once the lock must be assumed lost, whether or not the cluster can be reached."""
-        return self._request.lost
+    @abstractmethod
+    def release(self) -> None: ...
 
-    def check(self) -> None:
-        """Return if nobody else can have been granted the lock yet; otherwise raise.
+    def __enter__(self) -> Held:
+        if not self.acquire(timeout=self._timeout):
+            raise not_obtained(self._node, self._wanted.name, self._timeout)
+        held = self.held
+        assert held is not None
+        return held
 
-        The answer may be out of date when the next line of the program runs. Protect what others must not do meanwhile
-        by a write with `fence=`, or by passing on the token.
-
-        Raises:
-            LockLost: The lock was lost, may have been lost, or was released.
-        """
-        self._node.locks.see_to(self._request)
-
-    def on_lost(self, callback: Callable[[], object]) -> None:
-        """Have a function called once when the lock is lost; now, if it is. It is not called if the lock is released.
-
-        Args:
-            callback: It runs in a thread of its own, and may use the dict.
-        """
-        self._node.locks.tell_when_lost(self._request, callback)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}, token {self.token}{', lost' if self.lost.is_set() else ''}>"
-
-
-class Patience:
-    """How one thread waits for a lock, and what ends that from another one."""
-
-    def __init__(self) -> None:
-        self._bell = threading.Lock()
-        self._bell.acquire()
-        self.over = False
-
-    def ring(self) -> None:
-        """Something has happened. For any thread."""
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
-            self._bell.release()
-        except RuntimeError:
-            pass  # it rings already
-
-    def wait(self, node: Node, seconds: float | None) -> bool:
-        """Wait until it rings, for so many seconds at most. Returns whether there is any use in going on."""
-        return not self.over and node.wait(self._bell, True, -1 if seconds is None else seconds)
-
-    def end(self) -> None:
-        """Wait no more."""
-        self.over = True
-        self.ring()
+            self.release()
+        except (ReplidictError, RuntimeError):
+            if kind is None:
+                raise
 
 
-def obtain(
-    node: Node, wanted: Wanted, seconds: float | None, *, wait: bool = True, patience: Patience | None = None
-) -> Held | None:
-    """Ask for a lock and wait until it is granted: see `obtaining`."""
-    _refuse_in_node_thread(wanted.name)
-    patience = patience or Patience()
-    waits = obtaining(node, wanted, seconds, wait, patience.ring)
-    try:
-        left = next(waits)
-        while True:
-            left = waits.send(patience.wait(node, left))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    finally:
-        waits.close()  # it may have been interrupted (Ctrl-C)
-
-
-def obtaining(
-    node: Node, wanted: Wanted, seconds: float | None, wait: bool, ring: Callable[[], object]
-) -> Generator[float | None, bool, Held | None]:
-    """Ask for a lock and wait until it is granted, for `seconds` at most (None: for as long as it takes).
-
-    It yields for how long to wait until something rings, and is sent whether there is any use in going on. It gives
-    None if the lock was not granted, and this process is not in line any more; so it is, too, if this is closed before
-    it has ended. Raises what has ended the node, and `ReplidictError` when the name is that of something else.
-    """
-    clock = node.engine.clock
-    deadline = None if seconds is None else clock() + seconds
-    while True:
-        request = node.locks.ask(wanted, wait, ring)
-        try:
-            while request.state in (State.ASKED, State.WAITING):
-                left = None if deadline is None else max(deadline - clock(), 0.0)
-                if not (yield left):
-                    node.locks.withdraw(request)
-                    return None
-            if request.state is State.HELD:
-                return Held(node, request)
-        except BaseException:
-            node.locks.withdraw(request)
-            raise
-        if request.state is State.REFUSED:
-            node.locks.withdraw(request)
-            return None
-        if request.error is not None:
-            raise request.error
-        # Its lease was lost on the way: it stands in line again, with another one, at the end.
-
-
-def _refuse_in_node_thread(name: str) -> None:
-    if in_node_thread():
-        raise waits_for_itself(NotCommitted, f"the lock {name!r} was not asked for, and is not held")
-
-
-def give_back(held: Held, seconds: float) -> None:
-    """Give back what was held. Raises `LockLost` if it was lost before, and is not held either way.
-
-    That others have it is waited for, for so many seconds at most, and not in the thread of a node: it is sent in any
-    case.
-    """
-    done = Latch()
-    write = send_back(held, done.set)
-    if write is not None and done.wait(0.0 if in_node_thread() else seconds):
-        check_given_back(held, write)
-
-
-def send_back(held: Held, done: Callable[[], object]) -> Write | None:
-    """Say that something is held no more; `done` is called when that is applied. Raises `LockLost` as `give_back`.
-
-    None: somebody else is just doing so.
-    """
-    locks, request = held._node.locks, held._request
-    try:
-        locks.see_to(request)
-    except LockLost:
-        locks.withdraw(request)
-        raise
-    write = locks.release(request, done)
-    if write is None:
-        locks.see_to(request)
-    return write
-
-
-def check_given_back(held: Held, write: Write) -> None:
-    """That write is answered. Raises `LockLost` if there was nothing to give back."""
-    try:
-        was_held = result_of(write)
-    except OutcomeUnknown:
-        return  # the node has stopped: its lease is given back as well, or ends
-    if was_held is not True:
-        raise LockLost(f"the lock {held.name!r} was lost: it is not held any more, says the log")
-
-
-class Lock:
+class Lock(_Block):
     """A lock that one process of the cluster holds at a time, with the methods of `threading.Lock`.
 
     The object owns the lock, and not a thread: any thread may release it. `with lock as held:` raises `LockTimeout` if
@@ -200,7 +61,7 @@ class Lock:
     """
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
-        self._node, self._wanted, self._timeout = node, wanted, timeout
+        super().__init__(node, wanted, timeout)
         self._mine = threading.Lock()
         self._held: deque[Held] = deque(maxlen=1)  # whoever takes it out gives it back
 
@@ -210,6 +71,7 @@ class Lock:
         return self._wanted.name
 
     @property
+    @override
     def held(self) -> Held | None:
         """The `Held` after `acquire`; None if the lock is not held by this object."""
         try:
@@ -217,6 +79,7 @@ class Lock:
         except IndexError:
             return None
 
+    @override
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Acquire the lock.
 
@@ -234,7 +97,7 @@ class Lock:
             ClosedError, StorageError: The node has stopped.
         """
         seconds = seconds_for(blocking, timeout)
-        _refuse_in_node_thread(self.name)
+        refuse_in_node_thread(self.name)
         begun = clock()
         if not self._mine.acquire(blocking, timeout):
             return False
@@ -249,6 +112,7 @@ class Lock:
                 self._mine.release()
         return held is not None
 
+    @override
     def release(self) -> None:
         """Release the lock. It waits until the next one can have it, for the dict's timeout at most.
 
@@ -273,20 +137,6 @@ class Lock:
         """
         return is_taken(self._node, self._wanted)
 
-    def __enter__(self) -> Held:
-        if not self.acquire(timeout=self._timeout):
-            raise not_obtained(self._node, self.name, self._timeout)
-        held = self.held
-        assert held is not None
-        return held
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        try:
-            self.release()
-        except (ReplidictError, RuntimeError):
-            if kind is None:
-                raise
-
     def __repr__(self) -> str:
         held = self.held
         state, token = ("unlocked", "") if held is None else ("locked", f"token {held.token}, ")
@@ -294,10 +144,10 @@ class Lock:
 
 
 class NotHeldError(RuntimeError, ValueError):
-    """Released more often than acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
+    """A release of more than was acquired: a `RuntimeError` as for locks, a `ValueError` as in `threading`."""
 
 
-class Semaphore:
+class Semaphore(_Block):
     """A number of permits in the whole cluster, with the methods of `threading.BoundedSemaphore`.
 
     One object may hold several permits. `with semaphore as held:` works as for `Lock`. `ReplicatedDict.semaphore` makes
@@ -311,7 +161,7 @@ class Semaphore:
     """
 
     def __init__(self, node: Node, wanted: Wanted, timeout: float) -> None:
-        self._node, self._wanted, self._timeout = node, wanted, timeout
+        super().__init__(node, wanted, timeout)
         self._all: dict[int, tuple[int, Held]] = {}  # by token: who acquired it, what is held
 
     @property
@@ -320,6 +170,7 @@ class Semaphore:
         return self._wanted.name
 
     @property
+    @override
     def held(self) -> Held | None:
         """The permit that this thread acquired last; if it has none, the last of any thread; None: there is none."""
         found = self._find()
@@ -335,7 +186,7 @@ class Semaphore:
         return mine or last
 
     def _take(self, n: int) -> list[Held]:
-        """Take out so many permits, one step each. Raises if there are not so many, and puts them back."""
+        """Take out `n` permits, one step each. If there are fewer, put them back and raise."""
         taken: list[tuple[int, tuple[int, Held]]] = []
         while len(taken) < n:
             found = self._find()
@@ -347,6 +198,7 @@ class Semaphore:
                 taken.append((found[0], entry))
         return [held for _, (_, held) in taken]
 
+    @override
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Acquire a permit.
 
@@ -366,6 +218,7 @@ class Semaphore:
             self._all[held.token] = threading.get_ident(), held
         return held is not None
 
+    @override
     def release(self, n: int = 1) -> None:
         """Release permits, those that this thread acquired first.
 
@@ -395,51 +248,6 @@ class Semaphore:
         """
         return is_taken(self._node, self._wanted)
 
-    def __enter__(self) -> Held:
-        if not self.acquire(timeout=self._timeout):
-            raise not_obtained(self._node, self.name, self._timeout)
-        held = self.held
-        assert held is not None
-        return held
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        try:
-            self.release()
-        except (ReplidictError, RuntimeError):
-            if kind is None:
-                raise
-
     def __repr__(self) -> str:
         held = f"{len(self._all)} of {self._wanted.permits} permits held here"
         return f"<replidict.Semaphore object {self.name!r}, {held}, at {id(self):#x}>"
-
-
-def seconds_for(blocking: Any, timeout: float) -> float | None:
-    """For how many seconds to wait; None: without an end. As in `threading`, with the same errors."""
-    if not blocking and timeout != -1:
-        raise ValueError("can't specify a timeout for a non-blocking call")
-    if timeout == -1:
-        return None
-    if not timeout >= 0:
-        raise ValueError("timeout value must be a non-negative number")
-    if timeout > threading.TIMEOUT_MAX:
-        raise OverflowError("timeout value is too large")
-    return timeout
-
-
-def is_taken(node: Node, wanted: Wanted) -> bool:
-    """Whether a lock is held, or all permits are, as a node's copy says."""
-
-    def look(machine: StateMachine) -> bool:
-        lock = machine.coordination.locks.by_name.get(wanted.name)
-        return lock is not None and len(lock.holders) >= max(wanted.permits, 1)
-
-    return node.call_and_wait(lambda: look(node.machine))
-
-
-def not_obtained(node: Node, name: str, seconds: float) -> LockTimeout:
-    """What is raised where a block can't be entered."""
-    lock = node.machine.coordination.locks.by_name.get(name)
-    held = "" if lock is None else "; ".join(f"{t.holder} {t.info}".strip() for t in list(lock.holders.values())[:3])
-    why = f"it is held by {held}" if held else "no majority of the cluster could be reached in time"
-    return LockTimeout(f"the lock {name!r} was not obtained within {rounded(seconds)} s: {why}. It is not held")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.node.call_arguments import ttl_of
-from replidict.node.leases import milliseconds
+from replidict.node.held_leases import milliseconds
 from replidict.server.operations import PLAIN, Modifiers
 
 

@@ -1,4 +1,4 @@
-"""What a page about a node shows beside `status`, `members` and `locks`."""
+"""What the status page reads of a node besides `status`, `members` and `locks`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from replidict.options import Options
 
 
 def recent_of(d: ReplicatedDict[Any, Any]) -> Recent:
-    """What the node of a dict did in the last minutes. Never waits."""
+    """Statistics of a node's last minutes. Never waits."""
     return d._host.node.activity.recent()
 
 
@@ -28,5 +28,5 @@ def disk_bytes_of(d: ReplicatedDict[Any, Any]) -> int:
 
 
 def options_of(d: ReplicatedDict[Any, Any]) -> Options:
-    """What the dict was opened with."""
+    """The options that the dict was opened with."""
     return d._options

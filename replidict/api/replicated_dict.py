@@ -24,7 +24,7 @@ from replidict.api.watch import Watching
 from replidict.api.writing import Writing
 from replidict.client.join import way_in
 from replidict.machine.codec import DEFAULT_CODEC, Codec
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.blocking_calls import make_current, make_recent
 from replidict.node.call_arguments import (
     check_kinds,
@@ -337,9 +337,7 @@ class ReplicatedDict(
     __copy__ = copy
 
     def __deepcopy__(self, memo: object) -> NoReturn:
-        raise TypeError(
-            "a ReplicatedDict is a running node, of which there is no deep copy: snapshot() is a plain dict"
-        )
+        raise TypeError("a ReplicatedDict is a running node and can't be deep-copied: snapshot() returns a plain dict")
 
     @override
     def __reduce_ex__(self, protocol: object) -> NoReturn:

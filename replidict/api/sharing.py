@@ -1,4 +1,4 @@
-"""A node that other processes of its machine may use, though its own process has it for itself."""
+"""Lets other processes attach to a node that was opened without `share=True`."""
 
 from __future__ import annotations
 

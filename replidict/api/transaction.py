@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 
 from replidict.api.attempts import Attempts, Body, check_plain
 from replidict.api.commit import Commit, conflict
-from replidict.api.lock import Held
+from replidict.api.held_lock import Held
 from replidict.api.modifiers import fence_of
 from replidict.api.transaction_view import Transaction, check_page
 from replidict.errors import TransactionConflict
 from replidict.machine.codec import Codec
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.blocking_calls import make_current
-from replidict.node.moments import keys_in_order, pairs_in_order
+from replidict.node.consistent_reads import keys_in_order, pairs_in_order
 from replidict.node.steps import Steps
 from replidict.options import Options
 from replidict.server.operations import Operations

@@ -1,4 +1,4 @@
-"""Transactions: several keys, one moment, once.
+"""`Transaction`: the dict as the body of a transaction sees it, at one moment.
 
 Rules kept here:
 
@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar, overload
 from typing_extensions import override
 
 from replidict.api.commit import Commit, conflict
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
+from replidict.api.transaction_writes import OwnWrites
 from replidict.api.views import Items, Keys, Values
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -25,10 +26,10 @@ from replidict.machine import commands as cmd
 from replidict.machine.arithmetic import add
 from replidict.machine.changes import Item
 from replidict.machine.codec import Codec
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.consistent_reads import pairs_in_order, within_a_step
 from replidict.node.increments import increment_of
-from replidict.node.moments import pairs_in_order, within_a_step
 from replidict.node.node import Node
 from replidict.node.steps import Steps
 from replidict.options import Options
@@ -42,21 +43,7 @@ _ABSENT: Any = object()
 
 
 class Changed(BaseException):
-    """Ends a body that would see two moments. A `BaseException`, so that no `except Exception` of the body takes it."""
-
-
-class _Own:
-    """What the transaction makes of one key: operations in order, and the value then, or None if it is gone.
-
-    One that was removed and stored again has `moved` to the end of the dict.
-    """
-
-    __slots__ = ("moved", "operations", "value")
-
-    def __init__(self, value: bytes | None, *operations: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> None:
-        self.value = value
-        self.operations = list(operations)
-        self.moved = False
+    """Ends a body that would see two moments. A `BaseException`, so that `except Exception` does not catch it."""
 
 
 class Transaction(MutableMapping[K, V], Reversible[K]):
@@ -74,7 +61,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         self._seen: dict[Hashable, tuple[bytes, Item | None]] = {}
         self._counts = False  # does it depend on the dict as a whole?
         self._copy: Mapping[Hashable, Item] | None = None
-        self._own: dict[Hashable, _Own] = {}
+        self._own = OwnWrites()
         self._conflict: list[Hashable] | None = None
         self._over = False
         self._revision: int | None = None
@@ -87,7 +74,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
             ReplidictError: The transaction is not applied yet, or never was.
         """
         if self._revision is None:
-            raise ReplidictError("this transaction has no revision: it is not written yet, or was not at all")
+            raise ReplidictError("this transaction has no revision: it has not been applied yet, or never was")
         return self._revision
 
     @property
@@ -98,7 +85,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     # -- one moment ---------------------------------------------------------------------------------------------------
 
     def _read(self, read: Callable[[], Read]) -> Read:
-        """What `read` gives of the dict, at one moment with all that was read before."""
+        """Return what `read` returns, at the moment of all earlier reads."""
         settled, (found, changed) = within_a_step(self._node.machine, lambda: (read(), self._changed()))
         if changed is not None:
             self._conflict = changed
@@ -153,17 +140,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     def _moment(self) -> dict[Any, Any]:
         """All keys, in order, each with what has its value."""
-        base = self._whole()
-        own = self._own
-        found: dict[Any, Any] = {}
-        for key, item in base.items():
-            mine = own.get(key)
-            if mine is None:
-                found[key] = item
-            elif mine.value is not None and not mine.moved:
-                found[key] = mine
-        found |= {key: mine for key, mine in own.items() if mine.value is not None and key not in found}
-        return found
+        return self._own.over(self._whole())
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -279,20 +256,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
 
     def _write(self, key: Hashable, operation: cmd.Put | cmd.Increment | cmd.Expiring, data: bytes) -> None:
         self._must_be_open()
-        own = self._own.get(key)
-        if own is None:
-            self._own[key] = _Own(data, operation)
-            return
-        if own.value is None:  # it comes again, behind all others
-            del self._own[key]
-            self._own[key] = own
-            own.moved = True
-        elif not isinstance(operation, cmd.Increment):
-            # What it had before does not matter, but the key stays, as in `dict`.
-            operation = _under(_key_of(own.operations[own.moved]), operation)
-            del own.operations[own.moved :]
-        own.operations.append(operation)
-        own.value = data
+        self._own.store(key, operation, data)
 
     @override
     def __setitem__(self, key: K, value: V) -> None:
@@ -302,7 +266,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
     def __delitem__(self, key: K) -> None:
         if self._value_of(key) is None:
             raise KeyError(key)
-        self._own[key] = _Own(None, cmd.Delete(encoded_key(key, self._options)))
+        self._own.remove(key, encoded_key(key, self._options))
 
     @overload
     def pop(self, key: K, /) -> V: ...
@@ -413,7 +377,7 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         commit = Commit(self._node, self._codec, self._options)
         commit.checks = [(data, None if item is None else item.revision) for data, item in self._seen.values()]
         commit.whole = self._at if self._counts else None
-        commit.writes = [operation for own in self._own.values() for operation in own.operations]
+        commit.writes = self._own.operations()
         return commit
 
     def _give_up(self) -> NoReturn:
@@ -421,20 +385,9 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         raise conflict(self._conflict or [])
 
 
-def _key_of(operation: cmd.Put | cmd.Delete | cmd.Increment | cmd.Expiring) -> bytes:
-    return operation.operation.key if isinstance(operation, cmd.Expiring) else operation.key
-
-
-def _under(key: bytes, operation: cmd.Put | cmd.Expiring) -> cmd.Put | cmd.Expiring:
-    """The same under another key."""
-    if isinstance(operation, cmd.Expiring):
-        return cmd.Expiring(cmd.Put(key, operation.operation.value), operation.ttl_ms, operation.lease)
-    return cmd.Put(key, operation.value)
-
-
 def check_page(prefix: object, after: object, limit: object) -> None:
     """Raises `TypeError` or `ValueError` unless these can say which keys are wanted."""
     if not isinstance(prefix, str) or not (after is None or isinstance(after, str)):
-        raise TypeError(f"prefix={brief(prefix)}, after={brief(after)}: must be texts, for only such keys are scanned")
+        raise TypeError(f"prefix={brief(prefix)}, after={brief(after)}: must be str, since only str keys are scanned")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ValueError(f"limit={brief(limit)}: must be a number of keys, or None for all")

@@ -1,4 +1,4 @@
-"""The views of a `ReplicatedDict`, of which each iteration sees one moment, and values with their revisions."""
+"""The views of a `ReplicatedDict` (each iteration sees one moment), and `Versioned`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 from replidict.brief import brief
 from replidict.errors import DecodingError
 from replidict.machine.changes import Item
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 
 K = TypeVar("K")
 V = TypeVar("V")

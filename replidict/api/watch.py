@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-1. A watch that nobody refers to any more ends, with a `ResourceWarning`; it keeps neither the dict nor its node open.
+1. A watch that is no longer referenced ends, with a `ResourceWarning`; it keeps neither the dict nor its node open.
 2. What may run in a signal handler or a finalizer (`close`, waking) takes no lock that others wait for.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from replidict.api.changes import ANY, Change, Changes, interest_in, revision_after
+from replidict.api.watched_changes import ANY, Change, Changes, interest_in, revision_after
 from replidict.errors import ClosedError, ReplidictError, waits_for_itself
 from replidict.monotonic_clock import clock
 from replidict.node.call_arguments import seconds_of
@@ -209,7 +209,7 @@ def open_watch(
     resync: bool = False,
     wake: Callable[[], object] | None = None,
 ) -> Watch[K, V]:
-    """As `watch`, for those who do not wait in `next`: `wake` is called by another thread when it may have something.
+    """Open a watch for a reader that does not wait in `next`: another thread calls `wake` when there may be something.
 
     It must neither block nor raise, and may be called for nothing.
     """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import override
 
+from replidict.api.held_lock import Held
 from replidict.api.lease import GrantedLease
-from replidict.api.lock import Held
 from replidict.api.modifiers import modifiers_of
 from replidict.node.blocking_calls import write
 from replidict.node.steps import Returned, Steps

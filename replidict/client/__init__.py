@@ -1,1 +1,1 @@
-"""A program that talks to a node from outside, over the nodes' own protocol."""
+"""Programs that talk to a node over the cluster's protocol without being members."""

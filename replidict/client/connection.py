@@ -1,12 +1,12 @@
-"""The way in for programs that are no members: one connection to one node, on which things are asked and answered.
+"""`Client`: one connection of a program to one node, for requests and their answers.
 
 Rules kept here:
 
-1. Nothing waits for ever: connecting has a deadline, a request has its timeout and a moment more for the answer to
-   travel, and a node that says nothing for `SILENCE` seconds is given up (while it works it shows that it is alive).
-2. What an error says of a write is true: `NotCommitted` if it was surely not done, `OutcomeUnknown` once it was sent
-   and no answer came.
-3. A connection that failed is closed, and whatever is asked of it afterwards says why.
+1. Nothing waits for ever: connecting has a deadline; a request has its timeout, and a moment more for the answer to
+   arrive; a node from which nothing comes for `SILENCE` seconds is given up (a node that is busy sends signs of life).
+2. Errors of writes are exact: `NotCommitted` if the write was surely not done, `OutcomeUnknown` if it was sent and no
+   answer came.
+3. A connection that failed is closed, and every later request on it fails with the reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CREDENTIALS = ("secret", "mode", "certificate", "name", "tls")
 
 
 class UnreachableError(ReplidictError):
-    """There is no connection to that node, so nothing was asked."""
+    """There is no connection to the node, so the request was not sent."""
 
 
 class Client:
@@ -74,7 +74,7 @@ class Client:
         self.address, self.timeout = address, timeout
         host, port = split_address(address)
         if security.loopback_only and not is_loopback(host):
-            raise SecurityError(f"{address} is off loopback, where nobody is called without secret= or tls=")
+            raise SecurityError(f"{address} is not a loopback address: connecting to it needs secret= or tls=")
         self.cluster_id = ""
         """Of the cluster that the node belongs to."""
         self.wrote = False
@@ -152,7 +152,7 @@ class Client:
     def stream(
         self, make: Callable[[int, float], Request], *, timeout: float | None = None
     ) -> Iterator[Keys | Piece | Events]:
-        """Ask something that is answered in parts, and yield them; who stops half-way has closed the client.
+        """Send a request that is answered in parts, and yield them; stopping half-way closes the client.
 
         `timeout` is for what the node waits for before it begins.
         """
@@ -167,7 +167,7 @@ class Client:
 
     @property
     def lost(self) -> bool:
-        """Whether the connection is gone, by whoever's doing: another node may be of use."""
+        """Whether the connection is lost, on whichever side: another node may be of use."""
         return self._closed is not None
 
     def close(self) -> None:

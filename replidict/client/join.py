@@ -1,4 +1,4 @@
-"""The way of a new node into a cluster that runs: one of its members is asked, until it has let the node in."""
+"""How a new node asks a member to let it into a running cluster, until it is let in."""
 
 from __future__ import annotations
 

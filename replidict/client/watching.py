@@ -1,4 +1,4 @@
-"""Watching a cluster from outside: on one node, and on another one when that is gone."""
+"""Watches a cluster from outside, and goes on with another node when one is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAUSE = 0.2
 
 
 class Seen(NamedTuple):
-    """One command's changes, whole; without any: nothing of interest up to this revision."""
+    """The changes of one command, whole; or none, which says that nothing of interest happened up to this revision."""
 
     revision: int
     events: list[Event]
@@ -64,7 +64,7 @@ def follow(
 
 
 def _others(client: Client, node: str, known: list[str]) -> list[str]:
-    """The addresses of the other members; those that are known, if nobody can be asked now."""
+    """The addresses of the other members; the ones last known if no member can be asked now."""
     try:
         found = client.request(GetMembers, MembersAre).members
     except ReplidictError:

@@ -1,4 +1,4 @@
-"""`replidict backup`: a node's state, in a file on this machine."""
+"""`replidict backup`: saves a node's state to a file on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from replidict.client.connection import Client
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import is_terminal, print_json, size
 from replidict.errors import ReplidictError

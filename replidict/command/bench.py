@@ -1,4 +1,4 @@
-"""`replidict bench`: how fast a running cluster answers this machine."""
+"""`replidict bench`: measures how fast a running cluster answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Operation: TypeAlias = Callable[[Client, bytes], object]
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one kind of operation."""
+    """The measurements of one kind of operation."""
 
     operation: str
     connections: int

@@ -10,7 +10,7 @@ import click
 
 from replidict.brief import brief
 from replidict.client.connection import Client
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.command.literals import (
     for_scripts,
     from_input,
@@ -25,7 +25,7 @@ from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import is_terminal, print_json
 from replidict.errors import EncodingError
 from replidict.machine.codec import decode, decode_key, encode, encode_key
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.protocol import client_messages
 from replidict.protocol.log_entry import NUMBER_MAX
 
@@ -147,7 +147,7 @@ def increment(client: Client, key: str, by: str, literal_key: bool, as_json: boo
     """
     amount = read(by, True)
     if type(amount) not in (int, float):
-        raise click.UsageError(f"{by} is no number")
+        raise click.UsageError(f"{by} is not a number")
     name, data, nothing = encode_key(read(key, literal_key)), encode(amount), encode(0)
     said = client.request(lambda i, t: client_messages.Increment(i, t, name, data, nothing), client_messages.Sum)
     value = decode(said.value)

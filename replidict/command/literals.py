@@ -1,12 +1,12 @@
-"""Keys and values as they are written on a command line, and printed.
+"""Reads keys and values from the command line, and prints them.
 
 Rules kept here:
 
-1. Without more, they are text. What is no text is printed as a Python literal, b'...' for instance. So is a key with
-   control characters, and a value with other ones than tabs and line ends where it goes to a terminal.
-2. With `--literal` a value is given as JSON or a Python literal, and everything is printed as a Python literal: so a
-   text and what looks the same can be told apart. `--literal-key` says so of a key that is given.
-3. What comes from standard input is text if it is UTF-8, else bytes, as it is over HTTP.
+1. By default, keys and values are text. What is not text is printed as a Python literal, such as b'...'. So are keys
+   with control characters and, on a terminal, values with control characters other than tabs and line ends.
+2. With `--literal`, a value is given as JSON or as a Python literal, and everything is printed as a Python literal, so
+   that a str can be told from what looks the same. `--literal-key` does this for a key that is given.
+3. Standard input is text if it is UTF-8, otherwise bytes, as over HTTP.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from replidict.brief import brief
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.machine.jsonable import Json, literal, to_json
 
 literal_key_option = click.option("-k", "--literal-key", is_flag=True, help="KEY is JSON or a Python literal.")
@@ -53,7 +53,7 @@ def _literal_of(text: str) -> Any:
 
 @contextmanager
 def _ints_of_any_size() -> Iterator[None]:
-    """Python reads ints of any size in here; the limit that somebody gave it holds again afterwards."""
+    """Lift Python's limit on the digits of ints in this block."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -100,4 +100,4 @@ def for_scripts(value: Any) -> Json:
     try:
         return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise Failure(f"JSON can't say {brief(value)}: {error}; leave out --json") from None
+        raise Failure(f"JSON can't represent {brief(value)}: {error}; leave out --json") from None

@@ -8,7 +8,7 @@ import datetime as dt
 import click
 
 from replidict.client.connection import Client
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.command.node_options import as_json_option, asking
 from replidict.command.output import print_json, print_table
 from replidict.protocol import client_messages

@@ -1,4 +1,4 @@
-"""Log entries in words."""
+"""Describes log entries in words, for `inspect`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 3
 
 
 def described(command: bytes) -> str:
-    """What an entry says."""
+    """Describe a log entry."""
     try:
         said = cmd.decode(command)
     except cmd.UnknownCommand:

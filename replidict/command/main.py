@@ -1,4 +1,4 @@
-"""`replidict`: the group of all commands."""
+"""The command group `replidict`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing_extensions import override
 
 from replidict.command.backup import backup
 from replidict.command.bench import bench
-from replidict.command.cluster import add, members, remove, status, transfer
-from replidict.command.disks import inspect_node, recover, restore
-from replidict.command.failures import Failure
+from replidict.command.cluster_admin import add, members, remove, status, transfer
+from replidict.command.exit_status import Failure
 from replidict.command.keys import delete, get, increment, keys, set_value
 from replidict.command.locks import break_lock, locks
+from replidict.command.offline import inspect_node, recover, restore
 from replidict.command.output import require_stdout
 from replidict.command.serve import serve
 from replidict.command.watch import watch
@@ -26,7 +26,7 @@ SILENT = {"set", "delete", "serve"}
 
 
 class _Commands(click.Group):
-    """Commands are listed as they were added: those used together stand together."""
+    """Lists commands in the order in which they were added, so that related ones stand together."""
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a command talks to a running node: which one, for how long, and as whom."""
+"""The options that say which node a command talks to, for how long, and with which credentials."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from replidict.client.connection import Client
-from replidict.command.failures import told
+from replidict.command.exit_status import told
 from replidict.command.output import require_stdout
-from replidict.command.security import Protection, protected
+from replidict.command.security_options import Protection, protected
 from replidict.errors import OutcomeUnknown
 from replidict.protocol.client_messages import TIMEOUT_MAX
 from replidict.security import member_of, security_for

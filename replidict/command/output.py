@@ -1,4 +1,4 @@
-"""What is printed: tables for people, JSON for scripts."""
+"""Prints tables for people and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, TextIO
 
 import click
 
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.machine.jsonable import to_json
 
 
 def require_stdout() -> None:
     """Refuse to go on, before anything is done, if there is nowhere to print to. Raises `Failure`."""
     if sys.stdout is None:
-        raise Failure("standard output is closed, and the answer goes there: open it, if only with >/dev/null")
+        raise Failure("standard output is closed, so the answer can't be printed: redirect it, if only to /dev/null")
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -1,9 +1,9 @@
-"""`replidict serve`: one node with its HTTP.
+"""`replidict serve`: runs a node and its HTTP interface.
 
 Rules kept here:
 
 1. The same command line works the first time and every other: a data directory that holds a node is opened as it is.
-2. What serves HTTP is loaded when it is needed: all other commands work without the extra.
+2. The HTTP modules are imported only when they are needed, so that all other commands work without the extra.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from replidict.command.failures import Failure, told
-from replidict.command.security import Protection, protected
+from replidict.command.exit_status import Failure, told
+from replidict.command.security_options import Protection, protected
 from replidict.storage.directory import FILE_NAME
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     directory = data if data is not None else Path(f"{name}.replidict")
     if join is not None and (bootstrap or peers):
-        raise click.UsageError("--join enters a cluster that runs, --bootstrap and --peer found one: not both")
+        raise click.UsageError("--join joins a running cluster, --bootstrap and --peer found a new one: not both")
     if no_vote and join is None:
         raise click.UsageError("--no-vote goes with --join: founders all vote")
     entering: dict[str, Any] = {"peers": peers} if join is None else {"join": join, "voter": not no_vote}

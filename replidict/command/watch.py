@@ -1,4 +1,4 @@
-"""The command `watch`: changes as they come, from whatever node there is."""
+"""`replidict watch`: prints changes as they are applied, and goes on with another node when one is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store over HTTP: `replidict serve`, and `asgi` to mount it in an application that is there already.
+"""The HTTP interface: `replidict serve`, and `asgi`, which mounts it in another application.
 
 Needs the extra `replidict[serve]`; nothing else imports it.
 """

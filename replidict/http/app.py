@@ -1,10 +1,10 @@
-"""A `ReplicatedDict` as a Starlette app: what each path and method does. docs/http.md tells it to users.
+"""The ASGI application: what each path and method does. docs/http.md is its documentation for users.
 
 Rules kept here:
 
-1. The event loop's thread never waits for a majority, a disk or a client: what may wait goes through a bulkhead.
+1. The event loop's thread never waits for a majority, a disk or a client: whatever may block goes through a bulkhead.
 2. A condition is checked in the same step as the write that depends on it, or the request is refused: If-Match is
-   `replace`, `If-None-Match: *` is `add`, and a delete on a condition does not exist.
+   `replace`, `If-None-Match: *` is `add`, and there is no conditional delete.
 3. An ETag is the revision that wrote the value, so it is given only where that revision is known.
 """
 
@@ -28,7 +28,13 @@ from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.transaction import commit_on, texts_in_order
 from replidict.api.views import Versioned
 from replidict.errors import EncodingError
-from replidict.http.arguments import (
+from replidict.http.authorization import Guard
+from replidict.http.bulkheads import Bulkhead
+from replidict.http.metrics import Metrics
+from replidict.http.problems import HANDLERS, Problem
+from replidict.http.representations import body_of, value_of
+from replidict.http.request_bodies import Bodies
+from replidict.http.request_parameters import (
     Page,
     Reading,
     condition_of,
@@ -40,15 +46,9 @@ from replidict.http.arguments import (
     timeout_of,
     ttl_of,
 )
-from replidict.http.bodies import Bodies
-from replidict.http.bulkheads import Bulkhead
-from replidict.http.guard import Guard
-from replidict.http.live import Live
-from replidict.http.metrics import Metrics
-from replidict.http.page import FOLDER, StatusPage
-from replidict.http.problems import HANDLERS, Problem
-from replidict.http.transaction import transaction_of
-from replidict.http.values import body_of, value_of
+from replidict.http.status_page import FOLDER, StatusPage
+from replidict.http.status_stream import Live
+from replidict.http.transaction_body import transaction_of
 from replidict.http.watches import Watches
 
 READY_WITHIN = 1.0
@@ -63,7 +63,7 @@ _READING = {"consistency", "max_staleness", "timeout"}
 
 
 class _Key(Convertor[str]):
-    """The rest of a path, line breaks included."""
+    """A path convertor for the rest of a path, line breaks included."""
 
     regex = "(?s:.*)"
 
@@ -152,7 +152,9 @@ class Store:
         timeout, ttl = timeout_of(parameters), ttl_of(parameters)
         condition = condition_of(request)
         if {coding.lower() for coding in request.headers.getlist("Content-Encoding")} - {"identity"}:
-            raise Problem("content-encoding", "a body that is compressed would be kept, and given back, as it came")
+            raise Problem(
+                "content-encoding", "compressed bodies are not supported: the value would be stored compressed"
+            )
         if "Content-Range" in request.headers:
             raise Problem("bad-argument", "Content-Range: a value is stored whole")
         d = self._dict
@@ -181,7 +183,10 @@ class Store:
     async def _delete(self, request: Request, key: str) -> Response:
         timeout = timeout_of(parameters_of(request, {"timeout"}))
         if condition_of(request) is not None:
-            raise Problem("conditional-delete", "it can't be done in one step; PUT a value that says so, with If-Match")
+            raise Problem(
+                "conditional-delete",
+                "it can't be done in one step; PUT a value that marks it as deleted, with If-Match",
+            )
         gone = await self._waiting.run(lambda left: self._dict.delete(key, timeout=left), timeout, writes=True)
         if not gone:
             raise _absent(key)
@@ -264,7 +269,7 @@ class Store:
         """GET /readyz: there is a leader, and this node has all that was acknowledged before the question."""
         ready = await self._probing.run(lambda left: self._dict.wait_ready(left), READY_WITHIN)
         if not ready:
-            raise Problem("not-ready", f"no majority confirmed within {READY_WITHIN:g} s that it is")
+            raise Problem("not-ready", f"no majority confirmed within {READY_WITHIN:g} s that this node is up to date")
         return JSONResponse({"status": "ready"})
 
     async def figures(self, request: Request) -> Response:
@@ -317,7 +322,7 @@ def asgi(d: ReplicatedDict[Any, Any], *, token: str | None = None) -> Starlette:
 
 
 def _added(call: Callable[[], Returned]) -> Returned:
-    """What the call returns. Raises `Problem` for a number that can't be added to."""
+    """Return what the call returns. Raises `Problem` for a number that can't be added to."""
     try:
         return call()
     except EncodingError:

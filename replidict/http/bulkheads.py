@@ -1,7 +1,7 @@
-"""Threads in which calls on the dict wait, bounded in number; what is above the bound is told so at once.
+"""Bounded pools of threads for calls that may block; what exceeds the bound is refused at once.
 
-Each kind of work has a bulkhead of its own, so that writes which wait for a quorum hold up no probe, and listings,
-which compute and do not wait, never run side by side: the node's own thread shares the interpreter with them.
+Each kind of work has a bulkhead of its own, so that writes waiting for a quorum do not delay probes. Listings, which
+compute instead of waiting, never run in parallel, because they share the interpreter with the node's own thread.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ Returned = TypeVar("Returned")
 
 
 class Bulkhead:
-    """So many threads, and room for so many calls that wait for one. For the event loop's thread."""
+    """A bounded pool of threads with a bounded queue. For use from the event loop's thread."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
         self._pool = Workers(f"replidict http {name}", threads)
         self._room = threads + waiting
 
     async def run(self, call: Callable[[float], Returned], seconds: float, *, writes: bool = False) -> Returned:
-        """What the call returns, which is told how many of these seconds are left when it begins.
+        """Run a call in a thread and return its result. The call is told how many of the seconds are left when it
+        begins.
 
         Raises what it raises; `Problem` when there is no room, or a thread was free too late; `OutcomeUnknown` when
         it `writes` and is given up after it began.
@@ -39,7 +40,7 @@ class Bulkhead:
         def begin() -> Returned:
             left = deadline - clock()
             if left <= 0 < seconds:
-                raise Problem("busy", f"this request was not begun within {seconds:g} s: too many are under way")
+                raise Problem("busy", f"this request did not begin within {seconds:g} s: too many are under way")
             return call(max(left, 0.0))
 
         loop = asyncio.get_running_loop()

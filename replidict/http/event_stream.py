@@ -1,9 +1,9 @@
-"""An answer of server-sent events, which goes on until one side has enough.
+"""A response of server-sent events, which lasts until either side ends it.
 
 Rules kept here:
 
-1. What is to be said is asked for when the client has taken what was said before: nothing piles up for a slow one.
-2. A stream ends when the client goes, when its source has ended, and at once when the server is to end.
+1. The source is asked for the next event when the client has read the last one, so nothing piles up for a slow client.
+2. A stream ends when the client disconnects, when its source ends, and at once when the server shuts down.
 3. No thread waits for a stream.
 """
 
@@ -28,7 +28,7 @@ MEDIA_TYPE = "text/event-stream"
 
 
 class Source(AbstractContextManager["Source"], Protocol):
-    """What a stream tells. It is entered when the stream begins, and left when it ends."""
+    """The source of a stream's events: a context manager, entered when the stream begins and left when it ends."""
 
     ended: bool
     """Whether there will be nothing more."""
@@ -38,12 +38,12 @@ class Source(AbstractContextManager["Source"], Protocol):
         ...
 
     def heartbeat(self) -> str:
-        """What to say when there was nothing for a while."""
+        """The event to send when there was nothing for a while."""
         ...
 
 
 class EventStream(Response):
-    """One answer that goes on."""
+    """A response that sends the events of a source until either side ends it."""
 
     def __init__(self, source: Source, bell: asyncio.Event) -> None:
         """`bell` is set when the source may have something to say."""

@@ -1,6 +1,6 @@
 """What Prometheus may ask for: figures of the requests, and those of the node that `contrib.prometheus` collects.
 
-Labels take few values: routes and methods that are not ours count as `other`, and no key is ever in one.
+Labels have few values: unknown routes and methods count as `other`, and no label ever holds a key.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.contrib.prometheus import Collector
-from replidict.http.arguments import path_of
-from replidict.http.page import FOLDER
+from replidict.http.request_parameters import path_of
+from replidict.http.status_page import FOLDER
 
 METHODS = {"GET", "HEAD", "PUT", "DELETE", "POST"}
 ROUTES = {
@@ -29,7 +29,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Metrics:
-    """All figures of one node, in a registry of their own."""
+    """The metrics of one node, in a registry of their own."""
 
     def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
         self._registry = CollectorRegistry()
@@ -54,7 +54,7 @@ class Metrics:
         return encode(self._registry), content_type
 
     def measured(self, app: ASGIApp) -> ASGIApp:
-        """The same app, whose requests are counted."""
+        """Wrap an app so that its requests are counted."""
 
         async def counting(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":

@@ -1,10 +1,10 @@
-"""What goes wrong, as problem details (RFC 9457): one form for every error, the framework's own included.
+"""Errors as problem details (RFC 9457): one format for all, also for those of the framework.
 
 Rules kept here:
 
-1. `status` and `type` say what is known: 503 was surely not done (`Retry-After` says whether to try again), 504 may or
-   may not be done. What was not done because of the request itself is 4xx.
-2. An error nobody foresaw is 500 without a word about its inside; that is in the log.
+1. `status` and `type` are exact: 503 was surely not done (`Retry-After` says whether to try again), 504 may or may not
+   be done. What was refused because of the request itself is 4xx.
+2. An unexpected error is 500 and reveals nothing of its cause, which is in the log.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _RETRY = {"busy", "not-committed", "not-ready", "read-timeout"}
 
 
 class Problem(Exception):
-    """What a request is answered with instead. `name` is one of `PROBLEMS`, `detail` is for people."""
+    """Raised to answer a request with an error. `name` is one of `PROBLEMS`; `detail` is text for people."""
 
     def __init__(self, name: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -89,7 +89,7 @@ class Problem(Exception):
 
 
 def problem_of(error: ReplidictError) -> Problem:
-    """What an error of the dict is over HTTP."""
+    """The problem that represents an error of the dict."""
     kinds: dict[type[ReplidictError], str] = {
         RemovedError: "removed",
         TransactionConflict: "transaction-conflict",

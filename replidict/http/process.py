@@ -1,11 +1,12 @@
-"""One node with its HTTP, as a process.
+"""Runs one node and its HTTP server as a process.
 
 Rules kept here:
 
-1. SIGTERM and SIGINT end it in order: no new requests, those under way finished, leadership handed over, all closed.
-2. When the node stops by itself (its disk failed, or it was removed), so does the process, in the same order and with
-   the node's own error: whoever looks after processes must see it.
-3. A service manager hears that the process is ready when HTTP answers. It does not wait for a leader: a node that is
+1. SIGTERM and SIGINT end it in order: it takes no new requests, finishes those under way, hands over leadership, and
+   closes everything.
+2. When the node stops by itself (its disk failed, or it was removed), the process ends in the same order, with the
+   node's error: a supervisor watches processes.
+3. A service manager is told that the process is ready when HTTP answers. It does not wait for a leader: a node that is
    started before the others has none yet, and must not be ended for that.
 """
 

@@ -1,10 +1,10 @@
-"""Where the store listens, and uvicorn set up for it.
+"""Opens the listening socket and configures uvicorn.
 
 Rules kept here:
 
-1. Without a host it listens on loopback. Elsewhere it refuses to, without a token.
-2. The address is taken before the dict is opened: a port in use costs nothing but a message.
-3. A server that is told to stop takes no more connections, finishes what is under way, and waits for that only so long.
+1. Without a host, it listens on loopback. It does not listen elsewhere without a token.
+2. The address is bound before the dict is opened, so that a port in use costs nothing but an error message.
+3. When it is stopped, the server accepts no more connections, and finishes the requests under way within a time limit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from replidict.errors import ReplidictError, SecurityError
-from replidict.http.connection import Connection
-from replidict.http.heads import HEAD_BYTES
+from replidict.http.connection_limits import Connection
+from replidict.http.request_heads import HEAD_BYTES
 from replidict.options import Options
 from replidict.security import is_loopback
 
@@ -78,7 +78,7 @@ def check_protected(bound: socket.socket, token: str | None) -> None:
     host = bound.getsockname()[0]
     if token is None and not is_loopback(host):
         raise SecurityError(
-            f"HTTP on {host} is off loopback, and anyone who reaches it could read and write this dict: put a token in "
+            f"HTTP at {host} is not on loopback, and anyone who reaches it could use this dict: put a token in "
             "a file and give it with --http-token-file (or in the environment's REPLIDICT_HTTP_TOKEN), or listen on "
             "loopback: --http :PORT"
         )
@@ -88,7 +88,7 @@ class HttpServer:
     """uvicorn in a thread of its own."""
 
     def __init__(self, app: ASGIApp, bound: socket.socket, options: Options) -> None:
-        """Serve the app on a bound socket, which it closes. `options` are those of the dict."""
+        """Serve the app on a bound socket, which this closes at the end. `options` are those of the dict."""
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -115,7 +115,8 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more, finish what is under way. The second time: end now. For signal handlers, too."""
+        """Accept no more requests and finish those under way; the second call ends them. It may be called in signal
+        handlers."""
         if self._server.should_exit:
             self._server.force_exit = True
         self._server.should_exit = True

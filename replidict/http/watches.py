@@ -1,10 +1,10 @@
-"""GET /watch: changes as server-sent events, which browsers follow by `EventSource`, and shells by `curl -N`.
+"""GET /watch: changes as server-sent events, for `EventSource` in browsers and `curl -N` in shells.
 
 Rules kept here:
 
-1. An event's id is its revision, so that a client which comes back, here or at another node, goes on behind it. The id
-   moves on with heartbeats, too: what is of no interest need not be remembered for anybody.
-2. One change is held for a client at a time: the next one is read when that is taken.
+1. The id of an event is its revision, so that a client that comes back, here or at another node, continues after it.
+   Heartbeats advance the id, too, so that changes of no interest need not be remembered.
+2. At most one change is held for a client: the next one is read when that has been sent.
 3. A stream ends when the node stops.
 """
 
@@ -17,14 +17,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from replidict.api.changes import Change
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.api.watch import Watch, open_watch
+from replidict.api.watched_changes import Change
 from replidict.errors import EncodingError, HistoryLost, ReplidictError
-from replidict.http.arguments import TIMEOUT, parameters_of
 from replidict.http.bulkheads import Bulkhead
 from replidict.http.event_stream import HEADERS, MEDIA_TYPE, EventStream
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import TIMEOUT, parameters_of
 from replidict.machine.jsonable import Json, to_json
 
 MAX_WATCHES = 100
@@ -32,7 +32,7 @@ MAX_WATCHES = 100
 
 
 class Watches:
-    """The endpoint, and the streams that are open."""
+    """The endpoint, and its open streams."""
 
     def __init__(self, d: ReplicatedDict[Any, Any], opening: Bulkhead) -> None:
         self._dict, self._opening = d, opening
@@ -47,7 +47,7 @@ class Watches:
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=MEDIA_TYPE)
         if self._open >= MAX_WATCHES:
-            raise Problem("busy", f"{MAX_WATCHES} clients watch at this node, which is all it takes: try another")
+            raise Problem("busy", f"{MAX_WATCHES} clients watch this node, its maximum: try another node")
         bell, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def wake() -> None:
@@ -71,7 +71,7 @@ class Watches:
 
 
 class _Changes:
-    """What one stream tells: the changes that a watch sees."""
+    """The source of one stream: the changes that a watch reports."""
 
     def __init__(self, watches: Watches, watch: Watch[str, Any]) -> None:
         self._watches, self._watch = watches, watch
@@ -87,7 +87,7 @@ class _Changes:
         self._watch.close()
 
     def next(self) -> str:
-        """What there is to be said now."""
+        """The next event, if there is one."""
         try:
             change = self._watch.next(0)
         except HistoryLost as lost:
@@ -124,9 +124,9 @@ def _data(change: Change[str, Any]) -> str:
 
 
 def _shown(value: Any, said: dict[str, object]) -> Json:
-    """The value as JSON; if JSON can't say it, null and a word about it."""
+    """The value as JSON; if JSON can't represent it, null and a word about it."""
     try:
         return Json(to_json(value))
     except (TypeError, ValueError, RecursionError, NotImplementedError):
-        said["unshown"] = f"JSON can't say this {type(value).__name__}"
+        said["unshown"] = f"JSON can't represent this {type(value).__name__}"
         return Json("null")

@@ -1,12 +1,13 @@
-"""Sums of stored numbers: the same bytes on every machine, whatever its decimal contexts and limits are.
+"""Adds stored numbers, with the same bytes as the result on every machine, whatever its decimal context.
 
 Rules kept here:
 
-1. Only int, float and Decimal are numbers; bool is none. An int and a float give a float, an int and a Decimal a
-   Decimal, and a float and a Decimal nothing, as in Python.
-2. What is finite stays finite, and a Decimal exact up to `DIGITS` digits; a sum that can't be is an `OverflowError`.
-3. A NaN made of floats has one form: processors differ in its sign.
-4. Whether a stored value is a number is told by its first bytes: one that is none may be too deep to decode, or hold
+1. Only int, float and Decimal are numbers; bool is not. An int and a float give a float, an int and a Decimal give a
+   Decimal, and a float and a Decimal can't be added, as in Python.
+2. Finite numbers have a finite sum, and a Decimal sum is exact up to `DIGITS` digits; otherwise it is an
+   `OverflowError`.
+3. Every NaN of floats has the same bytes: processors differ in its sign.
+4. Whether a stored value is a number is seen from its first bytes: another value may be too deep to decode, or hold
    what this machine does not know (a time zone).
 """
 
@@ -55,7 +56,7 @@ def number(value: object) -> Number:
     """The value itself, if it is of exactly one of the types that can be added. Raises `TypeError`."""
     if type(value) in (int, float, Decimal):
         return value  # type: ignore[return-value]
-    raise TypeError(f"only int, float and Decimal can be added, and this is a {type(value).__qualname__}")
+    raise TypeError(f"only int, float and Decimal can be added, not {type(value).__qualname__}")
 
 
 def stored_number(data: bytes, codec: Codec) -> Number:

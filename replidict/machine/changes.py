@@ -1,4 +1,4 @@
-"""What applying commands changes, as it is handed on: to the disk as rows, to those who watch as changes of keys."""
+"""The effects of a command as they are passed on: rows for the disk, changes of keys for watches."""
 
 from __future__ import annotations
 

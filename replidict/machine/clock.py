@@ -1,10 +1,10 @@
-"""The cluster's clock and what ends when, as part of the state.
+"""The cluster's clock and the deadlines, as part of the state.
 
 Rules kept here:
 
-1. The clock moves by `Tick` commands alone, and never back. Nothing here knows what time it is anywhere else.
+1. Only `Tick` commands move the clock, and never back. Nothing here knows any other time.
 2. What ends at the same time ends in the same order on every node, also on one that has loaded a snapshot: the order
-   is made of what is in the state, and of nothing else.
+   depends only on the state.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ LATEST = 2**62
 
 
 class Kind(IntEnum):
-    """What can have a deadline."""
+    """The kinds of things that have deadlines."""
 
     KEY = 0
     LEASE = 1
 
 
 class Clock:
-    """Milliseconds that have passed in the cluster, and the deadlines on that scale."""
+    """The milliseconds that have passed in the cluster, and the deadlines on that scale."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -48,7 +48,7 @@ class Clock:
         return self._due.get((kind, number))
 
     def set(self, kind: Kind, number: int, deadline: int | None) -> None:
-        """Have something end at this time, or not any more."""
+        """Set or remove a deadline."""
         if deadline is None:
             self._due.pop((kind, number), None)
             return

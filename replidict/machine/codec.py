@@ -1,4 +1,4 @@
-"""`Codec` and the default one: values and keys to bytes (MessagePack) and back, without I/O and without pickle.
+"""`Codec` and the default codec: converts keys and values to bytes (MessagePack) and back, without pickle.
 
 The rules that this file keeps:
 
@@ -60,7 +60,7 @@ _KEPT: Final = (
 
 
 class Codec(Protocol):
-    """Turns values into bytes and back; every node of a cluster must use the same one, and it must be pure.
+    """Converts values to bytes and back. Every node of a cluster must use the same one, and it must be pure.
 
     Example:
         >>> import json
@@ -154,7 +154,7 @@ def decode_key(data: bytes, /) -> Hashable:
 
 
 class FaithfulCodec:
-    """The `Codec` of this module: `encode` and `decode` as they are, without the cost of binding a method."""
+    """The default codec: the functions `encode` and `decode` themselves, without the cost of binding a method."""
 
     __slots__ = ()
     encode = staticmethod(encode)
@@ -172,7 +172,7 @@ _pack: Final = Encoder().encode
 
 
 class _Refused(Exception):
-    """A part that can't be kept, and the way to it."""
+    """A part of a value that can't be stored, and the path to it."""
 
     def __init__(self, reason: str, path: Sequence[str] = ()) -> None:
         self.reason = reason
@@ -184,7 +184,7 @@ class _Refused(Exception):
 
 
 class _Open:
-    """A container whose parts are being encoded; of a dict, its keys and items by turns."""
+    """A container whose parts are being encoded; for a dict, its keys and values in turn."""
 
     __slots__ = ("kind", "parts", "wired")
 

@@ -1,10 +1,10 @@
-"""What can stand in the log: typed commands, and the results that applying them gives.
+"""The commands that the log can hold, and the results of applying them.
 
 Rules kept here:
 
 1. A command is a pure description: keys and values are already encoded, nothing is decided later.
-2. Tags are never used again and fields are only added at the end, with a default: old logs stay readable.
-3. `decode` raises `UnknownCommand` for what this release does not know. What it raises else is this machine's failure.
+2. Tags are never reused, and fields are only added at the end, with a default: old logs stay readable.
+3. `decode` raises `UnknownCommand` for what this release does not know. Any other error is a failure of this machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Clock, leases and locks put together: what ends with what, and all of it as named rows.
+"""Combines clock, leases and locks: what ends together, and how all of it is stored in named rows.
 
 Rules kept here:
 
-1. What is due at a `Tick` goes as one change, in order of deadline; so does what ends with a lease that is given back.
-2. All leases that end are taken out of every line before anything is granted: no dead process is granted a lock.
+1. Everything that is due at a `Tick` is removed as one change, in order of deadline; so is what ends with a revoked
+   lease.
+2. All requests of ending leases are removed from their queues before anything is granted, so that no lock is granted to
+   a process that is gone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ Remove = Callable[[list[Hashable], bool], None]
 
 
 class Coordination:
-    """What a state machine has beside the map and the sessions, as far as it is about time and turns."""
+    """The part of the replicated state that concerns time, leases and locks."""
 
     def __init__(self, remove: Remove) -> None:
         self._remove = remove
@@ -101,7 +103,7 @@ class Coordination:
 
     @property
     def changed_rows(self) -> dict[str, bytes | None]:
-        """What has changed since they were last taken, by name; None: it is gone."""
+        """The rows that have changed since the last call, by name; None: the row is gone."""
         return {name: self._row(name) for name in self._dirty}
 
     @property

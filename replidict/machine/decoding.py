@@ -1,7 +1,7 @@
-"""Encoded values become Python values again.
+"""Decodes stored values into Python values.
 
-msgspec does it, up to a few extensions within one another, since it takes stack for each. What is nested deeper is
-`folding`'s, which takes none. The format is told in `codec`.
+msgspec decodes values up to a few nested extensions, since each needs stack. Deeper ones are decoded by `folding`,
+which needs none. `codec` describes the format.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def build_container(code: int, parts: list[Any]) -> Any:
 
 
 class Values:
-    """What `fold` makes values with: see `folding.Maker`."""
+    """Builds Python values for `fold`; see `folding.Maker`."""
 
     leaf = staticmethod(Decoder().decode)
     extension = staticmethod(build_leaf)
@@ -72,8 +72,8 @@ Unpack: TypeAlias = Callable[[bytes | memoryview], Any]
 
 
 def unpacker(leaf: Callable[[int, memoryview], Any], deep: Callable[[int, memoryview], Any], level: int = 0) -> Unpack:
-    """A decoder for what stands within so many extensions: `leaf` for those that hold no values, `deep` for those that
-    stand within too many others."""
+    """A decoder for values inside a number of extensions: `leaf` decodes extensions that hold no values, `deep` those
+    nested too deeply."""
     inner = None if level == SHALLOW else unpacker(leaf, deep, level + 1)
 
     def extension(code: int, data: memoryview) -> Any:

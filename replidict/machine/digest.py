@@ -1,14 +1,14 @@
-"""A digest of the replicated state, kept up as rows change, by which nodes find out that they differ.
+"""The digest of the replicated state, kept up to date as rows change, by which nodes find out that they differ.
 
 Rules kept here:
 
-1. The digest is the sum, modulo 2**128, of a hash of each row and of one of the counters. So it depends on what is
-   there alone: not on the order in which it came, on the machine or the release of Python, nor on how much was loaded
-   and how much applied.
-2. Nothing is hashed while a command is applied. What each row was and what it is now are noted; the hashes are made
-   when somebody asks for the digest, or when much has gathered. A key that was written often is hashed once then.
-3. What is hashed, and how, belongs to the feature level: another way would be a difference between old and new nodes.
-4. The words in which an operation was refused are no part of it: they may be others in another release.
+1. The digest is the sum, modulo 2**128, of a hash of each row and of one of the counters. So it depends on the content
+   alone: not on the order of its changes, on the machine or the release of Python, nor on whether it was loaded or
+   applied.
+2. Nothing is hashed while a command is applied. The old and the new content of changed rows are noted, and hashed when
+   the digest is needed, or when many have gathered. A key that was written often is hashed once then.
+3. What is hashed, and how, is fixed for a feature level: otherwise old and new nodes would differ.
+4. The texts of refused operations are left out, since another release may word them differently.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def kept_hash(name: str, data: bytes) -> int:
 
 
 def digest_of(rows: int, revision: int, next_position: int) -> bytes:
-    """The digest of a state whose rows have this sum of hashes."""
+    """The digest of a state whose row hashes have this sum."""
     counters = _hash(_five_numbers(_COUNTERS, revision, next_position, 0, 0))
     return ((rows + counters) & _MASK).to_bytes(16, "little")
 

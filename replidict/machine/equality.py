@@ -1,9 +1,9 @@
-"""Which keys are the same, and which values are equal: as `dict` and `==` say, and the same on every machine.
+"""Decides which keys are the same and which values are equal: as `dict` and `==` do, but alike on every machine.
 
-Nodes apply the same log, so they must agree on this whatever their interpreters are set to: the limit of recursion,
-what becomes of warnings (`python -bb` makes an error of comparing "a" with b"a"), the decimal context, and the time
-zone database. So nothing counts here but what has no such settings: texts, numbers, and bytes made so that equal values
-have equal ones.
+Nodes apply the same log, so they must agree on equality however their interpreters are configured: the recursion limit,
+the warning filters (`python -bb` turns comparing "a" with b"a" into an error), the decimal context and the time zone
+database. So only what does not depend on any of these is compared here: str, numbers, and bytes made such that equal
+values have equal ones.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def place(key: bytes) -> Hashable:
 
 
 def place_of(key: object) -> Hashable:
-    """Under what a key stands that somebody asks for: also one that could not be stored, if it equals one that can.
+    """The place of a key that is looked up. A key that could not be stored has one, too, if it equals one that can.
 
     Raises `TypeError` if it is not hashable.
     """
@@ -97,7 +97,7 @@ _NOWHERE: Final = (None,)
 
 
 def _as_kept(part: object) -> object:
-    """A text or a number that is of a subclass, or somebody else's, as one of a type that is kept."""
+    """A str or a number of a subclass, or of a foreign type, converted to a stored type."""
     if type(part) in _ITSELF:
         return part
     if isinstance(part, str):

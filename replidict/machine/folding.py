@@ -1,7 +1,7 @@
-"""MessagePack read from the inside out, without recursion: what it needs of the stack does not depend on the bytes.
+"""Decodes MessagePack without recursion, so that the stack it needs does not depend on the data.
 
-`fold` finds where each part begins and ends; what a part becomes is up to the caller: values for `codec`, bytes that
-can be compared for `equality`. It is slow beside msgspec, which is asked first where that is safe.
+`fold` finds where each part begins and ends; its caller decides what becomes of a part: values for `codec`, bytes that
+can be compared for `equality`. It is slower than msgspec, which is tried first where that is safe.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _FIXED_EXT: Final = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 
 def fold(data: bytes | memoryview, make: Maker, most: int | None, code: int | None = None) -> Any:
-    """What `make` makes of all these bytes; with `code`, they are the payload of such an extension.
+    """Return what `make` makes of these bytes; with `code`, they are the payload of that extension.
 
     Raises `ValueError` if they are no MessagePack or nested more than `most` deep, and what `make` raises.
     """

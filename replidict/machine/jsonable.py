@@ -1,4 +1,4 @@
-"""Values as JSON and as Python literals, with ints of any size: Python's own ways refuse those of many digits."""
+"""Writes values as JSON and as Python literals, with ints of any size."""
 
 from __future__ import annotations
 

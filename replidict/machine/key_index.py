@@ -1,11 +1,11 @@
-"""All keys in order, for pages of them: made when first asked for, and kept from then on.
+"""Keeps all keys in order, for pages of keys. It is built when it is first needed.
 
 Rules kept here:
 
-1. It costs nothing as long as nobody has asked for a page, and whoever changes the map never waits for it: what came
-   and went is noted in a queue, and sorted in by the next reader.
-2. It is made while the map goes on changing. Whoever changes the map does so first and tells the index afterwards, and
-   the index is known to them before a copy of the map is made: so that, and what it was told, leave nothing out.
+1. It costs nothing until a page is first asked for, and the thread that changes the map never waits for it: added and
+   removed keys are queued, and the next reader sorts them in.
+2. It is built while the map goes on changing. The map is changed first and the index is told afterwards, and the index
+   is registered before the map is copied: so the copy and the queued changes together leave nothing out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Keyed(Protocol):
 
 
 class KeyIndex:
-    """The texts by code point, and the other keys, encoded, by their bytes. For any thread."""
+    """The keys in order: str keys by code point, then all others by their encoded bytes. For any thread."""
 
     def __init__(self) -> None:
         self._reading = threading.Lock()
@@ -55,7 +55,7 @@ class KeyIndex:
         return len(self._told) <= MOST_TOLD
 
     def fill(self, held: Mapping[Hashable, Keyed]) -> None:
-        """Begin with what was in the map at a moment after this index was made known to those who change it."""
+        """Start with the content of the map at a moment after this index was registered."""
         self._texts = SortedList(_in_order(key for key in held if type(key) is str))
         self._others = SortedList(_in_order(item.key for key, item in held.items() if type(key) is not str))
         self.filled = True
@@ -100,6 +100,6 @@ def _behind(prefix: str) -> str | None:
 
 
 def _in_order(keys: Iterable[Ordered]) -> Iterator[Ordered]:
-    """Sorted, as `sorted` does it, but in so many steps that others have the interpreter in between."""
+    """Sort like `sorted`, but in steps, so that other threads get the interpreter in between."""
     keys = iter(keys)
     return heapq.merge(*iter(lambda: sorted(islice(keys, SORT_AT_ONCE)), []))

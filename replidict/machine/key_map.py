@@ -1,11 +1,11 @@
-"""The keys and values, which one thread changes while others read.
+"""The map of keys to values, which one thread changes while others read it without a lock.
 
 Rules kept here:
 
-1. Other threads read at any time, and so do signal handlers and finalizers, which interrupt a thread anywhere: the
-   one that changes the map, too. So nothing is locked. A single key changes in one step. What a command stores under
-   several keys is complete in `pending` before the first of them is in `items`, and readers look there first.
-2. `revision` grows before an entry changes anything that is seen, and `settled` becomes the same when all of it is.
+1. Other threads read at any time, and so do signal handlers and finalizers, which may interrupt any thread, also the
+   one that changes the map. So nothing is locked. A single key changes in one step. The pairs that a command stores
+   under several keys are complete in `pending` before the first of them is in `items`, and readers look there first.
+2. `revision` grows before an entry changes anything visible, and `settled` becomes equal to it when all is changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from replidict.machine.key_index import KeyIndex
 
 
 class Unreadable(dict[Any, Any]):
-    """What readers find where there is nothing to read any more; `refuse` raises why."""
+    """Stands in for a map that can't be read any more; `refuse` raises the reason."""
 
     def __init__(self, refuse: Callable[[], NoReturn]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 class KeyMap:
-    """The map, its revision, and what is to be told of its changes."""
+    """The map, its revision, and the changes that are still to be passed on."""
 
     def __init__(self, tell_at_most: int = TELL_AT_MOST) -> None:
         self.items: dict[Hashable, Item] = {}
@@ -68,7 +68,7 @@ class KeyMap:
     # -- reading, for any thread ------------------------------------------------------------------------------------
 
     def find(self, key: Hashable) -> Item | None:
-        """What is stored under a key now."""
+        """The item stored under a key now."""
         where = key if type(key) is str else place_of(key)
         pending = self.pending
         return pending[where] if where in pending else self.readable.get(where)
@@ -143,15 +143,15 @@ class KeyMap:
             self._note(key, item, True)
 
     def _note(self, key: Hashable, item: Item, present: bool) -> None:
-        """A key came or went: tell who keeps them in order."""
+        """Tell the index of keys that a key was added or removed."""
         if self.key_index is not None and not self.key_index.note(key, item.key, present):
             self.key_index = None
 
     def _item(
         self, key: Hashable, present: Item | None, encoded: bytes, value: bytes, revision: int, keeps: bool = False
     ) -> Item:
-        """What is to be stored in the place of `present`; noted among the changes. It is permanent, unless it `keeps`
-        the deadline and the lease of that."""
+        """Make the item that replaces `present`, and note it among the changes. It is permanent, unless it `keeps` the
+        deadline and the lease of `present`."""
         if present is None:
             position = self._next_position
             self._next_position += 1

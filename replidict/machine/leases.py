@@ -1,9 +1,9 @@
-"""Leases, and the keys that end by themselves: with a ttl of their own, with a lease, or with whichever is first.
+"""Leases, and keys that expire: by their own ttl, with a lease, or by whichever ends first.
 
 Rules kept here:
 
-1. A deadline is the clock's time when the command is applied, and the ttl. Renewing a lease moves its deadline on.
-2. A key's row says what it hangs on. What it does not say, the lease's row does: a lease's keys are not listed twice.
+1. A deadline is the clock's time when the command is applied, plus the ttl. Renewing a lease moves its deadline.
+2. A key's row names the lease that it is attached to. A lease's row does not list its keys.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from replidict.machine.clock import Clock, Kind
 
 
 class Lease(msgspec.Struct):
-    """One lease: milliseconds that it lives without being renewed, and the keys that end with it, by position."""
+    """A lease: its ttl in milliseconds, and the positions of the keys attached to it."""
 
     ttl_ms: int
     keys: dict[int, None] = {}
 
 
 class Mortal(msgspec.Struct):
-    """A key that ends by itself, and the lease that it ends with, if it does."""
+    """A key that expires, and the lease that it is attached to, if any."""
 
     key: Hashable
     lease: int | None
@@ -44,7 +44,7 @@ _pack = msgspec.msgpack.encode
 
 
 class Leases:
-    """All leases, by id, and all mortal keys, by position."""
+    """All leases by id, and all expiring keys by position."""
 
     def __init__(self, clock: Clock, dirty: set[str]) -> None:
         """`dirty` gets the names of the rows that change."""
@@ -95,7 +95,7 @@ class Leases:
         self._set_deadline(position, ttl_ms)
 
     def expire(self, position: int, key: Hashable, ttl_ms: int) -> None:
-        """Have a key end so much later than now, whatever was said of that before; its lease stays."""
+        """Set a key's time to live from now, replacing the one before; its lease stays."""
         self.mortal.setdefault(position, Mortal(key, None))
         self._set_deadline(position, ttl_ms)
 
@@ -135,7 +135,7 @@ class Leases:
         return None if known is None or deadline is None else _pack(_LeaseRow(known.ttl_ms, deadline))
 
     def deadline_row(self, position: int) -> bytes | None:
-        """What a key hangs on, as a row; None: it is permanent, or gone."""
+        """The row with a key's deadline and lease; None: the key is permanent, or gone."""
         mortal = self.mortal.get(position)
         return None if mortal is None else _pack(_DeadlineRow(self._clock.deadline(Kind.KEY, position), mortal.lease))
 

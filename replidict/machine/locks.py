@@ -1,12 +1,12 @@
-"""Locks and semaphores: who holds one, and who is in line.
+"""Locks and semaphores: their holders and their queues.
 
 Rules kept here:
 
-1. A lock is granted by the command that frees it, to whoever is next in line: a request that waits for nothing is
-   granted at once. A request is in line once, holds once, and hangs on a lease, with which it goes.
-2. First come, first served. Readers of a shared lock hold it together, but none overtakes a writer that waits.
-3. Each grant in the cluster has a token, larger than all before. Who holds a lock is told by the token alone.
-4. A name is that of a lock, or of a semaphore with so many permits, as long as anybody holds it or waits for it.
+1. A lock is granted by the command that frees it, to the next in the queue; a request that need not wait is granted at
+   once. A request is queued once, holds the lock once, and depends on a lease, with which it ends.
+2. First come, first served. Readers of a shared lock hold it together, but none overtakes a waiting writer.
+3. Each grant in the cluster has a token larger than all before. The token alone identifies the holder.
+4. A name belongs to a lock, or to a semaphore with a number of permits, as long as it is held or waited for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EXCLUSIVE = 0
 
 
 class OtherKind(Exception):
-    """The name is that of something else."""
+    """The name belongs to a lock of another kind."""
 
 
 class Ticket(msgspec.Struct, array_like=True):
-    """A request for a lock: on which lease, whose, and once it is granted the token, and the clock's time then."""
+    """A request for a lock: its lease, its holder and, once granted, its token and the time of the grant."""
 
     request: int
     lease: int
@@ -39,7 +39,7 @@ class Ticket(msgspec.Struct, array_like=True):
 
 
 class Lock(msgspec.Struct, array_like=True):
-    """One name: how many permits (`EXCLUSIVE`: a lock), who holds it, and who waits, each in order."""
+    """One name: the number of permits (`EXCLUSIVE` for a lock), its holders and its queue, each in order."""
 
     permits: int
     holders: dict[int, Ticket] = {}
@@ -66,7 +66,7 @@ class _LockRow(msgspec.Struct, array_like=True):
 
 
 class Locks:
-    """All that are held or waited for, by name."""
+    """All locks that are held or waited for, by name."""
 
     def __init__(self, clock: Clock, dirty: set[str]) -> None:
         """`dirty` gets the names of the rows that change."""
@@ -116,7 +116,7 @@ class Locks:
         return request is not None and self.release(name, request) is True
 
     def see_to(self, name: str, token: int) -> None:
-        """Raise `LockLost` if nobody holds this lock with this token."""
+        """Raise `LockLost` unless somebody holds this lock with this token."""
         lock = self.by_name.get(name)
         if lock is None or all(ticket.token != token for ticket in lock.holders.values()):
             raise LockLost(f"the lock {name!r} is not held with the token {token} (any more)")
@@ -161,7 +161,7 @@ class Locks:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def row(self, name: str) -> bytes | None:
-        """A lock as a row; None: nobody has it."""
+        """A lock as a row; None: it is free and nobody waits."""
         lock = self.by_name.get(name)
         if lock is None:
             return None

@@ -1,4 +1,4 @@
-"""What the entries of the log give on the node that applies them."""
+"""The results of the commands that a node applies, for the calls that wait for them."""
 
 from __future__ import annotations
 

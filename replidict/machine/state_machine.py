@@ -1,14 +1,14 @@
-"""The replicated map as a pure function of the log: `apply(index, command)` changes it and gives an outcome.
+"""The replicated state as a pure function of the log: `apply(index, command)` changes it and returns the outcome.
 
 Rules kept here:
 
 1. Deterministic: no clock, no randomness, no I/O. Two machines that applied the same entries are equal.
-2. What can't be done gives a result that says so, and depends on the log alone. Whatever else is raised ends the node:
-   a command that this release does not know, a codec of the user's that fails here, no memory. No node goes on without
-   what the others have applied.
-3. Exactly once (thesis 6.3): a batch that was applied before gives its first results again.
+2. An operation that can't be done has a result that says so, which depends on the log alone. Any other exception stops
+   the node: a command that this release does not know, a user's codec that fails here, no memory. No node goes on
+   without what the others have applied.
+3. Exactly once (thesis 6.3): a batch that was applied before returns its first results again.
 4. Each change is also recorded as rows, so that the table on disk can follow entry by entry, and as changes of keys,
-   for those who watch.
+   for watches.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class StateMachine(KeyMap):
         self.digest()
 
     def take_changes(self) -> Changes:
-        """What changed since the last call; the caller owns it."""
+        """Return the changes since the last call; the caller owns them."""
         taken = self._changes
         taken.index, taken.revision, taken.next_position = self.applied_index, self.revision, self._next_position
         taken.keys, taken.session_count = len(self.items), len(self.sessions)
@@ -99,7 +99,7 @@ class StateMachine(KeyMap):
         return taken
 
     def digest(self) -> bytes:
-        """The digest of the state, whose changes must have been taken."""
+        """The digest of the state. Its changes must have been taken before."""
         made = digest_of(self._digest.settle(), self.revision, self._next_position)
         self.digested = (self.applied_index, made)
         return made
@@ -365,7 +365,7 @@ class StateMachine(KeyMap):
 
 
 class _Refused(Exception):
-    """An operation that no machine performs: with the words of its result."""
+    """An operation that every node refuses, with the text for its result."""
 
 
 def _place(key: bytes) -> Hashable:

@@ -1,10 +1,10 @@
-"""What a transaction or an increment will do, found out before anything changes.
+"""Works out what a transaction or an increment will do, before anything is changed.
 
 Rules kept here:
 
-1. A key is as a transaction saw it if the same revision wrote it, or if it was absent and is. A key that was deleted
-   and stored again has another revision, whatever its value is.
-2. Writes are planned one after the other, each on top of those before it; one that can't be done ends the whole.
+1. A key is unchanged if the same revision wrote it, or if it was absent and is absent. A key that was deleted and
+   stored again has another revision, whatever its value is.
+2. Writes are planned one after the other, each on top of those before; one that can't be done ends the transaction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Place = Callable[[bytes], Hashable]
 
 
 class Stored(Protocol):
-    """What is under a key."""
+    """The value and revision of a key."""
 
     @property
     def value(self) -> bytes:
@@ -29,11 +29,11 @@ class Stored(Protocol):
 
     @property
     def revision(self) -> int:
-        """That wrote it."""
+        """The revision that wrote it."""
 
 
 class Step(NamedTuple):
-    """One change of a plan: a key's place, the key itself, and its new value, or None if it goes.
+    """One change of a plan: the key's place, the key, and its new value, or None if it is removed.
 
     The key ends with `expiring`, or is permanent, unless it `keeps` what it had.
     """

@@ -1,9 +1,9 @@
-"""What a node has done in the last minutes: writes, how long they took, and who was elected. For people who look.
+"""Statistics of a node's last minutes for the status page: writes, their latencies, and elections.
 
 Rules kept here:
 
-1. What nobody looks at costs a comparison a step, and a count a batch of writes.
-2. Only the node's thread writes. Any thread reads: it copies what it reads by single calls into C.
+1. While nobody looks, a step costs one comparison, and a batch of writes one count.
+2. Only the node's thread writes. Any thread may read: it copies what it needs by single calls into C.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Election:
-    """A leader that this node got to know."""
+    """A leader that this node heard of."""
 
     term: int
     address: str
@@ -95,7 +95,7 @@ class Activity:
         self._revision = revision
 
     def look(self, revision: int, term: int, leader: str | None) -> None:
-        """After each step: how far the dict is, and who leads."""
+        """Note the dict's revision and the leader, after each step."""
         if revision != self._revision:
             self._current().after = revision
             self._revision = revision

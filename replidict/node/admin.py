@@ -1,11 +1,11 @@
-"""The members of a cluster and how they change, as calls that wait.
+"""Lists and changes the members of a cluster. The calls here wait for the result.
 
 Rules kept here:
 
-1. A change is asked for again until it is made, is surely impossible, or the deadline has passed; what is so already is
-   no error, so asking again is safe.
-2. `NotCommitted` says that it surely was not made; once an answer got lost, it is `OutcomeUnknown`. So it is when this
-   node stops before it hears one, unless it stops because it is removed, and that was what it asked for.
+1. A change is requested again until it is made, is surely impossible, or the deadline has passed. A change that is
+   already made is no error, so repeating the request is safe.
+2. `NotCommitted` says that the change was surely not made; once an answer was lost, it is `OutcomeUnknown`. So it is,
+   too, when this node stops before it hears the answer, unless it was asked to remove itself and was removed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Answered = TypeVar("Answered")
 
 
 class Cluster:
-    """One node's part in its cluster. For any thread but the node's own."""
+    """The cluster as seen from one node. For any thread but the node's own."""
 
     def __init__(self, node: RaftNode, security: Security | None) -> None:
         """`security` is that of the node's network, if it has one."""
@@ -60,7 +60,8 @@ class Cluster:
             raise ReplidictError(f"can't add {address}: a dict without address= has no network and no other members")
         if self._security.loopback_only and not is_loopback(split_address(address)[0]):
             raise SecurityError(
-                f"can't add {address}: it is off loopback, where this node calls no one without secret= or tls="
+                f"can't add {address}: it is not a loopback address, and this node connects to others only with "
+                "secret= or tls="
             )
 
     def hand_over(self, to: str | None, seconds: float) -> None:
@@ -118,7 +119,7 @@ class Cluster:
             if not begun and not lost:
                 raise
             raise OutcomeUnknown(
-                f"{_named(change)}: this node has stopped before it heard what became of that, so it may or may not be "
+                f"{_named(change)}: this node stopped before it was told the outcome, so it may or may not be "
                 f"made: members() of another node tells ({error})"
             ) from error
         except NotCommitted:  # too busy
@@ -129,7 +130,7 @@ class Cluster:
     def _too_late(self, change: Change, seconds: float, why: str, lost: bool) -> NoReturn:
         if lost:
             raise OutcomeUnknown(
-                f"{_named(change)}: nobody confirmed it within {rounded(seconds)} s, so it may or may not be made, "
+                f"{_named(change)}: it was not confirmed within {rounded(seconds)} s, so it may or may not be made, "
                 "now or later: members() tells, or ask again, which does no harm"
             )
         raise NotCommitted(f"{_named(change)}: not made within {rounded(seconds)} s: {why}")
@@ -149,7 +150,7 @@ class Cluster:
                 return members
             if clock() >= deadline:
                 raise OutcomeUnknown(
-                    f"{address} was let in, but this node did not hear of it within {rounded(seconds)} s: join again, "
+                    f"{address} was let in, but this node was not told within {rounded(seconds)} s: join again, "
                     "which does no harm"
                 )
             time.sleep(RETRY_PAUSE)

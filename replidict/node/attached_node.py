@@ -1,13 +1,13 @@
-"""A copy of the dict in a process beside the one that runs the node: fed with that one's log, entry by entry.
+"""The copy of the dict in an attached process: it applies the log entries that the host's node sends.
 
 Rules kept here:
 
-1. The copy applies the very entries that the node has applied, in order, to the same state machine. So what a write
-   gives, what a watch tells, who holds a lock and when a lease ends is known here as it is there; nothing is asked.
-2. It never goes back. A node that was opened anew may know less for a moment; it then sends nothing until it has more.
-3. Its session, its leases and its locks are its own. They outlast the node: what was not answered is sent again to the
-   next one, and applied once.
-4. Before the first state has come, nothing is read: a reader waits for it.
+1. The copy applies the entries that the node has applied, in order, to the same kind of state machine. So it gives the
+   same results, changes, locks and deadlines, without asking.
+2. It never goes back. A node that was opened anew may know less for a moment; it sends nothing until it has caught up.
+3. Its session, leases and locks are its own. They outlast the node: what was not answered is sent again to the next
+   node, and applied once.
+4. Before the first state has arrived, nothing is read: a reader waits for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.host_link import AttachedClock, AttachedLevel, HostLink
-from replidict.node.locks import holder_at
+from replidict.node.lock_requests import holder_at
 from replidict.node.node import OF_PARENT, Node, Returned
 from replidict.options import Options
 from replidict.own_threads import in_node_thread
@@ -47,7 +47,7 @@ SEEK_EVERY = 0.02
 
 
 class AttachedNode(Node):
-    """One copy. It is the same object in a forked child, where it begins anew."""
+    """The copy of one process. After a fork, the child uses the same object, which starts afresh."""
 
     engine: HostLink
 
@@ -119,7 +119,7 @@ class AttachedNode(Node):
     def status(self) -> Status:
         standing, machine = self.engine.standing, self.machine
         if standing is None:
-            raise ReplidictError("this process has not met the node of this directory yet")
+            raise ReplidictError("this process is not attached to the node of this directory yet")
         changed: dict[str, Any] = {}
         if not self.engine.accepted or self.failure is not None:
             changed = {"is_leader": False, "leader": None, "connected": ()}
@@ -267,7 +267,7 @@ def _sessions(state: msg.State) -> Iterator[tuple[int, Session]]:
 
 
 class _NotYet(dict[Any, Any]):
-    """What readers find before there is a copy: they wait for it (rule 4)."""
+    """Stands in for the map until there is a copy: readers wait for it (rule 4)."""
 
     def __init__(self, node: AttachedNode) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How a caller's thread waits for its write or its read, and what it is told when there is no answer in time."""
+"""How a thread waits for a write or a read, and which error it gets when time runs out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def rounded(seconds: float) -> str:
 
 
 def is_current(node: Node) -> bool:
-    """Whether this node's copy surely includes all that was acknowledged anywhere before, without asking anybody."""
+    """Whether this node's copy surely includes everything acknowledged anywhere so far, as far as it knows without
+    messages."""
     if node.failure is not None:
         raise_anew(node.failure)
     engine = node.engine
@@ -32,7 +33,7 @@ def is_recent(node: Node, max_staleness: float) -> bool:
 
 
 def not_current(seconds: float) -> ReadTimeout:
-    """What is raised when nobody could say so in time."""
+    """The error for a read that no majority confirmed in time."""
     return ReadTimeout(
         f"no majority of the cluster confirmed within {rounded(seconds)} s that this node is up to date: check "
         "that a majority of the peers is running and reachable, or read this node's own copy"
@@ -44,7 +45,7 @@ def make_current(node: Node, seconds: float) -> None:
     if is_current(node):
         return
     if in_node_thread():
-        raise waits_for_itself(ReplidictError, "this read can't be made sure to be up to date")
+        raise waits_for_itself(ReplidictError, "this read can't be confirmed to be up to date")
     done = threading.Lock()
     done.acquire()
     read = Read(done.release)
@@ -63,7 +64,7 @@ def make_recent(node: Node, max_staleness: float, seconds: float) -> None:
 
 
 def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cmd.Result:
-    """Have an operation of about so many bytes done, and return what it gives. Raises what its absence means."""
+    """Write an operation of about `size` bytes, wait, and return its result. Raises what a missing answer means."""
     if node.failure is not None:
         raise_anew(node.failure)
     if in_node_thread():
@@ -81,7 +82,7 @@ def write(node: Node, operation: cmd.Operation, size: int, seconds: float) -> cm
 
 
 def given_up(node: Node, submitted: Write, seconds: float) -> ReplidictError:
-    """Nobody waits for this write any longer, `seconds` after it was submitted: what its caller is to be told."""
+    """Give up a write `seconds` after it was submitted. Returns the error for its caller."""
     if node.proposals.give_up(submitted):
         if submitted.level > node.feature_level.current and node.engine.leader is not None:
             return NotCommitted(node.feature_level.why_not(submitted.level))

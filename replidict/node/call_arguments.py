@@ -1,4 +1,4 @@
-"""What a caller gives, checked before anything is touched; `ValueError` names the one that is wrong."""
+"""Checks the arguments of public calls, before anything is changed; the `ValueError` names the wrong one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_share(share: object) -> None:
 
 
 def network_of(address: str | None, tls: TLS | None, secret: str | bytes | None, insecure: bool) -> Security | None:
-    """What protects the network of a node, which without an address has none."""
+    """The security of a node's network; None for a node without an address."""
     if address is not None:
         return security_for(address, tls, secret, insecure)
     if tls is not None or secret is not None:
@@ -79,7 +79,7 @@ def member_to_join(join: str | None, address: str | None, founders: list[str], v
     if address is None:
         raise ValueError("join= needs address=: the host:port at which the members reach this node")
     if len(founders) > 1:
-        raise ValueError("join= enters a cluster that runs, and peers= founds a new one: give one of them")
+        raise ValueError("join= joins a running cluster, and peers= founds a new one: give one of them")
     if is_same(checked_address(join, "join"), checked_address(address, "address")):
         raise ValueError(f"join={join!r} is this node's own address: give that of a member of the cluster")
     return join.lower()
@@ -151,7 +151,7 @@ def in_commands(encoded: list[tuple[bytes, bytes]], most: int) -> Iterator[tuple
 
 
 def pairs_of(other: Any, named: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
-    """What `dict.update` takes out of its arguments, but for names that elsewhere are no keys."""
+    """The pairs in the arguments of `dict.update`. The name `timeout` is refused as a key."""
     if "timeout" in named:
         raise TypeError(
             "update(timeout=...) could be a key or a time limit: write update({'timeout': ...}) for the key; the time "
@@ -176,11 +176,11 @@ def ttl_of(value: Any, name: str = "ttl") -> float:
 
 
 def text_of(value: object, name: str, least: int) -> str:
-    """The value, if it is a text of so many characters."""
+    """The value, if it is a str with an allowed number of characters. Raises `ValueError`."""
     if (
         not isinstance(value, str)
         or not least <= len(value) <= NAME_MAX
         or any("\ud800" <= c <= "\udfff" for c in value)
     ):
-        raise ValueError(f"{name}={value!r}: must be a text of {least} to {NAME_MAX} characters")
+        raise ValueError(f"{name}={value!r}: must be a str of {least} to {NAME_MAX} characters")
     return value

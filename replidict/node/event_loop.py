@@ -1,9 +1,9 @@
-"""The thread in which a node lives, and how other threads wake it.
+"""The thread that runs a node, and how other threads wake it.
 
 Rules kept here:
 
-1. Everything below this floor runs in this one thread. Others only queue writes and reads, and call `wake`.
-2. Whatever ends the node is logged once, told to everybody who waits, and raised by every call from then on.
+1. `node` and the floors below it run in this one thread. Other threads only queue writes and reads, and call `wake`.
+2. Whatever stops the node is logged once, reported to every waiting call, and raised by every call from then on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_EVERY = 1.0
 
 
 class Waker:
-    """A pipe by which any thread ends the tick thread's wait."""
+    """A pipe with which any thread wakes the node's thread."""
 
     def __init__(self) -> None:
         self.sleeping = self.woken = False
@@ -65,7 +65,7 @@ class Waker:
                     self._let_go()
 
     def close(self) -> None:
-        """Let go of the pipe, once nobody writes to it. Idempotent."""
+        """Close the pipe, once no thread writes to it. Idempotent."""
         self._open = False
         self._let_go()
 
@@ -77,7 +77,7 @@ class Waker:
                 break  # another has done it
 
     def abandon(self) -> None:
-        """Let go of the pipe in a forked child, where nobody else can be writing to it."""
+        """Close the pipe in a forked child, where no other thread can be writing to it."""
         self._writing.clear()
         self.close()
 
@@ -93,8 +93,8 @@ class Ticker:
         ended: Callable[[], None],
         check: Callable[[], None],
     ) -> None:
-        """`check` is called now and then, and may raise `StorageError`; `ending` is told why the node stops, before
-        those who wait are; `ended` is called when all is over."""
+        """`check` is called regularly and may raise `StorageError`; `ending` is called with the reason when the node
+        stops, before waiting calls are told; `ended` is called when all is over."""
         self._node = node
         self._waker = waker
         self._ending = ending

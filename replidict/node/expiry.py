@@ -1,14 +1,15 @@
-"""The cluster's clock on one node: what it shows, and on the leader the `Tick` entries that make it count.
+"""Reads the cluster's clock on one node and, on the leader, appends the `Tick` entries that advance it.
 
 Rules kept here:
 
 1. Only a leader appends `Tick`: just before an entry that needs the time, when the next deadline is due, and every ten
-   seconds while there are deadlines, so that not much of a ttl is forgotten when all nodes stop. Without a deadline
-   anywhere, nothing is appended.
-2. A leader goes on from the larger of the last `Tick` in its log and what the last leader said, which each message with
-   entries and each heartbeat does, and its own time since. So an election neither shortens a ttl nor restarts it.
-3. What the last leader said is taken as it is, also if this node would have counted further: else a fast clock would
-   gain on the others without an end. Wall time is never asked.
+   seconds while there are deadlines, so that little of a ttl is lost when all nodes stop. Without deadlines, nothing is
+   appended.
+2. A new leader continues from the larger of the last `Tick` in its log and the last time that the previous leader
+   reported (every `AppendEntries` does), plus the time since by its own clock. So an election neither shortens nor
+   restarts a ttl.
+3. The previous leader's time is taken as it is, even if this node would have counted further: otherwise the fastest
+   clock would gain on all others. Wall time is never used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EVERY_MS = 10_000
 
 
 class Expiry:
-    """One node's. For the tick thread; `now` is for any."""
+    """The expiry of one node. For the node's thread; `now` is for any thread."""
 
     def __init__(self, engine: Engine, machine: StateMachine) -> None:
         self._engine, self._machine = engine, machine
@@ -39,7 +40,7 @@ class Expiry:
         return self._machine.coordination.clock
 
     def now(self) -> int:
-        """What the cluster's clock shows, as far as this node knows, in milliseconds."""
+        """The time of the cluster's clock as far as this node knows it, in milliseconds."""
         said, at = self._known
         return max(said + int((self._engine.clock() - at) * 1000), self._clock.now)
 

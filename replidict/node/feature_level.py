@@ -1,16 +1,16 @@
-"""The cluster's feature level: what its members may put into the log, because all of them can read it.
+"""The cluster's feature level: which commands may be put into the log, because every member can read them.
 
 Rules kept here:
 
 1. The leader raises the level by a command, once every other member, learners included, has answered it in its term and
-   is connected to it with a release that knows the level. A member whose release is not known counts as level 1.
-2. The level of a node is that of the entries it has applied, so that it only rises. It proposes no command above that:
-   the entry that raised the level comes before the command in every log.
-3. A node whose file is marked for a level (see `storage.file_format`) has nothing to do with nodes of older releases:
-   it refuses their connections, and closes those it has. So none of them is ever sent an entry that it would misread,
-   although an older release was put back after its node had answered for rule 1.
-4. A write that is above the level waits only where the level is about to rise; else its caller is told who is in the
-   way.
+   is connected to it with a release that knows the level. A member whose release is unknown counts as level 1.
+2. The level of a node is that of the entries it has applied, so it only rises. A node proposes no command above its
+   level, so in every log the entry that raised the level comes before the command.
+3. A node whose file is marked for a level (see `storage.file_format`) has no connections with nodes of older releases:
+   it refuses them, and closes those it has. So no such node is ever sent an entry that it would misread, even if its
+   release was downgraded after it had answered for rule 1.
+4. A write above the level waits only if the level is about to rise; otherwise the error names the members that hold
+   the level back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 4
 
 
 class FeatureLevel:
-    """One node's part in it. `meet` and `step` are for the tick thread."""
+    """The feature level as one node knows it. `meet` and `step` are for the node's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.release = THIS
@@ -106,7 +106,7 @@ class FeatureLevel:
         return self.why_not(needed)
 
     def why_not(self, needed: int) -> str:
-        """What to tell the caller of a write that needs a higher level than the cluster has. For any thread."""
+        """The error text for a write that needs a higher level than the cluster has. For any thread."""
         old = self._older_than(needed)
         absent = [peer.address for peer in self._by_address() if not peer.connected]
         if old:

@@ -1,11 +1,11 @@
-"""Writes that no thread waits for: each has a future, so that one thread can have many under way.
+"""Writes with futures, so that one thread can have many under way.
 
 Rules kept here:
 
-1. Callbacks run in a thread of their own, one after the other: whatever one does or waits for, it holds up other
-   callbacks at most, and never the node, nor anybody who waits for a future.
-2. Every future is resolved, also when the node ends or nobody answers: all have the same timeout, so those that were
-   submitted first are the first to run out of time.
+1. Callbacks run in a thread of their own, one after the other: a slow one delays only other callbacks, never the node
+   or a thread that waits for a future.
+2. Every future is resolved, also when the node stops or no answer comes. All have the same timeout, so those submitted
+   first are the first to run out of time.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Answer(Future[Any]):
         return self.settle()
 
     def settle(self) -> object:
-        """What becomes of it: the first to ask decides, if there is no answer, that there will be none."""
+        """Decide the outcome: the first caller decides, if there is no answer, that there will be none."""
         write = self.write
         if write is None:
             return self._outcomes["it"]
@@ -106,7 +106,7 @@ class _Answer(Future[Any]):
 
 
 class Futures:
-    """Those of one node. The thread begins with the first of them. Nothing here holds a lock."""
+    """The futures of one node. Their thread starts with the first of them. Nothing here holds a lock."""
 
     def __init__(self, node: Node, thread_name: str) -> None:
         self._node = node
@@ -117,7 +117,7 @@ class Futures:
         self._thread = OwnThread(self._run, thread_name)
 
     def submit(self, operation: cmd.Operation, size: int, seconds: float) -> Future[Any]:
-        """Have an operation of about so many bytes done. `seconds` are the same for all.
+        """Write an operation of about `size` bytes. `seconds` are the same for all.
 
         The future can't be cancelled; it gets the result, or what `blocking_calls.write` raises. Raises what ended the
         node, and `NotCommitted` if the system has no thread left.

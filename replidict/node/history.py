@@ -1,15 +1,14 @@
-"""The last changes of a node's dict, and how they are read: by cursors, each at its own pace.
+"""The last changes of a node's dict, in memory, and the cursors that read them.
 
 Rules kept here:
 
-1. The node's thread writes, any thread reads, and nobody waits for anybody: there is no lock. Each step below is one
-   operation of a `dict`, a `deque` or an attribute, and their order makes up for the rest.
-2. Changes are kept in pieces, as they were applied; a piece holds whole commands, and is dropped as a whole, the oldest
-   first. That it is dropped is noted before it goes, so a reader that does not find it knows why.
-3. A cursor that looks for changes arms its waiter first and looks then; changes are put here first, and who waits for
-   them is told then. So a change is seen by one of the two.
-4. A cursor has lost something only if a change of interest was dropped: what it waits for is told apart from what it
-   may pass over, however much that is.
+1. The node's thread writes, any thread reads, and no thread waits for another: there is no lock. Each step below is one
+   operation of a `dict`, a `deque` or an attribute, and the order of the steps replaces the lock.
+2. Changes are kept in pieces, as they were applied. A piece holds whole commands, and is dropped as a whole, the oldest
+   first. Dropping is noted before it is done, so a reader that does not find a piece knows why.
+3. A cursor arms its waiter first and looks for changes afterwards; the node's thread adds changes first and looks for
+   waiters afterwards. So one of the two sees the other.
+4. A cursor has lost something only if a change of interest was dropped. Other changes may be dropped, however many.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ KEY_FACTOR = 4
 
 
 class _Piece(msgspec.Struct, gc=False):
-    """Changes that were applied together, their last revision, and what they cost in memory."""
+    """Changes that were applied together, their last revision, and the memory that they take."""
 
     changes: tuple[KeyChange, ...]
     revision: int
@@ -44,7 +43,7 @@ class _Piece(msgspec.Struct, gc=False):
 
 
 class History:
-    """The changes of one node since `oldest`, as far as they fit into the bounds."""
+    """The changes of one node since `oldest`, as far as the bounds allow."""
 
     def __init__(self, machine: StateMachine, most_entries: int, most_bytes: int) -> None:
         """It begins with the state that the machine has now."""
@@ -132,7 +131,8 @@ class History:
         self._bytes -= piece.bytes
 
     def _drop_all(self, revision: int) -> None:
-        """Up to this revision nothing can be told. That takes a number, too: whoever waited finds that it is gone."""
+        """Drop everything up to this revision. This takes a piece number, too, so that waiting cursors find that it is
+        gone."""
         self.oldest = revision  # rule 2
         self._first = self._end = self._end + 1
         self._pieces = {}
@@ -153,13 +153,13 @@ class History:
             self.announced = revision
 
     def wake(self) -> None:
-        """Wake those who have something to read."""
+        """Wake the watchers that have something to read."""
         self.waiters.settle()
         self.waiters.wake()
 
 
 class Found(NamedTuple):
-    """Changes of one revision, and where they are: from `start` to before `stop` in a piece, with others in between."""
+    """The changes of one revision and their place: from `start` to before `stop` in a piece, others in between."""
 
     revision: int
     changes: Sequence[KeyChange]
@@ -169,7 +169,7 @@ class Found(NamedTuple):
 
 
 class Cursor:
-    """How far one reader is. For one thread at a time, but for `close`, which may come from anywhere."""
+    """The position of one reader. For one thread at a time; any thread may call `close`."""
 
     def __init__(self, history: History, interest: Interest, wake: Callable[[], object], after: int) -> None:
         """Read what is behind a revision. Raises `HistoryLost` if that can't be told any more."""
@@ -257,8 +257,8 @@ class Cursor:
     def _lost(self) -> HistoryLost:
         history = self._history
         return HistoryLost(
-            f"the changes behind revision {self.revision} are not all known to this node any more, only those behind "
-            f"{history.oldest} (it is at {history.newest}): begin with a snapshot, or watch with resync=True; "
+            f"this node no longer has all changes after revision {self.revision}, only those after {history.oldest} "
+            f"(it is at {history.newest}): begin with a snapshot, or watch with resync=True; "
             "Options(history_entries=..., history_bytes=...) keep more",
             history.oldest,
             history.newest,

@@ -1,10 +1,10 @@
-"""The way of an attached process to the node that another process runs: what the engine is to a node's own parts.
+"""The connection of an attached process to its host; for the parts of the node, it stands in for the engine.
 
 Rules kept here:
 
-1. A command that was sent may be lost with the connection, or with the node's own way to the leader. Each makes another
-   route, so that it is sent again (see `proposals`).
-2. A question that was sent by a connection that is lost is answered with "nobody can tell": who asked asks again.
+1. A command that was sent may be lost with the connection, or with the node's own route to the leader. Each of these
+   events makes a new route, which has the command sent again (see `proposals`).
+2. A request for a read index that was sent on a lost connection is answered with "unknown", and is made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from replidict.transport.unix import UnixConnection
 
 
 class HostLink:
-    """One process's. All methods are for the thread of the attached node."""
+    """The connection of one process. All methods are for the thread of the attached node."""
 
     lease_until = -inf
     is_leader = False
@@ -109,7 +109,7 @@ class HostLink:
         return True
 
     def connected(self, connection: UnixConnection, hello: msg.Attach) -> None:
-        """There is a connection: say who this is."""
+        """Introduce this process on a new connection."""
         self.connection, self.accepted = connection, False
         self._connections += 1
         connection.send(msg.encode(hello))
@@ -144,7 +144,7 @@ class HostLink:
 
 
 class AttachedLevel:
-    """The cluster's feature level, as the node of the host tells it."""
+    """The cluster's feature level, as the host's node reports it."""
 
     def __init__(self, machine: StateMachine, link: HostLink) -> None:
         self._machine, self._link = machine, link
@@ -160,13 +160,13 @@ class AttachedLevel:
         return standing.too_high if standing is not None and standing.final else None
 
     def why_not(self, needed: int) -> str:
-        """What to tell the caller of a write that needs a higher level than the cluster has."""
+        """The error text for a write that needs a higher level than the cluster has."""
         standing = self._link.standing
         return standing.too_high if standing is not None else ""
 
 
 class AttachedClock:
-    """The cluster's clock, as the node of the host tells it."""
+    """The cluster's clock, as the host's node reports it."""
 
     def __init__(self, machine: StateMachine, link: HostLink) -> None:
         self._machine, self._link = machine, link

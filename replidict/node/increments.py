@@ -1,4 +1,4 @@
-"""Adding to a stored number: what is sent, and what its result means."""
+"""The command that adds to a stored number, and the meaning of its result."""
 
 from __future__ import annotations
 
@@ -26,5 +26,7 @@ def sum_of(key: Hashable, operation: cmd.Increment, result: cmd.Result) -> bytes
         return result
     kind = type(DEFAULT_CODEC.decode(operation.by)).__name__
     if result is None:
-        raise TypeError(f"the value of {brief(key)} is no number to which a {kind} can be added; it is as it was")
-    raise OverflowError(f"the value of {brief(key)} is as it was: the sum has too many digits, or no float is so large")
+        raise TypeError(f"the value of {brief(key)} is not a number that a {kind} can be added to; it is unchanged")
+    raise OverflowError(
+        f"the value of {brief(key)} was not changed: the sum has too many digits, or is too large for a float"
+    )

@@ -1,4 +1,4 @@
-"""Linearizable reads: which index to wait for, and the wait (thesis 6.4).
+"""Linearizable reads: which index they wait for, and how (thesis 6.4).
 
 Rules kept here:
 
@@ -16,14 +16,14 @@ from functools import partial
 from itertools import count
 
 from replidict.errors import ReplidictError, raise_anew
-from replidict.node.consensus import Consensus
+from replidict.node.consensus_interface import Consensus
 
 RETRY_PAUSE = 0.02
 """Seconds before a read asks again that found no leader; a change of leader ends the pause."""
 
 
 class Read:
-    """One waiting read. `done` is called once, by the tick thread; `error` says whether it may go on."""
+    """One waiting read. The node's thread calls `done` once; `error` is None if the read may go on."""
 
     __slots__ = ("abandoned", "done", "error")
 
@@ -34,7 +34,7 @@ class Read:
 
 
 class Reads:
-    """The linearizable reads of one process. `submit` is for any thread, the rest for the tick thread."""
+    """The linearizable reads of one process. `submit` is for any thread, the rest for the node's thread."""
 
     def __init__(self, engine: Consensus, wake: Callable[[], None]) -> None:
         self._engine = engine
@@ -82,7 +82,7 @@ class Reads:
             heapq.heappush(self._waiting, (index, number, reads))
 
     def release(self) -> None:
-        """Let go of those whose index is applied."""
+        """Finish the reads whose index is applied."""
         applied = self._engine.last_applied
         while self._waiting and self._waiting[0][0] <= applied:
             for read in heapq.heappop(self._waiting)[2]:

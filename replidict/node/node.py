@@ -1,8 +1,8 @@
-"""What every copy of the dict has that a program uses: the state, and the parts that read, write, wait and watch.
+"""`Node`: the state and the parts for writing, reading, waiting and watching that every copy of the dict has.
 
-Two kinds there are: `RaftNode`, a member of the cluster, and `AttachedNode`, which a process has beside the member that
-another process of the same machine runs. Both apply the same log to the same state machine, so all of this is the same
-for both; they differ in where the log comes from.
+There are two kinds: `RaftNode`, a member of the cluster, and `AttachedNode`, the copy of a process that uses another
+process's member. Both apply the same log to the same kind of state machine, so everything here serves both; they differ
+in where the log comes from.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from replidict.machine.changes import Changes
 from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
 from replidict.node.activity import Activity
-from replidict.node.consensus import ClusterClock, Consensus, Level
+from replidict.node.consensus_interface import ClusterClock, Consensus, Level
+from replidict.node.held_leases import Leases
 from replidict.node.history import History
-from replidict.node.leases import Leases
 from replidict.node.linearizable_reads import Reads
-from replidict.node.locks import Locks
+from replidict.node.lock_requests import Locks
 from replidict.node.proposals import Proposals
 from replidict.node.step_end import StepEnd
 from replidict.options import Options
@@ -37,7 +37,7 @@ Returned = TypeVar("Returned")
 
 
 class Node(ABC):
-    """One copy, stepped from outside by one thread."""
+    """One copy of the dict, stepped by one thread."""
 
     engine: Consensus
     expiry: ClusterClock
@@ -84,7 +84,7 @@ class Node(ABC):
 
     @abstractmethod
     def status(self) -> Status:
-        """What this node knows, read without stopping it."""
+        """What this node knows, read without interrupting it."""
 
     def refuse(self, failure: ReplidictError) -> None:
         """Have every call, and every reader, get this from now on."""
@@ -107,7 +107,7 @@ class Node(ABC):
 
     @abstractmethod
     def stop(self, failure: ReplidictError) -> None:
-        """Go no further: everybody who waits is told, files and sockets are let go of."""
+        """Stop: fail all waiting calls, and release files and sockets."""
 
     def _on_outcome(self, outcome: Outcome) -> None:
         self.history.follow()  # a caller that is answered may look for the change at once

@@ -1,12 +1,11 @@
-"""How a value is taken out, so that none is lost that this machine can't decode.
+"""Removes a key and returns its value. A value that this machine can't decode is not removed.
 
 Rules kept here:
 
-1. What every machine can decode is removed by one command, however many others pop as well.
-2. Anything else, and all values of a codec of the user's, is read and decoded first, and removed only if it is still
-   the one that was read.
-3. Below the feature level of these commands it is removed without a condition, and what was written in between goes
-   with it.
+1. A value that every machine can decode is removed by one command, however many others pop as well.
+2. Any other value, and every value of a user's codec, is read and decoded first, and then removed on the condition that
+   it is still the same.
+3. Below the feature level of these commands it is removed without a condition, and a value written in between is lost.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from replidict.errors import NotCommitted
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC, decode_key, encode_key
 from replidict.machine.equality import key_at
-from replidict.machine.values import removed_value_of, value_of
+from replidict.machine.stored_values import removed_value_of, value_of
 from replidict.node.blocking_calls import rounded
 from replidict.node.node import Node
 from replidict.node.steps import Prepared, Steps
@@ -102,7 +101,8 @@ def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
 def _remove(
     node: Node, look: Callable[[], tuple[cmd.Remove, Any]], what: str, seconds: float
 ) -> Steps[tuple[bool, Any]]:
-    """Have what `look` finds removed; look again when it was changed meanwhile. Whether there was anything, and it."""
+    """Remove what `look` finds; look again if it was changed meanwhile. Returns whether there was anything, and its
+    value."""
     deadline, left = node.engine.clock() + seconds, seconds
     while True:
         operation, found = look()
@@ -112,5 +112,5 @@ def _remove(
         left = deadline - node.engine.clock()
         if left <= 0:
             raise NotCommitted(
-                f"{what} was changed by others all the time for {rounded(seconds)} s, and not removed: try again"
+                f"{what} was changed again and again by others for {rounded(seconds)} s, and not removed: try again"
             )

@@ -1,15 +1,15 @@
-"""Writes: how they become log commands, and how each is applied once (Raft 8, thesis 6.3).
+"""Writes: how they become commands in the log, and how each is applied once (Raft 8, thesis 6.3).
 
 Rules kept here:
 
-1. All writes that wait go as one batch, in the order they came; a few batches are under way at a time.
+1. All waiting writes form one batch, in the order they came; a few batches are under way at a time.
 2. A batch has a sequence number within this process's session. It is sent again, unchanged, whenever the leader or the
-   connection to it changed, until it is applied here; the state machine applies it once and keeps the answer.
+   connection to it changed, until it is applied here; the state machine applies it once and keeps the results.
 3. A write is answered when its batch is applied on this node, so a read on this node sees it from then on.
 4. A write that was never sent is surely not applied: `NotCommitted`. Any other without an answer is `OutcomeUnknown`.
-5. A batch nobody waits for any more is sent again empty: either it was applied before, or never will be. So an outcome
-   does not stay unknown long after its caller gave up.
-6. A write above the cluster's feature level is refused before it is part of a batch, or waits until the level rises.
+5. A batch that is no longer waited for is sent again empty: either it was applied before, or it never will be. So an
+   outcome does not stay unknown long after its caller gave up.
+6. A write above the cluster's feature level is refused before it joins a batch, or waits until the level rises.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from replidict.large_encoding import LARGE, encode_large
 from replidict.machine import commands as cmd
 from replidict.machine.outcomes import BatchApplied, Outcome, Refusal, SessionOpened
 from replidict.node.activity import Activity
-from replidict.node.consensus import Consensus, Level
+from replidict.node.consensus_interface import Consensus, Level
 from replidict.options import Options
 
 WINDOW = 4
@@ -39,7 +39,7 @@ REFUSALS: dict[str, type[ReplidictError]] = {error.__name__: error for error in 
 
 
 class Write:
-    """One write on its way. `done` is called once, by the tick thread, when `result` or `error` is set."""
+    """One write on its way. `done` is called once, by the node's thread, when `result` or `error` is set."""
 
     __slots__ = ("abandoned", "answered", "done", "error", "level", "operation", "result", "sent", "since", "size")
 
@@ -56,7 +56,7 @@ class Write:
 
 
 def result_of(answered: Write) -> cmd.Result:
-    """What a write gave that is done. Raises why there is no result."""
+    """The result of a write that is done. Raises its error if it has none."""
     if answered.error is not None:
         raise_anew(answered.error)
     if isinstance(answered.result, str):
@@ -78,7 +78,7 @@ class _Batch:
 
 
 class Proposals:
-    """The writes of one process. `submit` and `give_up` are for any thread, the rest for the tick thread."""
+    """The writes of one process. `submit` and `give_up` are for any thread, the rest for the node's thread."""
 
     def __init__(
         self, engine: Consensus, options: Options, wake: Callable[[], None], level: Level, activity: Activity
@@ -126,7 +126,7 @@ class Proposals:
         return not write.sent
 
     def leave(self, write: Write, seconds: float) -> None:
-        """Nobody waits for this write any longer, but it may still be applied, if it is sent within so many seconds."""
+        """The caller no longer waits for this write. It may still be applied if it is sent within `seconds`."""
         heappush(self._left, (self._engine.clock() + seconds, next(self._leaving), write))
 
     @property
@@ -134,7 +134,7 @@ class Proposals:
         """Whether writes wait, or are under way: what becomes of one is not known yet, though its caller be gone."""
         return bool(self._queue or self._in_flight)
 
-    # -- tick thread --------------------------------------------------------------------------------------------------
+    # -- node's thread -------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Send what waits, and again what may have got lost."""

@@ -1,4 +1,4 @@
-"""One member without a thread, a socket or a clock of its own: the floors put together, stepped from outside."""
+"""`RaftNode`: one member without a thread, a socket or a clock of its own; its owner steps it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from replidict.storage.store import Store
 
 
 class RaftNode(Node):
-    """State machine, engine, proposals and reads over one store."""
+    """A state machine, an engine, proposals and reads over one store."""
 
     engine: Engine
     expiry: Expiry
@@ -94,8 +94,8 @@ class RaftNode(Node):
         self.reads.step()
 
     def recover(self) -> None:
-        """Apply all that is surely committed, before the first read: what was when this node went down, and of a sole
-        voter, who needs nobody to know it, the whole log."""
+        """Apply everything surely committed, before the first read: what was committed when this node stopped and, for
+        a sole voter, which needs no other node to commit, the whole log."""
         engine = self.engine
         while engine.last_applied < engine.commit_index:
             engine.apply()
@@ -173,7 +173,7 @@ class RaftNode(Node):
 
     @override
     def stop(self, failure: ReplidictError) -> None:
-        """Go no further: everybody who waits is told, the file and the sockets are let go of."""
+        """Stop: fail all waiting calls, and release the file and the sockets."""
         self.step_end.begin()
         self.refuse(failure)
         self._refuse_calls(failure)
@@ -196,7 +196,7 @@ class RaftNode(Node):
 
     @override
     def status(self) -> Status:
-        """What this node knows, read without stopping it."""
+        """What this node knows, read without interrupting it."""
         engine, store = self.engine, self.store
         roles: dict[Role, Literal["leader", "follower", "candidate"]] = {
             Role.LEADER: "leader",

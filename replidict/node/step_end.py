@@ -1,4 +1,4 @@
-"""What is put off until a step of the node is over, so that whoever is told of many answers is woken once."""
+"""Postpones wake-ups until a step of the node ends, so that whoever gets several answers is woken once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from threading import get_ident
 
 
 class StepEnd:
-    """That of one node. `call` is for any thread, the rest for the one that makes the steps."""
+    """The postponed calls of one node. `call` is for any thread, the rest for the one that makes the steps."""
 
     def __init__(self) -> None:
         self._stepping: int | None = None  # the thread that is in the middle of a step

@@ -1,6 +1,6 @@
-"""A call that takes several writes, one after the other, written once for threads and for coroutines.
+"""Calls that make several writes in turn, written once for threads and for coroutines.
 
-It is a generator, which asks for one write at a time, and is sent what that gives, or thrown what it raises.
+Such a call is a generator. It yields one write at a time, and is sent the write's result or thrown its error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Returned = TypeVar("Returned")
 
 
 class Prepared(NamedTuple):
-    """An operation that is to be written, and about how many bytes it has."""
+    """An operation that is to be written, and its approximate size in bytes."""
 
     operation: cmd.Operation
     size: int

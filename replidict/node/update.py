@@ -1,4 +1,4 @@
-"""Many pairs at once: one write if they fit into it, else several in order."""
+"""Writes many pairs: as one command if they fit into one, otherwise as several in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float, clock: Callable[[], float]) -> Steps[None]:
-    """Store so many pairs, in parts of about so many bytes, one after the other, all of them within `seconds`."""
+    """Store all pairs, in parts of about the given size, in order, all of them within `seconds`."""
     deadline, stored = clock() + seconds, 0
     for pairs, size in parts:
         try:
@@ -25,7 +25,7 @@ def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float, clock
 
 
 def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> OutcomeUnknown:
-    """So many entries of an update are stored, and then there was this error: what its caller is to be told."""
+    """The error for an update that failed after a number of entries had been stored."""
     others = "the others are not" if isinstance(error, NotCommitted) else "some of the others may be"
     return OutcomeUnknown(
         f"the first {stored:,} of the {whole:,} entries of this update are stored, and {others}: it was larger than "

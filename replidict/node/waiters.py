@@ -1,11 +1,11 @@
-"""Who waits for which changes, so that a change finds those it concerns without asking all.
+"""An index of the watchers by key and prefix, so that a change wakes only those it concerns.
 
 Rules kept here:
 
-1. A change costs a lookup by key and one for each length of prefix that somebody waits for, however many wait.
-2. A waiter that is found is woken once and stands aside until it arms itself again: one that never reads costs nothing.
+1. A change costs one lookup by key, and one for each length of prefix in use, however many watchers wait.
+2. A watcher that is found is woken once, and taken out until it arms itself again: one that never reads costs nothing.
 3. No locks: a signal handler or the garbage collector may arm or close a waiter at any moment, in any thread. Both only
-   put it on a queue; the node's thread alone touches the index.
+   append to a queue; only the node's thread uses the index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from replidict.machine.changes import KeyChange
 
 @dataclass(frozen=True)
 class Interest:
-    """Which changes are of interest: those of one key, of the texts with a prefix, or without either all of them.
+    """Which changes a watcher wants: those of one key, of the str keys with a prefix, or (without either) all.
 
     Keys are told apart by their places (see `machine.equality`).
     """
@@ -39,7 +39,8 @@ class Interest:
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """One who waits. `wake` is called by the node's thread, or by whoever closes it, and must neither block nor raise.
+    """One watcher. `wake` is called by the node's thread, or by whoever closes the watch; it must neither block nor
+    raise.
 
     `first` is set by the node's thread: there may be something from this piece of the history on. Its owner sets it to
     None.
@@ -53,7 +54,7 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class Waiters:
-    """Those of one node."""
+    """The waiting watchers of one node."""
 
     opened: set[Waiter] = field(default_factory=set)
     _queue: deque[Waiter] = field(default_factory=deque)
@@ -66,11 +67,11 @@ class Waiters:
     # -- any thread ---------------------------------------------------------------------------------------------------
 
     def open(self, waiter: Waiter) -> None:
-        """Somebody new; it waits for nothing yet."""
+        """Make a new waiter; it is not armed."""
         self.opened.add(waiter)
 
     def arm(self, waiter: Waiter) -> None:
-        """Tell it of the next change that is of interest. Who looks for changes afterwards misses none in between."""
+        """Have a waiter woken by the next change of interest. A caller that looks for changes later misses none."""
         self._queue.append(waiter)
 
     def close(self, waiter: Waiter) -> None:
@@ -88,7 +89,7 @@ class Waiters:
     # -- the node's thread --------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Take in the waiters that have been armed or closed."""
+        """Process the queue of armed and closed waiters."""
         queue = self._queue
         while queue:
             waiter = queue.popleft()
@@ -113,11 +114,11 @@ class Waiters:
 
     @property
     def waiting(self) -> bool:
-        """Whether anybody waits."""
+        """Whether any waiter is armed."""
         return bool(self._of_all or self._of_key or self._of_prefix)
 
     def find(self, changes: Iterable[KeyChange], number: int) -> None:
-        """These are visible now, in the piece of this number: note whom they concern."""
+        """Note the waiters that these changes, now visible in the piece of this number, concern."""
         for _, _, key, *_ in changes:
             if self._of_all:
                 self._tell(self._of_all.pop(None), number)
@@ -142,7 +143,7 @@ class Waiters:
         self._found += waiting
 
     def wake(self) -> None:
-        """Wake those that were found."""
+        """Wake the waiters that were found."""
         if self._found:
             found, self._found = self._found, []
             for waiter in found:

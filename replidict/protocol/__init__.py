@@ -1,1 +1,1 @@
-"""What nodes and clients say to each other, and what stands in the log: typed messages, and nothing else."""
+"""The messages between nodes and clients, and the shape of log entries."""

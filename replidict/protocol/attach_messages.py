@@ -1,10 +1,11 @@
-"""What a process that attached to a node of its machine, and that node's process, say to each other.
+"""The messages between an attached process and its host.
 
 Rules kept here:
 
-1. Both run as the same user, and trust each other; still each message is typed, and what is none ends the connection.
-2. The first message of each side is `Attach` and `Attached` (or `Refused`), whose shape no release changes: they tell
-   whether the two understand each other. All else may change with `VERSION`.
+1. Both sides run as the same user and trust each other; still every message is typed, and anything else ends the
+   connection.
+2. The first message of each side is `Attach` and `Attached` (or `Refused`), whose shape never changes: it shows whether
+   the two releases understand each other. Everything else may change with `VERSION`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Attach(_Message, frozen=True, tag=1):
-    """A process wants to attach. If it was attached before: to which node, how far it has applied that one's log, and
+    """A process wants to attach. If it was attached before: to which node, how far it has applied that node's log, and
     which leases it holds."""
 
     version: int
@@ -49,7 +50,7 @@ class AskIndex(_Message, frozen=True, tag=3):
 
 
 class ChangeMembers(_Message, frozen=True, tag=4):
-    """Have the members changed, or leadership handed over. Answer: `Said`."""
+    """Change the members, or transfer leadership. Answer: `Said`."""
 
     number: int
     change: AddMember | RemoveMember | TransferTo
@@ -57,13 +58,13 @@ class ChangeMembers(_Message, frozen=True, tag=4):
 
 
 class GetMembers(_Message, frozen=True, tag=5):
-    """Who is in the cluster? Answer: `Said`."""
+    """The members of the cluster. Answer: `Said`."""
 
     number: int
 
 
 class MakeBackup(_Message, frozen=True, tag=6):
-    """Have a backup made. Answer: `Said`."""
+    """Make a backup. Answer: `Said`."""
 
     number: int
     path: str
@@ -74,7 +75,7 @@ FromAttached = Attach | Forward | AskIndex | ChangeMembers | GetMembers | MakeBa
 
 
 class Attached(_Message, frozen=True, tag=1):
-    """It is attached to this node."""
+    """The process is attached to this node."""
 
     cluster_id: str
     node_id: str
@@ -82,13 +83,13 @@ class Attached(_Message, frozen=True, tag=1):
 
 
 class Refused(_Message, frozen=True, tag=2):
-    """It is not, for this reason."""
+    """The process is not attached, for this reason."""
 
     why: str
 
 
 class State(_Message, frozen=True, tag=3):
-    """What the state as of the entry at `index` has beside its rows, which come next: see `StateMachine.load`."""
+    """The state as of the entry at `index`, without its rows, which follow: see `StateMachine.load`."""
 
     index: int
     revision: int
@@ -112,10 +113,9 @@ class Entries(_Message, frozen=True, tag=5):
 
 
 class Standing(_Message, frozen=True, tag=6):
-    """How the node stands. `route` counts the ways of commands to the leader that there were, and is None while there
-    is none. Its clock of the cluster showed `clock` at `at`, on the clock of this machine, on which all that was
-    acknowledged up to `fresh_as_of` is in the state as of `status.applied_index`. A write above the cluster's feature
-    level gets `too_high`, at once if that is `final`."""
+    """The node's situation. `route` counts the routes to the leader so far, and is None while there is none. The
+    cluster's clock showed `clock` at time `at` of this machine's clock. A write above the cluster's feature level gets
+    the error `too_high`, at once if that is `final`."""
 
     route: int | None
     status: Status
@@ -127,14 +127,14 @@ class Standing(_Message, frozen=True, tag=6):
 
 
 class IndexIs(_Message, frozen=True, tag=7):
-    """The index that was asked for; None: nobody can tell now."""
+    """The index that was asked for; None if it can't be found at present."""
 
     number: int
     index: int | None
 
 
 class BackupMade(_Message, frozen=True, tag=8):
-    """See `node.backup.Backup`."""
+    """See `node.online_backup.Backup`."""
 
     path: str
     revision: int
@@ -144,7 +144,7 @@ class BackupMade(_Message, frozen=True, tag=8):
 
 
 class Said(_Message, frozen=True, tag=9):
-    """The answer to a request: what it gives, or the name of an error and its text."""
+    """The answer to a request: its result, or the name of an error and its text."""
 
     number: int
     members: list[Member] = []

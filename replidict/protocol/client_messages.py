@@ -1,14 +1,13 @@
-"""What a client says to a node and hears from it: programs that are no members, such as the command `replidict`.
+"""The messages between a node and its clients: programs that are no members, such as the command `replidict`.
 
-Rules this module keeps:
+Rules kept here:
 
-1. Requests and answers have decoders of their own, so that what a client says can never be a message of Raft.
-2. Every request has an id, which its answers carry, and a timeout, which is bounded. One answer ends it: `Keys`,
-   `Piece` and `Events` are parts that come before that one. What goes wrong is a `Failed`; one of id 0 is about the
-   client itself.
-3. Fields are only added at the end, with a default, and a tag is never used again, as for `messages`.
+1. Requests and answers have decoders of their own, so that nothing a client sends can be a message of Raft.
+2. Every request has an id, which its answers carry, and a bounded timeout. One answer ends it: `Keys`, `Piece` and
+   `Events` are parts that precede that one. An error is a `Failed`; one of id 0 concerns the client itself.
+3. Fields are only added at the end, with a default, and a tag is never reused, as in `peer_messages`.
 
-Keys and values are bytes of `replidict.machine.codec`, whatever codec the node was given.
+Keys and values are encoded by `replidict.machine.codec`, whatever codec the node has.
 """
 
 from __future__ import annotations
@@ -85,35 +84,35 @@ class ListKeys(_Request, frozen=True, tag=6):
 
 
 class GetStatus(_Request, frozen=True, tag=7):
-    """What the node knows of itself. Answer: `StatusIs`."""
+    """The node's status. Answer: `StatusIs`."""
 
 
 class GetMembers(_Request, frozen=True, tag=8):
-    """Who is in the cluster. Answer: `MembersAre`."""
+    """The members of the cluster. Answer: `MembersAre`."""
 
 
 class AddPeer(_Request, frozen=True, tag=9):
-    """Let a node in. Answer: `Done`."""
+    """Add a member. Answer: `Done`."""
 
     address: _Text
     voter: bool
 
 
 class RemovePeer(_Request, frozen=True, tag=10):
-    """Let a member go. Answer: `Done`."""
+    """Remove a member. Answer: `Done`."""
 
     address: _Text
     force: bool
 
 
 class Transfer(_Request, frozen=True, tag=11):
-    """Have another voter lead. Answer: `Done`."""
+    """Transfer leadership to another voter. Answer: `Done`."""
 
     to: _Text | None
 
 
 class Join(_Request, frozen=True, tag=12):
-    """A node with an empty disk, and of this release, asks to be let in. Answer: `Joined`."""
+    """A node with an empty disk asks to be added, and names its release. Answer: `Joined`."""
 
     address: _Text
     node_id: _Text
@@ -123,13 +122,14 @@ class Join(_Request, frozen=True, tag=12):
 
 
 class Backup(_Request, frozen=True, tag=13):
-    """A copy of one moment. Answers: `Piece`, `Done`."""
+    """A backup of the node's state. Answers: `Piece`, `Done`."""
 
 
 class Supersede(_Request, frozen=True, tag=14):
-    """A lost quorum was recovered, says the founder of the cluster that goes on (see `superseded`): as which one, where
-    and since when (ISO 8601). Before, it was this node of the cluster that is asked, whose members it knew as of the
-    entry at `index`. Answer: `Done`, if that may be so."""
+    """The founder of a recovered cluster tells a member of the old one about it (see `superseded`): the new
+    cluster, the founder's address there, and the time of the recovery (ISO 8601). In the old cluster the founder
+    had the given address and node id, and knew its members as of the entry at `index`. Answer: `Done`, if the
+    receiver believes it."""
 
     cluster_id: _Text
     node_id: _Text
@@ -141,7 +141,8 @@ class Supersede(_Request, frozen=True, tag=14):
 
 
 class Watch(_Request, frozen=True, tag=15):
-    """Changes, as they are applied: of a key, of the texts with a prefix, or of all; behind a revision, or from now on.
+    """Watch changes as they are applied: of a key, of the str keys with a prefix, or of all; after a revision, or from
+    now on.
 
     Answers: `Events`, the first of them without any, which says where it begins; there is no end but a `Failed`.
     """
@@ -160,7 +161,7 @@ class Increment(_Request, frozen=True, tag=16):
 
 
 class GetLocks(_Request, frozen=True, tag=20):
-    """Who holds which lock, as this node's copy says. Answer: `LocksAre`."""
+    """The holders of all locks, in this node's copy. Answer: `LocksAre`."""
 
 
 class BreakLock(_Request, frozen=True, tag=21):
@@ -171,8 +172,9 @@ class BreakLock(_Request, frozen=True, tag=21):
 
 
 class SetForAWhile(_Request, frozen=True, tag=22):
-    """Store a value that goes after `ttl` seconds; if the key is absent, or this revision wrote the present one, if so
-    asked. Not a field of `Set`: a release that does not know it would store for ever. Answer: `Stored` or `Held`."""
+    """Store a value that expires after `ttl` seconds; optionally only if the key is absent, or only if this revision
+    wrote the present value. This is not a field of `Set`, because an older release would ignore it and store the value
+    for ever. Answer: `Stored` or `Held`."""
 
     key: bytes
     value: bytes
@@ -217,11 +219,11 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(_Answer, frozen=True, tag=1):
-    """It is done, and there is no more to tell."""
+    """The request is done, and there is nothing to return."""
 
 
 class Failed(_Answer, frozen=True, tag=2):
-    """Why not: the name of a class of `replidict.errors`, or `ValueError`, and its text."""
+    """The request failed: the name of a class of `replidict.errors`, or `ValueError`, and its text."""
 
     error: _Text
     text: str
@@ -243,7 +245,7 @@ class Stored(_Answer, frozen=True, tag=4):
 
 
 class Held(_Answer, frozen=True, tag=5):
-    """Whether the condition of a write held, and it was done."""
+    """Whether the condition of a write held, and the write was applied."""
 
     held: bool
 
@@ -256,14 +258,14 @@ class Keys(_Answer, frozen=True, tag=6):
 
 @dataclass(frozen=True)
 class _StatusForAll(Status):
-    """With the fields that clients of release 0.1.0 expect."""
+    """A `Status` with the fields that clients of release 0.1.0 expect."""
 
     entries_deleted: int = 0
     entries_resent: int = 0
 
 
 class StatusIs(_Answer, frozen=True, tag=7):
-    """What a node knows of itself."""
+    """The node's status."""
 
     status: Status
 
@@ -274,13 +276,13 @@ class StatusIs(_Answer, frozen=True, tag=7):
 
 
 class MembersAre(_Answer, frozen=True, tag=8):
-    """Everybody in the cluster."""
+    """The members of the cluster."""
 
     members: list[Member]
 
 
 class Joined(_Answer, frozen=True, tag=9):
-    """The asker is a member now: the cluster, and the configuration as of the entry at `index`."""
+    """The requester is a member now: the cluster, and the configuration as of the entry at `index`."""
 
     cluster_id: str
     index: Number
@@ -291,7 +293,7 @@ class Joined(_Answer, frozen=True, tag=9):
 
 
 class Piece(_Answer, frozen=True, tag=10):
-    """A piece of a file of so many bytes; more follow."""
+    """A piece of a file of this many bytes; more follow."""
 
     total_bytes: Number
     data: bytes
@@ -307,7 +309,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Events(_Answer, frozen=True, tag=11):
-    """Some changes of one revision, all of them up to the `last` one; more follow. Without changes: it is as far."""
+    """Some changes of one revision; `last` if no more of it follow. Without changes: this revision was reached."""
 
     revision: Number
     last: bool
@@ -321,7 +323,7 @@ class Sum(_Answer, frozen=True, tag=12):
 
 
 class LocksAre(_Answer, frozen=True, tag=20):
-    """Who holds which lock."""
+    """The holders of all locks."""
 
     locks: list[LockInfo]
 

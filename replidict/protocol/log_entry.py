@@ -1,4 +1,4 @@
-"""One entry of the log, and the numbers that count entries and terms."""
+"""A log entry, and the type of its numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What nodes say to each other: every message is one typed, frozen struct, encoded by msgspec.
+"""The messages between nodes: typed, frozen structs, encoded by msgspec.
 
-Arrays instead of maps keep frames short; the tag is the first element. Fields are only ever added at the
-end, with a default, and a tag is never used again, so that releases can run side by side.
+Arrays instead of maps keep frames short; the tag is the first element. Fields are only ever added at the end, with a
+default, and a tag is never reused, so that different releases can run together.
 
 Figures and sections are those of the Raft paper ("In Search of an Understandable Consensus Algorithm",
 extended version) and of Ongaro's thesis ("Consensus: Bridging Theory and Practice").
@@ -195,7 +195,7 @@ class MembersAre(_Message, frozen=True, tag=15):
 
 
 class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Let a node in, as a learner first; `voter` says whether it becomes one when it is level (thesis 4.2.1)."""
+    """Add a node, as a learner first; `voter` says whether it is promoted once it has caught up (thesis 4.2.1)."""
 
     address: Name
     voter: bool
@@ -203,14 +203,15 @@ class AddMember(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RemoveMember(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Let a member go; `force` also if that leaves no majority connected, and nothing can be committed for a while."""
+    """Remove a member; with `force` also if that leaves no connected majority, so that nothing can be committed for a
+    while."""
 
     address: Name
     force: bool = False
 
 
 class TransferTo(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Hand over leadership, to this voter or to the one whose log is furthest (thesis 3.10)."""
+    """Transfer leadership to this voter, or (None) to the one whose log is furthest (thesis 3.10)."""
 
     address: Name | None = None
 
@@ -220,14 +221,14 @@ Verdict = Literal["done", "later", "lost", "absent", "never"]
 
 
 class ChangeRequest(_Message, frozen=True, tag=16):
-    """A member asks the leader for a change of the members, or of the leader."""
+    """A member asks the leader to change the members, or to transfer leadership."""
 
     request_id: Number
     change: Change
 
 
 class ChangeReply(_Message, frozen=True, tag=17):
-    """What became of a `ChangeRequest` (see `changes`, rule 5), and why."""
+    """The outcome of a `ChangeRequest` (see `reconfiguration`, rule 5), and the reason."""
 
     request_id: Number
     verdict: Verdict
@@ -235,14 +236,14 @@ class ChangeReply(_Message, frozen=True, tag=17):
 
 
 class MembersRequest(_Message, frozen=True, tag=18):
-    """A member asks the leader how far the others are."""
+    """A member asks the leader for the progress of all members."""
 
     request_id: Number
 
 
 class MembersReply(_Message, frozen=True, tag=19):
-    """By address: the last index known to be on its disk, and seconds since its last answer; None if not the leader.
-    `digests` are the last ones that they have told."""
+    """By address: the last index known to be on the member's disk, and the seconds since its last answer; None if the
+    receiver does not lead. `digests` are the latest ones that the members reported."""
 
     request_id: Number
     progress: Annotated[dict[Name, tuple[Number, Seconds]], msgspec.Meta(max_length=MEMBERS_MAX)] | None

@@ -1,1 +1,1 @@
-"""Raft: PySyncObj made safe."""
+"""Raft, on top of PySyncObj."""

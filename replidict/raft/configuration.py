@@ -1,13 +1,13 @@
-"""Who belongs to the cluster, as the log says (thesis chapter 4).
+"""The configurations in the log: who the members are, and which of them vote (thesis, chapter 4).
 
 Rules kept here:
 
-1. A configuration is in force from the moment its entry is in the log, committed or not (4.1), and no longer
-   once that entry is cut off.
-2. Until a change is committed, whom it lets go is listened to as before: it may be the leader who takes it back (4.1).
-3. The configurations above the applied index are kept, so that one can be taken back; below it the last one counts.
-4. A configuration that others know to be committed is taken over before its entry arrives here: who was away, or has
-   just joined, must not look for the leader among those who were members once. It is never taken back.
+1. A configuration is in force from the moment its entry is in the log, committed or not (4.1), until that entry is
+   truncated.
+2. Until a change is committed, a removed member is still listened to: it may be the leader that reverts it (4.1).
+3. The configurations above the applied index are kept, so that one can be reverted; of those below, only the last.
+4. A configuration that another member knows to be committed is adopted before its entry arrives here: a node that was
+   away, or has just joined, must not look for the leader among former members. It is never reverted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from replidict.storage import records
 
 @dataclass(frozen=True)
 class MemberSet:
-    """The configuration that the entry at `index` brought; addresses, and the identities known (see `commands`)."""
+    """The configuration of the entry at `index`: addresses, and the identities known (see `commands`)."""
 
     index: int
     voters: frozenset[str]
@@ -47,7 +47,7 @@ class MemberSet:
 
     @property
     def all(self) -> frozenset[str]:
-        """Everybody who gets the log."""
+        """All members: everybody who gets the log."""
         return self.voters | self.learners
 
     def is_majority(self, addresses: Iterable[str]) -> bool:
@@ -85,7 +85,7 @@ class Configurations:
         return frozenset().union(*(members.all for members in self._known))
 
     def identity(self, address: str) -> str | None:
-        """Who is to be at this address, if a configuration says so."""
+        """The node id that a configuration gives for this address, if one does."""
         latest = next((members for members in reversed(self._known) if address in members.all), self.current)
         return latest.node_ids.get(address)
 

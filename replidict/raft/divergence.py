@@ -1,14 +1,14 @@
-"""How the members find out that the state of one of them differs: by digests at the same index.
+"""How members find out that the state of one of them differs: they compare digests at the same index.
 
 Rules kept here:
 
-1. Now and then the leader makes the digest of what it has applied, and asks the others for theirs at that index, along
-   with its entries. They make it when they have applied exactly that far, and send it with an acknowledgement.
-2. A digest that a majority of the voters has at an index is right. A member that has another one stops, and the leader
-   does so, too: a follower when the leader tells it which one is right, so nobody stops on the word of one node.
-3. Who stops leaves a note in its directory, by which it is not started again: its file is evidence, and nobody knows
-   what else in it is wrong.
-4. Where no majority agrees, as of two members that differ, nobody knows who is right: all go on, and say so.
+1. From time to time the leader makes the digest of what it has applied and, with its entries, asks the others for
+   theirs at that index. They make it when they have applied exactly that far, and send it with an acknowledgement.
+2. The digest that a majority of the voters has at an index is right. A node with another one stops, and so does the
+   leader. A follower stops when the leader reports the majority's digest, so no node stops on the word of a single one.
+3. A node that stops leaves a note in its directory, which keeps it from being started again: its file is evidence, and
+   more of it may be wrong.
+4. Where no majority agrees, as with two members that differ, it is unknown which one is right: all go on, and log it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Divergence:
         self._asked: dict[Peer, tuple[int, float]] = {}  # which index, and when
 
     def reset(self) -> None:
-        """A leadership begins or ends: what others have told counts no more."""
+        """A leadership begins or ends: forget what others have reported."""
         self._comparisons.clear()
         self._asked.clear()
         self._leaders.clear()

@@ -1,4 +1,4 @@
-"""Who leads (Raft 5.2, 5.4.1) and good manners in finding out (thesis 4.2.3, 6.2, 9.6).
+"""Elections and votes (Raft 5.2, 5.4.1), with pre-votes and leader stickiness (thesis 4.2.3, 6.2, 9.6).
 
 Rules kept here:
 
@@ -217,13 +217,13 @@ class Elections:
         self._outbox.hold(peer, VoteReply(state.term, granted, message.pre, asked))
 
     def leader_is_alive(self) -> bool:
-        """Whether this node leads, or has heard who does within an election timeout."""
+        """Whether this node leads, or has heard from the leader within an election timeout."""
         state = self._state
         return state.is_leader or state.clock() - self._heard_leader_at < state.options.election_timeout
 
     @property
     def led_at(self) -> float | None:
-        """When this node last led, or heard who does, since it started; None: never."""
+        """When this node last led or heard from a leader, since it started; None: never."""
         return self._state.clock() if self._state.is_leader else self._led_at
 
     def abstain(self, until: float) -> None:

@@ -1,20 +1,20 @@
-"""The engine: one node of Raft, put together from its parts, and the seam to PySyncObj.
+"""`Engine`: one Raft node, composed of its parts, and the only module that knows PySyncObj's private names.
 
 Each rule of Raft stands in a module of its own. What they share is below them, and they know nothing of the engine:
 
-    state             what a node knows (figure 2, "State"): data only
-    outbox            what it says: at once, when the disk has it, or as an answer
-    replicated_log    how entries, and the configurations among them, join and leave the log
+    state                what a node knows (figure 2, "State"): data only
+    outbox               sends messages: at once, when the disk has them, or as answers
+    replicated_log       appends and truncates entries, and applies the configurations among them
 
-    elections         who may lead, and who votes for whom
-    leader_death      how a follower knows that the process which led has ended
-    install_snapshot  how a follower catches up that is too far behind for the log
-    replication       how the log gets to followers, and when it is committed
-    read_index        how a leader knows that it still is one
-    transfer          how a leader hands over
-    reconfiguration   how the members change
-    divergence        how the members find out that the state of one of them differs
-    superseded        what a member does that is told that the cluster goes on elsewhere
+    elections            elections and votes
+    leader_death         how a follower knows that the process which led has ended
+    install_snapshot     how a follower catches up that needs entries the leader has discarded
+    replication          how the log reaches the followers, and when it is committed
+    read_index           how a leader confirms that it still leads
+    leadership_transfer  how leadership is handed over
+    reconfiguration      how the members change
+    divergence           how the members find out that the state of one of them differs
+    superseded           how a node behaves when its cluster was recovered elsewhere
 
 Rules kept here, for all of them:
 
@@ -51,13 +51,14 @@ from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
+from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.forwarding import Forwarding
-from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.leader_death import LeaderDeath
+from replidict.raft.leadership_transfer import LeadershipTransfer
 from replidict.raft.outbox import Network, Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.read_index import ReadIndex
@@ -67,7 +68,6 @@ from replidict.raft.replication import Replication
 from replidict.raft.role import LEADER, Role
 from replidict.raft.state import RaftState
 from replidict.raft.superseded import Superseded
-from replidict.raft.transfer import LeadershipTransfer
 from replidict.release import Release
 from replidict.storage import records
 from replidict.storage.store import Store
@@ -172,7 +172,7 @@ class Engine(SyncObj):
 
     @property
     def options(self) -> Options:
-        """What the node was opened with."""
+        """The options that the node was opened with."""
         return self.state.options
 
     @property
@@ -229,7 +229,7 @@ class Engine(SyncObj):
 
     @property
     def poller(self) -> Poller:
-        """PySyncObj's poller, on which the transport and whoever wakes this node are subscribed."""
+        """PySyncObj's poller, used by the transport and by the pipe that wakes this node."""
         return self._poller
 
     def step(self) -> None:
@@ -384,19 +384,20 @@ class Engine(SyncObj):
     # -- members ----------------------------------------------------------------------------------------------------
 
     def members_are(self) -> msg.MembersAre:
-        """The last configuration known to be committed, for those who may have missed it."""
+        """The last configuration known to be committed, for nodes that may have missed it."""
         known = self.state.committed_members
         said = known.configuration()
         return msg.MembersAre(self.state.term, known.index, said.voters, said.learners, said.node_ids, said.readers)
 
     def hear_from_non_member(self, message: msg.MembersAre) -> None:
-        """Who is no member here has proved to be of this cluster, and says who is: all that this node knew may have
-        been replaced while it was away (4.1). One that has a leader was not away, and believes nobody else."""
+        """An authenticated node of this cluster that is not a member here says who the members are: all members that
+        this node knew may have been replaced while it was away (4.1). A node that has a leader was not away, and does
+        not believe it."""
         if not self.elections.leader_is_alive():
             self.hear_of_members(message)
 
     def hear_of_members(self, message: msg.MembersAre) -> None:
-        """Somebody says which configuration is committed."""
+        """A member says which configuration is committed."""
         members = MemberSet.of(message.index, message)
         in_log = self.state.configurations.holds(members)
         if self.state.configurations.adopt(members, self.state.commit_index):
@@ -406,7 +407,7 @@ class Engine(SyncObj):
             self._settle_membership(members)
 
     def _settle_membership(self, committed: MemberSet) -> None:
-        """A configuration turns out to be committed: pass it on, also to whom it lets go."""
+        """A configuration turns out to be committed: pass it on, also to the members that it removes."""
         said = self.members_are()
         for peer in self.peers.values():
             self.outbox.send(peer, said)
@@ -426,9 +427,10 @@ class Engine(SyncObj):
         return refused
 
     def hear_of_another(self, witness: str) -> None:
-        """Somebody who has proved to be of this cluster knows another node at this address. Who has founded its cluster
-        alone, and is still alone in it, has then founded it a second time, on an empty disk. Of anybody else it is the
-        others that decide: one of them may be mistaken, because it was away while this node was replaced in order."""
+        """An authenticated node of this cluster knows another node at this address. If this node founded its cluster
+        alone, and is still alone in it, then it has founded it a second time, on an empty disk, and stops. Otherwise
+        the other members decide: one of them may be mistaken, because it was away while this node was properly
+        replaced."""
         if self.members.index == 0 and self.members.voters == {self.address}:
             raise StorageError(
                 f"{self.store.name}: {witness} belongs to the cluster that was founded at {self.address}, and knows it "

@@ -1,11 +1,10 @@
-"""How the commands of this node, and of those that have it pass theirs on, get to the leader.
+"""How commands of this node, and of the processes attached to it, reach the leader.
 
 Rules kept here:
 
-1. A leader appends what it is sent; nobody else does. A node that is asked and does not lead says so, and who leads
-   instead.
-2. What was sent may be lost with the leader, with the connection to it, or by a refusal. Each of these makes another
-   route; whoever sees one sends again what was not answered.
+1. Only a leader appends commands. Any other node refuses them, and says who leads.
+2. A command may be lost with the leader, with the connection to it, or by a refusal. Each of these makes a new route,
+   on which unanswered commands are sent again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from replidict.raft.state import RaftState
 
 
 class Forwarding:
-    """One node's part in it."""
+    """The part of the engine that forwards commands."""
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class Forwarding:
         return state.term, peer.address, peer.connections, self._refused
 
     def send(self, command: bytes) -> bool:
-        """Have the leader take a command. Returns False if there is surely nobody who does."""
+        """Send the leader a command. Returns False if it was surely not sent to a leader."""
         state = self._state
         if state.role is LEADER:
             self._propose(command)
@@ -70,7 +69,7 @@ class Forwarding:
             self._outbox.send(peer, ProposeRefused(state.term, state.leader))
 
     def on_refused(self, peer: Peer, message: ProposeRefused) -> None:
-        """The node that was taken for the leader is none."""
+        """The node that was asked does not lead."""
         state = self._state
         self._elections.see_term(message.term)
         if message.term == state.term and peer.address == state.leader:

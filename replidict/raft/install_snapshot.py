@@ -1,15 +1,15 @@
-"""How a follower catches up that lacks entries the leader no longer has (Raft 7, figure 13).
+"""Sends a snapshot to a follower that needs entries the leader has discarded, and installs it (Raft 7, figure 13).
 
 Rules kept here:
 
-1. The leader's snapshot is a checked SQLite file, made in the background. It goes out in pieces, a few under way at a
-   time, and heartbeats, writes and other followers go on meanwhile.
+1. The leader's snapshot is a checked SQLite file, made in the background. It is sent in pieces, a few under way at a
+   time, while heartbeats, writes and other followers go on.
 2. While it is being sent, the log after it is kept: the follower needs that next.
-3. The follower takes pieces in order, checks the whole in the background, installs it in one transaction and answers
-   only then. What is damaged is thrown away and asked for anew; what is no news is answered and left alone.
-4. A follower whose log holds the snapshot's last entry keeps its log (figure 13, rule 6): what follows that entry may
-   be committed by its very acknowledgement.
-5. A leader whose snapshot can't be written or read, while its own file is whole, goes on and tries again later.
+3. The follower takes pieces in order, checks the whole in the background, installs it in one transaction, and answers
+   only then. A damaged snapshot is discarded and requested again; an outdated one is answered, and not installed.
+4. A follower whose log holds the snapshot's last entry keeps its log (figure 13, rule 6): the entries after it may be
+   committed by its very acknowledgement.
+5. A leader that can't write or read a snapshot, while its own file is intact, goes on and tries again later.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GIVE_UP_AFTER = 20
 
 
 def tidy(directory: Path) -> None:
-    """Remove what a process left that was killed meanwhile."""
+    """Remove the files that a killed process left behind."""
     for name in (OUTGOING, INCOMING):
         (directory / name).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Questions to the leader: each is answered by whom it was sent to, or known to be lost with its connection."""
+"""Requests to the leader: each is answered by the node it was sent to, or fails with its connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class LeaderCalls(Generic[Answer]):
-    """The questions of one kind that are under way, each with its `Answer`: what is to be called with what it says."""
+    """The pending requests of one kind, each with the `Answer` that is called with the reply."""
 
     def __init__(self, state: RaftState, outbox: Outbox) -> None:
         self._state, self._outbox = state, outbox
@@ -39,7 +39,8 @@ class LeaderCalls(Generic[Answer]):
         return asked[2]
 
     def take_lost(self) -> list[Answer]:
-        """What waits for somebody who leads no longer, or for a connection that is gone: there will be no answer."""
+        """Return the requests that will not be answered, because their node no longer leads or their connection is
+        lost."""
         if not self._waiting:
             return []
         leader = self._state.leading_peer

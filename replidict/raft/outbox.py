@@ -1,11 +1,11 @@
-"""What a node says to its peers, and when it may.
+"""Sends messages to peers: at once, or when the disk has what they promise.
 
 Rules kept here:
 
-1. Nothing that tells of a state leaves before that state is on disk: such messages are held until the next commit.
-2. An answer goes back by the connection that the question came by, or not at all: another process may be at the other
-   end of the next one.
-3. Acknowledgements of the same leader's messages that wait for the same commit become one.
+1. No message that tells of a state leaves before that state is on disk: such messages are held until the next commit.
+2. An answer is sent on the connection that the question came by, or not at all: another process may be at the other end
+   of the next connection.
+3. Acknowledgements to the same leader that wait for the same commit are merged into one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Network(Protocol):
         """Let a node in, and connect with it."""
 
     def dropNode(self, node: Node) -> None:
-        """Close the connection with a node, and let it in no more."""
+        """Close the connection with a node, and refuse new ones."""
 
     def send(self, node: Node, message: Message) -> bool:
         """Send, or queue, a message. False: it surely does not go out."""
@@ -50,7 +50,7 @@ class Network(Protocol):
 
 
 class Outbox:
-    """Sends at once, after the next commit, or as an answer."""
+    """Sends messages at once, after the next commit to disk, or as answers."""
 
     def __init__(self, state: RaftState, network: Network) -> None:
         self._state, self._network = state, network
@@ -62,8 +62,7 @@ class Outbox:
         return peer.connected and self._network.send(peer.node, message)
 
     def answer(self, peer: Peer, connection: int, message: Message) -> None:
-        """Rule 2. While the queue of the connection is full, the answer waits: who asked waits for it, and would not
-        ask again."""
+        """Rule 2. While the connection's queue is full, the answer waits: the other side would not ask again."""
         if peer.connections != connection or not peer.connected:
             return
         _, of, waiting = self._unsent.get(peer.address, (peer, connection, None))

@@ -1,4 +1,4 @@
-"""What a node knows of another one: on the leader, how far its log is (etcd calls this progress)."""
+"""What the leader knows of each peer: how far its log matches, and what is on the way to it (as etcd's progress)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from replidict.release import Release
 
 
 class Peer:
-    """One other member. The indices mean something on a leader only, in its term.
+    """One other member. The indices are meaningful only on a leader, in its term.
 
     Invariants: `match_index` is on that peer's disk and agrees with the leader's log; it never falls within a term.
     `match_index < next_index <= log.last_index + 1`.

@@ -1,7 +1,7 @@
-"""Rounds of questions to all members, and which of them a majority has answered.
+"""Counts rounds of messages to all members, and which of them a majority has answered.
 
-Who answers a round says that it followed this leader when the round began, or later. So once a majority has answered
-one, no other leader had been elected when it began (thesis 6.4, step 3).
+A member's answer to a round says that it followed this leader when the round began, or later. So once a majority has
+answered a round, no other leader had been elected when it began (thesis 6.4, step 3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from replidict.raft.state import RaftState
 
 
 class QuorumRounds:
-    """The rounds of one kind, numbered from 1 on. Numbers are never used again, also not in another term."""
+    """The rounds of one kind, numbered from 1. Numbers are never reused, not even in another term."""
 
     def __init__(self, state: RaftState) -> None:
         self._state = state
@@ -29,7 +29,7 @@ class QuorumRounds:
         """When that began, on this node's clock; not before `reset`."""
 
     def reset(self) -> None:
-        """A leadership begins or ends: what was answered counts no more."""
+        """A leadership begins or ends: forget all answers."""
         self._open.clear()
         self._answered.clear()
         self.began_at = self.confirmed_at = float("-inf")

@@ -1,15 +1,15 @@
-"""How a leader knows that it still is one, without writing to the log (thesis 6.4).
+"""How a leader confirms that it still leads, without writing to the log (thesis 6.4).
 
 Rules kept here:
 
 1. The leader takes its commit index when a read arrives, but only once an entry of its own term is committed:
    before that it may not know of everything committed earlier (6.4, step 1).
-2. It then asks everybody whether a higher term exists, in a round begun after the read arrived; when a majority has
-   answered for that round, no other leader had been elected when it began (step 3). One round serves all that wait.
-3. A change of term or role fails everything that waits here; who asked tries again, until its own deadline.
-4. An answer goes back by the connection that the question came by, or not at all (`Outbox.answer`).
+2. It then asks all members whether there is a higher term, in a round begun after the read arrived; when a majority has
+   answered that round, no other leader had been elected when it began (step 3). One round serves all waiting reads.
+3. A change of term or role fails all waiting reads; they are tried again, until their own deadlines.
+4. An answer is sent on the connection that the question came by, or not at all (`Outbox.answer`).
 5. With a lease (6.4.1) the round may be one that began earlier, if no majority can have elected another leader since:
-   voters keep silent towards candidates for an election timeout after they answered.
+   voters ignore candidates for an election timeout after they answered.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from replidict.protocol.peer_messages import (
     ReadIndexReply,
     ReadIndexRequest,
 )
+from replidict.raft.bounded_staleness import CLOCK_DRIFT, Freshness
 from replidict.raft.elections import Elections
-from replidict.raft.freshness import CLOCK_DRIFT, Freshness
 from replidict.raft.leader_calls import LeaderCalls
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer

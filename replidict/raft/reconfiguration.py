@@ -1,16 +1,16 @@
-"""How the cluster grows, shrinks and changes hands (thesis chapter 4 and 3.10).
+"""Adds and removes members, one at a time (thesis, chapter 4).
 
 Rules kept here:
 
-1. One change at a time: the next configuration joins the log once the last one is committed, and once an entry of the
+1. One change at a time: the next configuration is appended once the last one is committed, and once an entry of the
    leader's own term is (4.1, and the correction of July 2015 to it). So any two configurations in force at once differ
    by one voter, and their majorities overlap.
-2. A node comes in as a learner, which counts for nothing; the leader makes it a voter when its log is level (4.2.1).
-3. The leader does not remove itself: it hands over, and its successor does (4.2.2).
-4. No change is made that would leave no majority within reach, unless it is forced: it is in force at once, so nothing
-   can be committed then until the missing are back.
-5. Every answer is one of: `done` (committed), `later` (surely not done: ask again), `lost` (may be done), `absent` (it
-   is no member) or `never`. To ask again after `lost` is safe, because what is so already is `done`.
+2. A node is added as a learner, which does not count; the leader promotes it to voter when it has caught up (4.2.1).
+3. The leader does not remove itself: it transfers leadership, and its successor removes it (4.2.2).
+4. A change that would leave no majority within reach is refused, unless it is forced: it is in force at once, so
+   nothing can be committed then until the missing voters are back.
+5. Every answer is one of: `done` (committed), `later` (surely not done: ask again), `lost` (may be done), `absent` (not
+   a member) or `never`. Asking again after `lost` is safe, because a change that is already made is `done`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from replidict.protocol.peer_messages import (
 from replidict.raft.configuration import MemberSet
 from replidict.raft.divergence import Divergence
 from replidict.raft.leader_calls import LeaderCalls
+from replidict.raft.leadership_transfer import LeadershipTransfer
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.replication import Replication
 from replidict.raft.state import RaftState
-from replidict.raft.transfer import LeadershipTransfer
 from replidict.security import is_same, split_address
 
 logger = Logger(__name__)
@@ -133,7 +133,7 @@ class Reconfiguration:
     # -- the leader ---------------------------------------------------------------------------------------------------
 
     def on_change_request(self, peer: Peer, message: ChangeRequest) -> None:
-        """Somebody asks for a change."""
+        """A member asks for a change."""
         state = self._state
         connection = peer.connections
 
@@ -146,7 +146,7 @@ class Reconfiguration:
             reply("later", f"{state.address} is not the leader any more")
 
     def on_members_request(self, peer: Peer, message: MembersRequest) -> None:
-        """Somebody asks how far everybody is."""
+        """A member asks for the progress of all members."""
         state = self._state
         known = self._progress() if state.is_leader else None
         progress = None if known is None else {who: each[:2] for who, each in known.items()}
@@ -242,7 +242,7 @@ class Reconfiguration:
         )  # fmt: skip
 
     def _missing(self, voters: frozenset[str]) -> list[str]:
-        """Rule 4: who of these is out of reach, if that leaves no majority of them."""
+        """Rule 4: which of these are out of reach, if the rest is no majority of them."""
         state = self._state
         rounds = self._replication.rounds
         since = state.clock() - state.options.election_timeout
@@ -272,7 +272,7 @@ class Reconfiguration:
     # -- as time goes by ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Make voters of the learners that are level, and tell those who asked a leader that is gone."""
+        """Promote learners that have caught up, and fail requests to a leader that is gone."""
         for answer in self._calls.take_lost():
             answer("lost", "the leader was lost")
         for answer_progress in self._progress_calls.take_lost():

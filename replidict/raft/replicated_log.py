@@ -1,10 +1,10 @@
-"""How entries join and leave this node's log, and whom it is connected with by the configurations among them.
+"""Appends entries to this node's log and truncates it, and applies the configurations among them.
 
 Rules kept here:
 
-1. A configuration is in force as soon as it is in the log, and no longer once it is cut off (thesis 4.1). The peers,
-   and the connections with them, follow at once.
-2. What is committed is never cut off: the logs of two nodes that differ there show that one has lost data.
+1. A configuration is in force as soon as it is in the log, until it is truncated (thesis 4.1). The peers, and the
+   connections to them, follow at once.
+2. Committed entries are never truncated: two logs that differ there show that a node has lost data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from replidict.raft.state import RaftState
 
 
 class ReplicatedLog:
-    """Writes the log."""
+    """Changes the log, and the configurations with it."""
 
     def __init__(self, state: RaftState, network: Network) -> None:
         self._state, self._network = state, network
@@ -52,7 +52,7 @@ class ReplicatedLog:
             self.follow_configuration()
 
     def follow_configuration(self) -> None:
-        """Have as peers, and as nodes to be connected with, those that the configurations name."""
+        """Make the members of the configurations the peers, and connect to them."""
         state = self._state
         wanted = state.configurations.heard - {state.address}
         for address, peer in sorted(state.peers.items()):

@@ -1,4 +1,4 @@
-"""How the log reaches the followers and becomes committed (Raft 5.3, 5.4.2, figure 2).
+"""How the log is sent to the followers and committed (Raft 5.3, 5.4.2, figure 2).
 
 Rules kept here:
 
@@ -18,9 +18,9 @@ from __future__ import annotations
 from replidict.errors import StorageError
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
+from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
-from replidict.raft.freshness import Freshness
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
@@ -40,7 +40,7 @@ WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class Replication:
-    """The part of the engine that moves entries."""
+    """The part of the engine that replicates and commits entries."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Replication:
                 self._send_heartbeat(peer, now)
 
     def send_commit_index(self) -> None:
-        """Leader: tell followers what became committed; at once those where somebody waits for it.
+        """Leader: tell followers what became committed; at once if something waits for it there.
 
         The others hear of it with the next entries, if they follow soon, or after `COMMIT_DELAY`: two messages for each
         write would cost the followers, and whoever shares their processors, as much again.

@@ -1,4 +1,4 @@
-"""What a node is in its term (Raft 5.1)."""
+"""The roles of a node (Raft 5.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node knows of its cluster and of itself (figure 2, "State"): data, and nothing that acts on it."""
+"""What a node knows of itself and of its cluster (Raft, figure 2, "State"): data only."""
 
 from __future__ import annotations
 

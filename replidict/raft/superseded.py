@@ -1,17 +1,18 @@
-"""What becomes of a node that is told that its cluster lost its quorum and goes on as another one (see `recovery`), by
-the founder of that, which looks for whoever comes back by mistake (see `supersede notifier`).
+"""How a node behaves when it is told that its cluster was recovered elsewhere (`storage.recovery`,
+`server.supersede_notifier`).
 
 Rules kept here:
 
-1. A member that has a leader belongs to a cluster that lives: the recovery was the mistake. It goes on, and both sides
-   say so.
-2. One that was told all the while that it had no leader, for `PATIENCE` election timeouts, stops for good, as one that
-   was removed does. First it leaves a note in its directory, by which it is never started again.
-3. One that has had no leader since it started neither stands nor votes meanwhile: a majority that comes back together
-   would have one before it stops. One that has had a leader takes part: its cluster may be about to elect the next.
-4. What was last said `WORD_COUNTS` seconds ago was not said.
-5. The founder is believed as the member that it was, with the identity known here; and as whoever it was, if it knew
-   later members than this node does, which may have been away when it came.
+1. A node with a leader belongs to a cluster that lives, so the recovery was the mistake. The node goes on, and both
+   sides log it.
+2. A node that had no leader for `PATIENCE` election timeouts, and was told of the recovery all the while, stops for
+   good, like a removed one. First it leaves a note in its directory, which keeps it from being started again.
+3. Meanwhile, a node that has had no leader since it started neither stands for election nor votes: otherwise a majority
+   that comes back together would elect a leader before it stops. A node that has had a leader takes part, because its
+   cluster may be about to elect the next one.
+4. A notice that is older than `WORD_COUNTS` seconds does not count any more.
+5. A founder is believed if it was a member known here, with the identity known here; and also if it knew later members
+   than this node does, since this node may have been away when the founder was added.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ WORD_COUNTS = 5.0  # seconds
 
 
 class Superseded:
-    """The part of the engine that is told."""
+    """The part of the engine that is told about a recovery."""
 
     def __init__(self, state: RaftState, elections: Elections, log_throttle: LogThrottle, directory: Path) -> None:
         """`directory` is the node's own."""
@@ -41,8 +42,8 @@ class Superseded:
         self._told_at = self._since = float("-inf")
 
     def hear(self, said: Supersede) -> None:
-        """Somebody who has proved to be of this cluster says so. Raises `ReplidictError` if that is not believed, and
-        `RemovedError`, or `StorageError` if no note could be left: this node must stop."""
+        """An authenticated founder of a recovered cluster says so. Raises `ReplidictError` if it is not believed, and
+        `RemovedError` (or `StorageError` if no note could be written) if this node must stop."""
         state = self._state
         now, led_at, timeout = state.clock(), self._elections.led_at, state.options.election_timeout
         self._see_to_the_founder(said)

@@ -1,1 +1,1 @@
-"""An open node in its process, and what it does for others."""
+"""An open node in its process, and what it does for clients and attached processes."""

@@ -1,4 +1,4 @@
-"""What an attached process has the process that runs the node do: changes of the members, backups.
+"""Lets an attached process ask its host for changes of the members and for backups.
 
 Rules kept here:
 
@@ -18,8 +18,8 @@ from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, raise
 from replidict.latch import Latch
 from replidict.monotonic_clock import clock
 from replidict.node.attached_node import AttachedNode
-from replidict.node.backup import Backup
 from replidict.node.blocking_calls import rounded
+from replidict.node.online_backup import Backup
 from replidict.own_threads import in_node_thread
 from replidict.protocol import attach_messages as msg
 from replidict.protocol.peer_messages import AddMember, RemoveMember, TransferTo
@@ -31,7 +31,7 @@ GRACE = 2.0
 
 
 class AttachedAdmin:
-    """One process's. For any thread but the node's own."""
+    """The administration calls of one attached process. For any thread but the node's own."""
 
     def __init__(self, node: AttachedNode, patience: float) -> None:
         """`patience` is how many seconds a question takes that has no time of its own."""
@@ -71,8 +71,8 @@ class AttachedAdmin:
         return Backup(Path(made.path), made.revision, made.index, made.keys, made.size)
 
     def _ask(self, make: Callable[[int], msg.Request], seconds: float, work: float | None = GRACE) -> msg.Said | None:
-        """What the process of the node says; None if that has ended meanwhile. It may take `work` seconds more than it
-        may take to find it; None: as long as it takes."""
+        """Return the host's answer; None if the host has ended meanwhile. Besides the time to find the host, the work
+        may take `work` seconds; None: as long as it takes."""
         node, deadline = self._node, clock() + seconds
         if node.failure is not None:
             raise_anew(node.failure)

@@ -1,4 +1,4 @@
-"""What the process that runs a node does for the others of its machine that attached to it.
+"""Serves the processes attached to this node: sends them the log, and takes their commands.
 
 Rules kept here:
 
@@ -29,7 +29,7 @@ from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.changes import Item
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups
+from replidict.node.online_backup import Backups
 from replidict.node.raft_node import RaftNode
 from replidict.protocol import attach_messages as msg
 from replidict.protocol.peer_messages import TransferTo
@@ -69,7 +69,7 @@ class _Process:
 
 
 class AttachedProcesses:
-    """Those of one node. What does not say otherwise is for the node's thread."""
+    """The processes attached to one node. Methods are for the node's thread, unless they say otherwise."""
 
     def __init__(self, node: RaftNode, directory: Path, cluster: Cluster, backups: Backups) -> None:
         self._node, self._directory, self._cluster, self._backups = node, directory, cluster, backups
@@ -215,7 +215,7 @@ class AttachedProcesses:
     # -- what they are sent -------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Pass on what was applied, and see who is gone."""
+        """Send the processes what was applied, and notice which are gone."""
         now = self._node.engine.clock()
         if now >= self._accept_again:
             self._accept_again = float("inf")

@@ -1,4 +1,4 @@
-"""A node with all that it holds on to: its directory, its address, its thread; how it is opened, closed and forgotten.
+"""Opens and closes a node with its resources: directory, address and thread; and what becomes of it after a fork.
 
 Rules kept here:
 
@@ -31,9 +31,9 @@ from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups
 from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
+from replidict.node.online_backup import Backups
 from replidict.node.raft_node import RaftNode
 from replidict.options import Options
 from replidict.own_threads import OWN_THREADS, in_own_thread
@@ -283,7 +283,7 @@ class Host:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has ended the node."""
+        """The error that has stopped the node, if any."""
         return self.node.failure
 
     def share(self) -> None:
@@ -293,7 +293,7 @@ class Host:
         self._attached = attached
 
     def status(self) -> Status:
-        """What the node knows of itself, and who has attached."""
+        """What the node knows of itself, and which processes are attached."""
         status = self.node.status()
         return status if self._attached is None else replace(status, sharing="host", attached=self._attached.pids)
 
@@ -319,7 +319,7 @@ class Host:
             self.stop_callbacks.tell(self.node.failure)
 
     def abandon(self) -> None:
-        """This is a child of the process that opened this, and alone: whoever held a lock does not exist here."""
+        """Release everything in a forked child. It has one thread: no thread that held a lock exists here."""
         self._abandoned = True
         self.node.abandon()
         if self._supersede_notifier is not None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from replidict.machine import commands as cmd
 from replidict.machine.codec import Codec
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.call_arguments import (
     check_comparable,
     encoded_key,
@@ -23,8 +23,8 @@ from replidict.node.call_arguments import (
     text_of,
     ttl_of,
 )
+from replidict.node.held_leases import milliseconds
 from replidict.node.increments import increment_of, sum_of
-from replidict.node.leases import milliseconds
 from replidict.node.node import Node
 from replidict.node.pop import pop, popitem
 from replidict.node.steps import Prepared, Steps
@@ -79,7 +79,7 @@ class Operations(Generic[K, V]):
         return encoded_value(value, self._codec, self._options)
 
     def put(self, key: K, value: V, modifiers: Modifiers) -> Prepared:
-        """What `set` and `submit` write."""
+        """The write of `set` and `submit`."""
         encoded, data = self._key(key), self._value(value)
         put = cmd.Put(encoded, data)
         return Prepared(put if modifiers is PLAIN else modifiers.on(put), len(encoded) + len(data))

@@ -1,4 +1,4 @@
-"""What a node does for its clients (see `client_messages`): executes what they ask, in threads of its own, and answers.
+"""Executes the requests of a node's clients (see `client_messages`) in threads of its own, and answers them.
 
 Rules kept here:
 
@@ -30,14 +30,14 @@ from replidict import errors
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
 from replidict.log_writer import Logger
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
-from replidict.node.backup import Backups, not_made
 from replidict.node.blocking_calls import make_current
 from replidict.node.call_arguments import encoded_key, ttl_of
-from replidict.node.leases import milliseconds
-from replidict.node.moments import keys_in_order
+from replidict.node.consistent_reads import keys_in_order
+from replidict.node.held_leases import milliseconds
+from replidict.node.online_backup import Backups, not_made
 from replidict.node.raft_node import RaftNode
 from replidict.node.steps import Steps, run
 from replidict.options import Options
@@ -71,11 +71,11 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class _GoneError(Exception):
-    """The client is gone, and with it the reason for this work."""
+    """The client is gone, so its request is no longer needed."""
 
 
 class RequestHandler:
-    """One node's. `hear` is for the node's thread, `close` and `join` for any."""
+    """The request handler of one node. `hear` is for the node's thread, `close` and `join` for any."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class RequestHandler:
             time.sleep(FULL_PAUSE)
 
     def _answers(self, client: int, request: Request, deadline: float) -> Generator[Answer]:
-        """What there is to say; the last one ends the request."""
+        """Yield the answers; the last one ends the request."""
         left = max(deadline - clock(), 0.0)
         match request:
             case client_messages.Get():

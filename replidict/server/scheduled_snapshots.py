@@ -1,4 +1,4 @@
-"""Snapshots that a node keeps on its own, in its directory: backups, made from time to time.
+"""Automatic snapshots: backups that a node makes in its own directory from time to time.
 
 Rules kept here:
 
@@ -21,7 +21,7 @@ from replidict.errors import ReplidictError
 from replidict.latch import Latch
 from replidict.log_writer import Logger
 from replidict.monotonic_clock import clock
-from replidict.node.backup import Backups, not_made
+from replidict.node.online_backup import Backups, not_made
 from replidict.own_threads import OWN_THREADS, OwnThread
 from replidict.storage.directory import remove, sync
 
@@ -36,10 +36,10 @@ _NAME = re.compile(r"(\d{12,})-\d{8}T\d{6}Z\.db")
 
 
 class Automatic:
-    """The thread that takes them, for one node."""
+    """The thread that makes the snapshots of one node."""
 
     def __init__(self, backups: Backups, directory: Path, retain: int) -> None:
-        """`directory` is the node's own. Clears away what a process left that was killed meanwhile."""
+        """`directory` is the node's own. Removes the files that a killed process left behind."""
         self._backups = backups
         self._directory = directory / DIRECTORY
         self._retain = retain

@@ -1,4 +1,4 @@
-"""One dict for all processes of a machine: each has a copy, and one of them runs the node.
+"""One dict for several processes of a machine: each has a copy, and one of them, the host, runs the node.
 
 Rules kept here:
 
@@ -31,9 +31,9 @@ from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock
 from replidict.node.admin import Cluster
 from replidict.node.attached_node import AttachedNode
-from replidict.node.backup import Backups
 from replidict.node.event_loop import Ticker, Waker
 from replidict.node.futures import Futures
+from replidict.node.online_backup import Backups
 from replidict.options import NO_NETWORK, Options
 from replidict.own_threads import OWN_THREADS, OwnThread, in_own_thread
 from replidict.server.attached_admin import AttachedAdmin
@@ -50,7 +50,7 @@ TRY_AGAIN = 0.5
 
 
 class SharedNode:
-    """What one process has of it."""
+    """The share of one process in it: its copy and, in the host, the node."""
 
     _host: Host | None = None
 
@@ -141,12 +141,12 @@ class SharedNode:
 
     @property
     def cluster(self) -> Cluster | AttachedAdmin:
-        """Who changes the members."""
+        """The calls that change the members."""
         return self._admin if self._host is None else self._host.cluster
 
     @property
     def backups(self) -> Backups | AttachedAdmin:
-        """Who makes backups."""
+        """The calls that make backups."""
         return self._admin if self._host is None else self._host.backups
 
     @property
@@ -156,7 +156,7 @@ class SharedNode:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has ended it."""
+        """The error that has stopped it, if any."""
         return self._node.failure
 
     def status(self) -> Status:
@@ -312,7 +312,7 @@ class SharedNode:
 
 
 def _ending(failure: ReplidictError) -> ReplidictError:
-    """What ends an attached node whose process ran a node that has ended with this."""
+    """The error that stops an attached node whose own process ran the node, after that has stopped with this error."""
     if isinstance(failure, StorageError | RemovedError):
         return failure
     return StorageError(f"the node of this process has ended: {failure}")

@@ -1,4 +1,4 @@
-"""Callbacks that hear of a node that stops by itself."""
+"""Callbacks for when a node stops by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Callback = Callable[[ReplidictError], object]
 
 
 class StopCallbacks:
-    """Calls each callback once, in a thread of its own. No lock: `add` may be called in a signal handler."""
+    """Calls each callback once, in a thread of its own. It has no lock, so `add` may be called in a signal handler."""
 
     def __init__(self) -> None:
         self._callbacks: deque[Callback] = deque()

@@ -1,15 +1,15 @@
-"""A cluster was founded from what a lost quorum left (see `recovery`): its founder looks for others of the old one that
-come back, and tells them (see `superseded`), since a majority of them would go on as if nothing had happened.
+"""On the founder of a recovered cluster, looks for members of the old cluster that come back, and tells them that they
+are superseded (see `raft.superseded`). Otherwise a majority of them would go on with the old cluster.
 
 Rules kept here:
 
-1. Each place where a member of an old cluster was is looked at again and again, as long as it is nobody's of the
-   present cluster: to find who starts there before it has a leader takes less than an election timeout.
-2. It calls as a client, and so is let in by whom it would be by any program. Who belongs to neither cluster, or does
-   not let it in, is left alone from then on.
-3. A member that is found is told again and again, for it goes by that; the log hears of it when something changes, in
-   few lines a minute, whatever is answered.
-4. All that is done has a deadline, so `join` does not take longer than one call.
+1. Each address of a member of an old cluster is called again and again, unless it belongs to a member of the present
+   cluster. Finding a node that starts there, before it has a leader, takes less than an election timeout.
+2. It connects as a client, so it is admitted like any program. A node of neither cluster, or one that refuses the
+   connection, is not called again.
+3. A node that was found is told repeatedly, since it relies on that. The log reports changes only, in few lines a
+   minute, whatever the node answers.
+4. Everything has a deadline, so `join` takes no longer than one call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TEXT_MAX = 1000  # characters of an answer, there
 
 
 class SupersedeNotifier:
-    """The threads that do so, one for each place."""
+    """The threads that look for old members, one for each address."""
 
     def __init__(self, node: RaftNode, security: Security, recovered: records.Recovered) -> None:
         self._node, self._security = node, security
@@ -64,7 +64,7 @@ class SupersedeNotifier:
             thread.start()
 
     def stop(self) -> None:
-        """Call nobody any more."""
+        """Make no more calls."""
         self._stopping.set()
 
     def join(self) -> None:
@@ -97,7 +97,7 @@ class SupersedeNotifier:
                 return
 
     def _tell(self, client: Client, old: records.Recovered) -> None:
-        """Tell somebody until it is gone. Raises what that makes of the call."""
+        """Tell an old member until it is gone. Raises the error that ends the connection."""
         place, me = client.address, self._node.store.identity
 
         def said(number: int, timeout: float) -> Supersede:

@@ -1,10 +1,10 @@
-"""What clients of a node watch: their cursors, read by one thread for all of them.
+"""Serves the watches of a node's clients, from one thread.
 
 Rules kept here:
 
-1. A client that takes nothing holds up no other: what waits for it is one change, and nothing more is read for it.
-2. What a client watches ends with its connection; a client that is gone is noticed within a second.
-3. A change may be larger than a frame: it goes in parts, and only the last one says that it is whole.
+1. A client that reads nothing holds up no other: at most one change waits for it, and no more is read for it.
+2. A watch ends with its client's connection; a lost connection is noticed within a second.
+3. A change may be larger than a frame: it is sent in parts, and only the last one is marked as such.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from replidict.log_writer import Logger
 from replidict.machine.changes import KeyChange
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key, encode
 from replidict.machine.equality import place
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.monotonic_clock import clock
 from replidict.node.history import Cursor
 from replidict.node.node import Node
@@ -42,7 +42,7 @@ FULL_PAUSE = 0.05
 
 @dataclass(eq=False)
 class _Stream:
-    """What one client watches. Parts that wait to be taken are framed already."""
+    """The watch of one client. Parts that wait to be sent are already framed."""
 
     client: int
     request: Watch
@@ -53,7 +53,7 @@ class _Stream:
 
 
 class WatchStreams:
-    """Those of one node. `begin` is for the node's thread, `close` and `join` for any."""
+    """The watches of one node's clients. `begin` is for the node's thread, `close` and `join` for any."""
 
     def __init__(self, node: Node, clients: Clients, codec: Codec) -> None:
         self._node, self._clients = node, clients

@@ -1,1 +1,1 @@
-"""One SQLite file per node."""
+"""The storage of a node: one SQLite file."""

@@ -1,4 +1,4 @@
-"""A file that appears under its name only when it is whole, and never in the place of another."""
+"""Creates a file that appears under its name only when it is complete, and never replaces another one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replidict.storage.directory import remove, sync
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """Gives the path under which it is to be written, and synced, and the one that it then has.
+    """A context manager that gives the path at which to write and sync the file, and the path that it then gets.
 
     Raises `FileExistsError`, also at the end; `ValueError` if the path can't be that of a file; and `OSError`.
     """

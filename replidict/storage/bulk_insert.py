@@ -1,4 +1,4 @@
-"""Many rows in few statements.
+"""Inserts many rows with few statements.
 
 `executemany` lets go of the interpreter lock once a row, and waits to get it back: beside threads that compute, up to a
 switch interval each time. A statement of many rows does so once, and costs less besides.

@@ -1,4 +1,4 @@
-"""A node's directory: its lock, its SQLite file, and how the two are opened.
+"""A node's directory: its lock and its SQLite file, and how they are opened.
 
 Rules kept here:
 
@@ -45,7 +45,7 @@ _ID = re.compile(b"[0-9a-f]{32}")
 
 
 class Beginning(NamedTuple):
-    """What a new node's file begins with: its cluster, its identity, and the members it knows."""
+    """The initial content of a new node's file: its cluster, its identity, and the members it knows."""
 
     cluster_id: str
     node_id: str
@@ -63,7 +63,7 @@ def founded_by(voters: Iterable[str]) -> Beginning:
 
 
 class Directory:
-    """The locked directory of one node. `close` lets go of the lock."""
+    """The locked directory of one node. `close` releases the lock."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Make the directory if need be, and lock it. Raises `StorageError`."""
@@ -91,7 +91,7 @@ class Directory:
 
     @property
     def mark(self) -> Path:
-        """See `mark`."""
+        """The file of `high_water_mark`."""
         return self.path / "mark"
 
     @property
@@ -176,7 +176,7 @@ class InUseError(StorageError):
 
 
 def in_use(path: Path) -> InUseError:
-    """What is raised when another holds the lock of a directory."""
+    """The error for a directory whose lock another process holds."""
     return InUseError(
         f"{path} is in use by another process or another ReplicatedDict: "
         "close that one first, or give this node a directory of its own"
@@ -184,8 +184,8 @@ def in_use(path: Path) -> InUseError:
 
 
 def member_of(path: Path) -> str | None:
-    """The address of the node that a directory belongs to; None if it belongs to none yet, or can't be read now. For
-    who does not hold the lock: nothing is changed."""
+    """The address of the node in a directory; None if it has none yet, or can't be read now. For processes without the
+    lock: nothing is changed."""
     file = path / FILE_NAME
     if not file.exists():
         return None
@@ -235,7 +235,7 @@ def _leave(note: Path, text: str) -> None:
 
 
 def write_founding_facts(db: sqlite3.Connection, address: str, beginning: Beginning) -> None:
-    """Write who the node is, and whose member."""
+    """Write the node's identity and its cluster."""
     facts = {
         "identity": records.Identity(beginning.cluster_id, beginning.node_id, address),
         "vote": records.Vote(),
@@ -353,7 +353,7 @@ def is_unsynced(directory: Path) -> bool:
 
 
 def check_outside(file: Path, *, synced: bool) -> None:
-    """What can be told of a node's file without SQLite, which would change it by opening it. Raises `StorageError`.
+    """Check a node's file without SQLite, which would change it by opening it. Raises `StorageError`.
 
     `synced`: each commit to the write-ahead log was synced, so that a power cut can explain a torn end and no more.
     """
@@ -372,7 +372,7 @@ def check_outside(file: Path, *, synced: bool) -> None:
 
 
 def check_version(db: sqlite3.Connection, file: Path) -> None:
-    """What SQLite, which reads the write-ahead log, says of the format. Raises `StorageError`."""
+    """Check the format with SQLite, which reads the write-ahead log, too. Raises `StorageError`."""
     with _refusing(file):
         _check_number(db.execute("PRAGMA user_version").fetchone()[0], file)
 
@@ -389,7 +389,7 @@ def _check_number(version: int, file: Path) -> None:
 
 
 def check_inside(db: sqlite3.Connection, file: Path) -> None:
-    """What SQLite says of the pages of a node's file. Raises `StorageError`."""
+    """Have SQLite check the pages of a node's file. Raises `StorageError`."""
     with _refusing(file):
         # quick_check does not compare an index with its table; only `fact` has one, and it is small.
         for check in ("quick_check(1)", "integrity_check(fact)"):

@@ -1,4 +1,4 @@
-"""The lock of a node's directory: one process at a time, until it dies or lets go.
+"""The lock of a node's directory: one process has it, until it ends or releases it.
 
 Rules kept here:
 

@@ -1,4 +1,4 @@
-"""The format of a node's file, or of a snapshot: SQLite's `user_version`.
+"""The format version of a node's file, or of a snapshot: SQLite's `user_version`.
 
 Rules kept here:
 

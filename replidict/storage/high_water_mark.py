@@ -1,4 +1,4 @@
-"""The mark: what this node has told others is on its disk, kept beside its file.
+"""The high-water mark: a file that notes what this node has promised others is on its disk, to detect an older copy.
 
 A file whose end is missing, or an old copy of it, looks like any other: SQLite opens it, and a node that forgot a vote
 or acknowledged entries would undo what a majority was counted for. The mark says how far the file went.
@@ -27,7 +27,7 @@ _SECTOR = 4096  # the slots are so far apart
 
 
 class HighWaterMark:
-    """The mark of one node. Used by the tick thread alone."""
+    """The mark of one node. Used by the node's thread alone."""
 
     def __init__(self, path: Path) -> None:
         """Open it, or make it. Raises `OSError`."""

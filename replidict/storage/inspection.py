@@ -1,4 +1,4 @@
-"""What is on the disk of a node that does not run.
+"""Reads the disk of a stopped node.
 
 Rules kept here:
 
@@ -115,7 +115,8 @@ class Inspected:
 
 @contextmanager
 def resting(path: Path) -> Iterator[None]:
-    """Nobody opens the node in this directory meanwhile. Raises `StorageError` if somebody has, or there is none."""
+    """Keep the node in this directory from being opened in this block. Raises `StorageError` if it is open, or there is
+    none."""
     see_to_a_node(path)
     try:
         lock = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -144,7 +145,7 @@ def see_to_a_node(path: Path) -> None:
 
 
 def inspect(path: Path, last: int = 0) -> Inspected:
-    """Read the disk of a node that does not run, and the `last` so many entries of its log.
+    """Read the disk of a stopped node, and the last `last` entries of its log.
 
     The caller holds its lock. Raises `StorageError` when it can't be read at all.
     """

@@ -1,5 +1,4 @@
-"""From the tables of a node's file to a state machine: each row is held against its checksum, and all of them against
-their number and, where it is known, against the digest of the state."""
+"""Loads the state from the tables of a node's file, and checks the checksums, the number of rows and the digest."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from replidict.storage import records
 
 
 class Wrong(Exception):
-    """What the tables hold is not what was written to them; the text says in which way."""
+    """The tables do not hold what was written to them; the text says how they differ."""
 
 
 def load(db: sqlite3.Connection, machine: StateMachine, applied: records.Applied, kept: int | None) -> None:
@@ -44,7 +43,7 @@ def load(db: sqlite3.Connection, machine: StateMachine, applied: records.Applied
 
 
 def differs(applied: records.Applied, digest: bytes) -> str | None:
-    """What is wrong, if the rows have another digest than the state at `applied` had."""
+    """The error text if the rows have another digest than the state at `applied` had."""
     if applied.digest in (b"", digest):
         return None
     return (

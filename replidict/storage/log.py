@@ -1,4 +1,4 @@
-"""The log as the engine sees it: its recent end in memory, all of it in SQLite.
+"""The log: its recent end in memory, all of it in SQLite.
 
 Rules kept here:
 
@@ -25,7 +25,7 @@ OVERHEAD = 64
 
 
 class Log:
-    """Figure 2, `log[]`. Used by the tick thread alone."""
+    """Figure 2, `log[]`. Used by the node's thread alone."""
 
     def __init__(
         self, start: LogStart, sizes: list[int], tail: list[Entry], read: Callable[[int, int, int], list[Entry]]

@@ -1,4 +1,4 @@
-"""What stands in the rows of a node's file, and the checksums that guard them.
+"""The rows of a node's file, and their checksums.
 
 Every row carries a CRC-32 over all its columns: SQLite's own checks see a broken page, not a flipped bit in a value.
 """
@@ -32,7 +32,7 @@ FAILURES = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
 
 
 def in_words(error: BaseException) -> str:
-    """What an error says, also one that says nothing or needs its name to be understood."""
+    """The text of an error, with its class if the text alone says too little."""
     if isinstance(error, sqlite3.Error | OSError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -47,7 +47,7 @@ def is_damage(error: BaseException) -> bool:
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Who this file is: made once, with the file."""
+    """The identity of this file, created with it."""
 
     cluster_id: str
     node_id: str
@@ -55,8 +55,9 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Vote(msgspec.Struct, frozen=True, array_like=True):
-    """Figure 2, persistent state: the current term, and for whom this node voted in it. `cuts` counts how often the
-    log's end was cut off or replaced by a snapshot: only then may its last index go back (see `high_water_mark`)."""
+    """Figure 2, persistent state: the current term, and the candidate that got this node's vote in it. `cuts` counts
+    how often the log was truncated or replaced by a snapshot: only then may its last index decrease (see
+    `high_water_mark`)."""
 
     term: int = 0
     voted_for: str | None = None
@@ -64,8 +65,8 @@ class Vote(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """What the state and session tables hold: all up to `index`, and how many rows that makes. `digest` is that of the
-    state (see `machine.digest`), if it was known: it is when a node is closed, and in a backup."""
+    """What the state and session tables hold: everything up to `index`, and the number of rows. `digest` is that of the
+    state (see `machine.digest`), if it was known: after `close`, and in a backup."""
 
     index: int = 0
     term: int = 0
@@ -77,7 +78,7 @@ class Applied(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """How many rows the table `kept` has, from format 2 on."""
+    """The number of rows in the table `kept`, from format 2 on."""
 
     rows: int = 0
 
@@ -106,7 +107,7 @@ class Pins(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """Only in a backup: whose it is, and when it was made (ISO 8601, UTC)."""
+    """Only in a backup: its cluster and node, and when it was made (ISO 8601, UTC)."""
 
     cluster_id: str
     node_id: str
@@ -115,10 +116,10 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, array_like=True):
-    """Only where a cluster was founded from what a lost quorum left (see `recovery`): from which, and when (ISO 8601,
-    UTC). `certain` says that nothing acknowledged can have been lost, then or at an earlier such time. The rest is for
-    the others of that cluster (see `superseded`): who the founder was there, and who they were, as of the entry at
-    `index`; and the same of an earlier such time."""
+    """Only on the founder of a recovered cluster: which cluster was recovered, and when (ISO 8601, UTC). `certain` says
+    that nothing acknowledged can have been lost, in this recovery or an earlier one. The rest is for the members of the
+    old cluster (see `superseded`): who the founder was there, and who the members were, as of the entry at `index`;
+    `before` is the same of an earlier recovery."""
 
     cluster_id: str
     at: str
@@ -131,7 +132,7 @@ class Recovered(msgspec.Struct, frozen=True, array_like=True):
 
 
 def another_node(address: str, known: str, node_id: str) -> str:
-    """What is wrong when another identity than the known one comes from an address."""
+    """The error text for an address whose node has another identity than the known one."""
     return (
         f"the node at {address} was {known} and is now {node_id}: it lost its disk or another took its place; "
         "remove it from the cluster and let it join anew"

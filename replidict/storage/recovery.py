@@ -1,4 +1,4 @@
-"""A quorum is lost for good: the disk that is furthest becomes the founder of a new cluster.
+"""Founds a new cluster from the disk that is furthest, after a quorum was lost for good.
 
 The same as etcd's `--force-new-cluster` and hashicorp's `peers.json`, and nearly as dangerous: what only the lost nodes
 had is gone. If they come back, the founder tells them, and they stop (see `superseded`); but where it does not reach
@@ -46,7 +46,7 @@ _PUT = "INSERT INTO log(idx, term, command, committed, crc) VALUES (?, ?, ?, ?, 
 
 @dataclass(frozen=True)
 class Survivors:
-    """The disks that are left of a cluster: the one to go on with, and others."""
+    """The disks that are left of a cluster: the chosen one, and the others."""
 
     chosen: Inspected
     others: Sequence[Inspected]
@@ -60,7 +60,7 @@ class Survivors:
 
     @property
     def missing(self) -> list[str]:
-        """Voters whose disks are not here."""
+        """The voters whose disks are not here."""
         members = self.furthest.members
         return [address for address in members.voters if address not in _voters(members, self.nodes)]
 

@@ -1,4 +1,4 @@
-"""From a backup to the directory of a node.
+"""Makes the directory of a new node from a backup.
 
 Rules kept here:
 
@@ -78,7 +78,7 @@ def _skip_tokens(db: sqlite3.Connection) -> None:
 
 
 def _refuse_a_node(path: Path) -> None:
-    """What a node leaves in its directory must not be there, not even in part."""
+    """Refuse a directory that holds a node, or a part of one."""
     present = sorted(
         name for name in (FILE_NAME, f"{FILE_NAME}-wal", "mark", "joining", "snapshots") if (path / name).exists()
     )

@@ -49,7 +49,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checked snapshot file, the log entry it stands for, and what it holds. Only a backup has an `origin`."""
+    """A checked snapshot file, the log entry it represents, and its content. Only a backup has an `origin`."""
 
     path: Path
     index: int
@@ -79,8 +79,7 @@ def create(source_uri: str, target: Path, look_up: LookUp = nothing) -> Snapshot
 
 
 def check_source(uri: str, name: str) -> None:
-    """What was read from a node's file, called `name`, is not as it should be: if the file itself is not either, raise
-    `StorageError`."""
+    """A snapshot of a node's file, called `name`, is damaged: raise `StorageError` if the file is damaged, too."""
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.execute("BEGIN")
@@ -213,7 +212,7 @@ def _check_form(db: sqlite3.Connection, path: Path, number: int) -> dict[str, by
 
 
 class Counts(NamedTuple):
-    """How many rows the state has, by table."""
+    """The number of rows of the state, by table."""
 
     keys: int
     sessions: int

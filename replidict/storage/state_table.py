@@ -1,4 +1,4 @@
-"""The state table on its way behind the log.
+"""Writes the state to its table a little behind the log.
 
 Rules kept here:
 
@@ -43,7 +43,7 @@ _pack = msgspec.msgpack.encode
 
 
 class StateTable:
-    """The tables `state`, `session` and `kept`, and what is to go there. Used by the tick thread alone."""
+    """The tables `state`, `session` and `kept`, and what is to go there. Used by the node's thread alone."""
 
     def __init__(self, connection: sqlite3.Connection, file_format: FileFormat) -> None:
         self._db = connection
@@ -88,7 +88,7 @@ class StateTable:
         return bool(self._gathered)
 
     def written(self) -> None:
-        """What was taken is committed."""
+        """The rows that were taken are committed."""
         if not self._taken:
             return
         for _ in range(self._taken):
@@ -99,13 +99,13 @@ class StateTable:
         self._look()
 
     def step(self) -> records.Applied | None:
-        """What belongs beside a commit: if a step is due, take it, and say where the table is then."""
+        """If a step is due, take its rows for this commit, and return the index that the table then has."""
         rows, size = self._recent_rows, self._recent_bytes
         self._recent_rows = self._recent_bytes = 0
         return self._move(rows, size, digested=False) if self.due else None
 
     def follow(self) -> records.Applied:
-        """Take a large step, because nobody waits, or all wait for the last one."""
+        """Take a large step, because no commit waits, or all wait for the last one."""
         return self._move(GATHER_ROWS, GATHER_BYTES, digested=True)
 
     def _move(self, least_rows: int, least_bytes: int, *, digested: bool) -> records.Applied:

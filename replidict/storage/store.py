@@ -1,4 +1,4 @@
-"""A node's durable state: what is written together, and in what order.
+"""A node's durable state: what is written in one transaction, and in which order.
 
 Rules kept here:
 
@@ -50,7 +50,7 @@ _pack = msgspec.msgpack.encode
 
 
 class Store:
-    """All that a node keeps, over one SQLite connection. Used by the tick thread alone."""
+    """All that a node keeps, over one SQLite connection. Used by the node's thread alone."""
 
     def __init__(
         self, connection: sqlite3.Connection, uri: str, *, log_retain: int, mark: HighWaterMark | None = None
@@ -204,7 +204,7 @@ class Store:
         return self._pins
 
     def pin(self, address: str, node_id: str) -> str | None:
-        """Remember who is at an address, durably before this returns; why not, if somebody else was."""
+        """Remember which node is at an address, durably. Returns the error text if it was another node."""
         known = self._pins.get(address)
         if known == node_id:
             return None

@@ -1,4 +1,5 @@
-"""The write-ahead log beside a node's file: is it whole, but for what a crash may have torn? And its size.
+"""Checks the write-ahead log beside a node's file (complete, except for what a crash may have torn), and limits its
+size.
 
 SQLite reads its log up to the first frame whose checksum is wrong and takes all that follows for never written. That
 is right for a torn end, and wrong for damage: acknowledged entries and votes would be gone without a word. So the log
@@ -23,7 +24,7 @@ Rules kept here:
 3. The header is synced before the first frame is written. A bad header with anything behind it is damage; but for zeros
    throughout, of which the log is made (`presize`).
 4. What can't be told from a torn end (damage within the very last transaction, a log cut off or removed) passes here:
-   that is what `mark` is for.
+   that is what `high_water_mark` is for.
 
 This holds for `durability="fsync"` only: without a sync after each commit, a power cut may tear several. A file
 beside it says that it was written so (`directory.UNSYNCED`).
@@ -52,7 +53,7 @@ _MASK = 0xFFFFFFFF
 
 
 def check_wal(file: Path) -> str | None:
-    """What is wrong with the write-ahead log of this SQLite file; None if nothing is. Raises `OSError`.
+    """The error text for a damaged write-ahead log of this SQLite file; None if it is intact. Raises `OSError`.
 
     `file` must not be open in SQLite yet.
     """

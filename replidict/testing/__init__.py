@@ -1,7 +1,7 @@
-"""For tests of programs that use a `ReplicatedDict`: clusters of real nodes in this process, and what befalls them."""
+"""Helpers for testing programs that use a `ReplicatedDict`: clusters in one process, faults, simulated time."""
 
 from replidict.testing.cluster import Cluster
-from replidict.testing.failures import fail_next, steal_lock
+from replidict.testing.injected_failures import fail_next, steal_lock
 from replidict.testing.simulation import FAULTS, SimulationFailed, SimulationResult, simulate
 from replidict.testing.time_travel import Clock
 

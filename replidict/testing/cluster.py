@@ -1,4 +1,4 @@
-"""A cluster of real nodes in this process, on loopback, and what a test does to it."""
+"""`Cluster`: a cluster of real nodes in this process, on loopback, for tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from replidict.errors import ReplidictError
 from replidict.latch import Latch
 from replidict.machine.codec import DEFAULT_CODEC, Codec
 from replidict.options import Options
-from replidict.testing.failures import Failure, arm, steal_lock
 from replidict.testing.hosts import host_of
+from replidict.testing.injected_failures import Failure, arm, steal_lock
 from replidict.testing.ports import free_addresses, reserve
 from replidict.testing.settling import Settling
 from replidict.testing.time_travel import Clock, have_passed, nothing_is_due
@@ -31,19 +31,19 @@ ATTEMPTS = 20
 
 
 class _Pause:
-    """A node's thread that stands still."""
+    """Stops a node's thread between two steps."""
 
     def __init__(self) -> None:
         self.begun, self.over = Latch(), Latch()
 
     def stand(self) -> None:
-        """What the thread does meanwhile."""
+        """Block the thread until the pause is over."""
         self.begun.set()
         self.over.wait()
 
 
 class Cluster:
-    """So many nodes, each a `ReplicatedDict` of this process with a directory and an address of its own.
+    """A number of nodes, each a `ReplicatedDict` of this process with its own directory and address.
 
     `with` it the nodes run; `cluster[i]` is the dict of node i, the new one after `restart(i)`. What is done to nodes
     and network is done when the call returns: nodes that are in touch with a majority have agreed on a leader and have
@@ -69,7 +69,7 @@ class Cluster:
         self, n: int = 3, *, timeout: float = 10.0, options: Options = QUICK, codec: Codec = DEFAULT_CODEC
     ) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n={n!r}: must be a number of nodes, from 1 on")
+            raise ValueError(f"n={n!r}: must be a positive number of nodes")
         self._timeout, self._options, self._codec = timeout, options, codec
         self._dicts: list[Dict] = []
         self._addresses: list[str] = [""] * n
@@ -134,7 +134,7 @@ class Cluster:
         self._down.clear()
 
     def __len__(self) -> int:
-        """How many nodes there are, those that are down included."""
+        """The number of nodes, including those that are down."""
         return len(self._addresses)
 
     def __getitem__(self, i: int) -> Dict:
@@ -155,7 +155,7 @@ class Cluster:
         return self._settling().leader()
 
     def kill(self, i: int) -> None:
-        """End a node as `kill -9` ends its process: it gives back no lease, and says goodbye to nobody.
+        """End a node as `kill -9` ends its process: it revokes no lease and sends no farewell.
 
         Calls under way on its dict raise `OutcomeUnknown` or `ClosedError`, all later ones `ClosedError`.
 
@@ -202,7 +202,7 @@ class Cluster:
         self._settle()
 
     def resume(self, i: int) -> None:
-        """Have a paused node go on. It finds out how much time has passed meanwhile.
+        """Let a paused node go on. It finds out how much time has passed.
 
         Raises:
             ValueError: There is no such node, or it is not paused.
@@ -216,7 +216,7 @@ class Cluster:
     # -- the network --------------------------------------------------------------------------------------------------
 
     def partition(self, *groups: Collection[int]) -> None:
-        """Cut the network: nodes reach those of their own group only. Whoever is in no group is alone.
+        """Cut the network: nodes reach only those of their own group. A node in no group is alone.
 
         Takes the place of what was cut before.
 
@@ -250,7 +250,7 @@ class Cluster:
         arm([self._running(i) for i in nodes], error, applied)
 
     def steal_lock(self, name: str) -> int:
-        """Take a lock from whoever holds it; see `replidict.testing.steal_lock`. All nodes have heard of it then.
+        """Take a lock from its holder; see `replidict.testing.steal_lock`. All nodes know of it afterwards.
 
         Raises:
             ReplidictError: No node is in touch with a majority.
@@ -275,7 +275,7 @@ class Cluster:
         return self[i]
 
     def _up(self) -> list[int]:
-        """The nodes that run, those that stand still included."""
+        """The running nodes, including paused ones."""
         return [i for i, d in enumerate(self._dicts) if i not in self._down and host_of(d).node.failure is None]
 
     def _in_thread(self, i: int, function: Callable[[], object]) -> None:
@@ -304,7 +304,7 @@ class Cluster:
         self._settling().wait()
 
     def _elapse(self, seconds: float) -> None:
-        """Time has passed: first for the log, so that it says what has ended, and then for those who hold leases."""
+        """Advance the time: first for the log, which says what has expired, and then for the holders of leases."""
         leader = self.leader()
         nodes = {i: host_of(self[i]).node for i in self._up()}
         shown = max((node.expiry.now() for node in nodes.values()), default=0) + round(seconds * 1000)

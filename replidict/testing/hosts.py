@@ -1,4 +1,4 @@
-"""The open node of this process below a dict."""
+"""Finds the open node below a dict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for pytest, which finds them by the entry point `pytest11`. Nothing is imported before one is used."""
+"""The pytest fixtures, registered by the entry point `pytest11`. Nothing is imported before one is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loopback addresses for nodes that are about to listen there."""
+"""Finds free loopback addresses for nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of nodes that are left alone: a majority agrees on a leader, a minority notices that it has none."""
+"""Waits until a test cluster has settled: a majority agrees on a leader, and the others know that they have none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOK_EVERY = 0.002
 
 
 class Settling:
-    """The nodes of a cluster, and the groups of them that run and reach each other."""
+    """The nodes of a cluster, and the groups of running nodes that reach each other."""
 
     def __init__(self, dicts: Sequence[ReplicatedDict[Any, Any]], groups: Collection[Collection[int]]) -> None:
         self._dicts = dicts
@@ -62,7 +62,7 @@ class Settling:
         return 2 * len(some) > len(self._dicts)
 
     def _leaders(self, group: list[int]) -> list[int]:
-        """The one whom all follow, and have a connection with; none if that is not so."""
+        """The leader that all follow and are connected with; none if there is no such leader."""
         statuses = {i: self._dicts[i].status() for i in group}
         addresses = {status.address for status in statuses.values()}
         leading = [i for i, status in statuses.items() if status.is_leader]

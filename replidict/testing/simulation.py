@@ -1,9 +1,9 @@
-"""A user's program on several machines in simulated time, while they crash and the network is cut: `simulate`.
+"""`simulate`: runs a user's program on several machines in simulated time, with crashes and network partitions.
 
 Rules kept here:
 
-1. A run is a function of workload and seed: nothing else decides, neither real time nor the order in which sets or
-   threads happen to be.
+1. A run is a function of workload and seed: nothing else has an influence, neither real time nor the iteration order of
+   sets or the scheduling of threads.
 2. Faults end before the run does. Then programs have time to finish, and all nodes become equal, before `check`.
 """
 
@@ -74,7 +74,7 @@ class SimulationFailed(AssertionError):
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What came of a run that did not fail."""
+    """The numbers of a run that did not fail."""
 
     seed: int
     nodes: int
@@ -143,7 +143,7 @@ def _check_arguments(workload: object, nodes: object, seconds: object, faults: C
     if not _is_coroutine_function(workload):
         raise ValueError(f"workload={workload!r}: must be a coroutine function that takes (d, node, random)")
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
-        raise ValueError(f"nodes={nodes!r}: must be a number of machines, from 1 on")
+        raise ValueError(f"nodes={nodes!r}: must be a positive number of machines")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e6:
         raise ValueError(f"seconds={seconds!r}: must be a positive number of seconds")
     unknown = sorted(set(faults) - FAULTS.keys())
@@ -169,7 +169,8 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Locks that nobody refers to any more are given back: when that is must not depend on what else is in memory."""
+    """Switch the garbage collector off: locks are released when they are collected, and the time of that must not
+    depend on what else is in memory."""
     enabled = gc.isenabled()
     gc.disable()
     try:

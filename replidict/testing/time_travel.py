@@ -1,4 +1,4 @@
-"""Time that passes at once, for the nodes of one test cluster."""
+"""Advances the time of a test cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOK_EVERY = 0.01
 
 
 class Clock:
-    """The clock of a `Cluster`: that of this machine, until it is advanced."""
+    """The clock of a `Cluster`: this machine's, until it is advanced."""
 
     def __init__(self, elapse: Callable[[float], None]) -> None:
         """`elapse` is told how many seconds have passed at once, when this clock shows it."""
@@ -26,7 +26,7 @@ class Clock:
         return clock() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Have so many seconds pass at once.
+        """Advance the clock at once.
 
         All that ends in this time ends: keys with a ttl, leases, the locks that hang on them, and calls under way that
         wait for an answer, a lock or a change, and are out of time. Nobody renews a lease meanwhile, so those that are
@@ -64,11 +64,11 @@ class Clock:
 
 
 def have_passed(node: RaftNode, milliseconds: int) -> None:
-    """Have the cluster's clock, as this node knows it, show at least so much. In the node's thread."""
+    """Advance the cluster's clock, as this node knows it, to at least this value. In the node's thread."""
     node.expiry.hear(max(milliseconds, node.expiry.now()))
 
 
 def nothing_is_due(node: RaftNode) -> bool:
-    """Whether all is applied here whose time is over. In the node's thread."""
+    """Whether everything that is due has been applied here. In the node's thread."""
     deadline = node.machine.coordination.clock.next_deadline
     return deadline is None or deadline > node.expiry.now()

@@ -1,20 +1,19 @@
-"""The clients of a node (see `client_messages`): how many there are, what they have asked, and when they must go.
+"""The clients of a node (see `client_messages`): their number, their requests, and which of them must go.
 
-Rules this module keeps:
+Rules kept here:
 
-1. At most `CLIENTS_MAX` clients are connected. For a new one, the one that has been idle longest goes; if none is idle,
-   the new one does.
-2. A client has at most `REQUESTS_MAX` requests under way, and all together at most `room` bytes of requests:
-   `BYTES_MAX` and one frame of the largest size. A client that asks more is sent away.
-3. What is kept of requests that are still coming, and of answers that are not taken, has as much room, of all clients
-   together. Beyond it, one goes of those that take up more than their share of `BYTES_MAX`: the one that has neither
-   said nor taken anything for longest. So one large request or answer always has room, and small ones are in nobody's
-   way.
-4. A client goes that takes nothing of its answers, or says nothing in the middle of a request, for `STALL_MAX`.
-5. A request is given back to `on_over` at the end of its timeout, and when its client is gone: if it has not begun, it
-   is not to wait for its turn.
-6. A client never reaches the engine: what it asks is handed to `on_request`, which must not block; `answer` takes what
-   comes of it. Both happen in the node's thread.
+1. At most `CLIENTS_MAX` clients are connected. For a new one, the client that has been idle longest is closed; if none
+   is idle, the new one is refused.
+2. A client has at most `REQUESTS_MAX` pending requests, and the requests of all clients together have at most `room`
+   bytes: `BYTES_MAX` and one frame of the largest size. A client that exceeds this is closed.
+3. Incomplete requests and answers that wait to be sent have as much room, for all clients together. When it is
+   exceeded, one of the clients that use more than their share of `BYTES_MAX` is closed: the one that has been silent
+   longest, in both directions. So one large request or answer always has room, and small ones are never in the way.
+4. A client that reads nothing of its answers, or stops in the middle of a request, is closed after `STALL_MAX`.
+5. A request is given to `on_over` when its timeout is over, and when its client is gone: if it has not begun, it need
+   not wait for its turn.
+6. A client never reaches the engine: its requests are passed to `on_request`, which must not block, and `answer` takes
+   the answers. Both are called in the node's thread.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PING_INTERVAL = 0.5  # seconds of silence after which a client that waits is sho
 
 
 class Asked(NamedTuple):
-    """A request under way."""
+    """A pending request."""
 
     request: Request
     size: int
@@ -46,7 +45,7 @@ class Asked(NamedTuple):
 
 
 class ConnectedClient:
-    """One of them; `number` is its own, and never another's."""
+    """One client; its `number` is unique and never reused."""
 
     def __init__(self, number: int, connection: SocketConnection, now: float) -> None:
         self.number, self.connection = number, connection
@@ -66,7 +65,8 @@ class ConnectedClient:
 
 
 class Clients:
-    """Those of one node. `queue` sends a frame; `part` sends last words and closes; `drop` closes, for a reason."""
+    """The clients of one node. `queue` sends a frame; `part` sends a last message and closes; `drop` closes, for a
+    reason."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Clients:
         if len(self._clients) >= CLIENTS_MAX:
             idle = [client for client in self._clients.values() if client.idle]
             if not idle:
-                self._send_away(connection, f"this node has {CLIENTS_MAX} clients, which is all it takes: try another")
+                self._send_away(connection, f"this node has {CLIENTS_MAX} clients, its maximum: try another")
                 return
             self._drop(min(idle, key=lambda client: client.since).connection, "dropped", "a new client takes its place")
         self._last += 1
@@ -158,7 +158,7 @@ class Clients:
         return client is not None and request_id in client.under_way
 
     def frame(self, answer: Answer) -> bytes:
-        """What `answer` takes. For any thread."""
+        """A message as `answer` takes it. For any thread."""
         return frame(encode(answer), self._tag_bytes)
 
     def attend(self, number: int, ping: bytes, now: float) -> float:

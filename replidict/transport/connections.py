@@ -1,4 +1,4 @@
-"""All connections of a node as sockets: bytes in and out of their sessions, and the end of each. No word on who is who.
+"""All sockets of a node: moves bytes between them and their sessions, and closes them.
 
 Rules this module keeps:
 
@@ -29,8 +29,8 @@ _READ, _WRITE = POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR, POLL_EVENT_TYPE.WR
 
 
 class Traffic:
-    """Those of one node. `heard` gets what a session yields, `moved` a connection whose session got further, `ended`
-    one that failed: the code, the text, and whether the peer said so."""
+    """The connections of one node. `heard` gets what a session yields, `moved` a connection whose session advanced,
+    `ended` one that failed: the code, the text, and whether the peer said so."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class Traffic:
             self._flush(connection)
 
     def fail(self, connection: SocketConnection, code: str, text: str, by_peer: bool = False) -> None:
-        """Use a connection no more, say so, and have `bury` close it. It is `ended` where the other end has closed it,
-        and `lost` where nobody knows what became of that."""
+        """Mark a connection as failed, report it, and have `bury` close it. The code is `ended` where the other end has
+        closed it, and `lost` where it is unknown what became of that."""
         if not connection.dead:
             connection.dead, connection.ended = True, code in ("ended", "closed")
             self.dead.append(connection)
@@ -161,6 +161,6 @@ class Traffic:
 
 
 def _is_deaf(connection: SocketConnection) -> bool:
-    """Whether nothing is read from a connection, because it is about to be closed. The first words of an authenticated
-    one are read (see `handshake`)."""
+    """Whether a connection that is about to be closed is no longer read. The first message of an authenticated one
+    still is (see `handshake`)."""
     return connection.parting and connection.session.farewell is None

@@ -1,4 +1,4 @@
-"""Where and when to call a peer: addresses, names that may change theirs, and patience.
+"""When and where to call a peer: addresses, host names that change theirs, and pauses between attempts.
 
 Rules this module keeps:
 
@@ -26,7 +26,7 @@ Target = tuple[socket.AddressFamily, Any]  # a family and its socket address
 
 
 class Route:
-    """The way to one peer. `due` is the clock time at which `take` is worth calling."""
+    """How to reach one peer. `due` is the clock time at which `take` is worth calling."""
 
     def __init__(self, address: str, loopback_only: bool) -> None:
         self.address = address
@@ -58,10 +58,12 @@ class Route:
         self._targets, self._pause = [], PAUSE_FIRST
 
     def _find(self) -> list[Target]:
-        """What the address stands for; nothing while that is being looked up."""
+        """The addresses of the host name; none while it is being looked up."""
         host, port = split_address(self.address)
         if self._loopback_only and not is_loopback(host):
-            raise ReplidictError("it is off loopback, where this node calls no one without secret= or tls=")
+            raise ReplidictError(
+                "it is not a loopback address, and this node connects to others only with secret= or tls="
+            )
         if self.lookup is None:
             targets = numeric(host, port)
             if targets:
@@ -76,7 +78,7 @@ class Route:
 
 
 class Lookup:
-    """One lookup of a name, in a thread that ends with it."""
+    """One lookup of a host name, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = Latch()
@@ -114,11 +116,11 @@ def numeric(host: str, port: int) -> list[Target]:
 
 
 def resolve(host: str, port: int, flags: int = 0) -> list[Target]:
-    """What a name stands for now. Blocks."""
+    """The addresses that a host name has now. Blocks."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICSERV)
     return list(dict.fromkeys((family, target) for family, _, _, _, target in found))
 
 
 def reason(error: BaseException | None) -> str:
-    """What went wrong, in the system's words."""
+    """The reason of a failure, in the system's words."""
     return str(getattr(error, "strerror", None) or error)

@@ -1,4 +1,4 @@
-"""The layers under a session: frames in a stream, tags over them, TLS over memory. Bytes in, bytes out.
+"""The layers below a session: frames, tags, and TLS in memory. Bytes in, bytes out.
 
 Rules this module keeps:
 
@@ -21,7 +21,8 @@ _RECORD = 16 * 1024  # the most that one TLS record holds
 
 
 class WireError(Exception):
-    """The connection must be closed. `code` is one of few words, `text` says what to do, `by_peer` who said so."""
+    """The connection must be closed. `code` is a short word, `text` says what to do, `by_peer` whether the peer said
+    so."""
 
     def __init__(self, code: str, text: str, by_peer: bool = False) -> None:
         super().__init__(text)
@@ -29,7 +30,7 @@ class WireError(Exception):
 
 
 class FrameReader:
-    """Cuts a stream into bodies, however it was chunked; refuses a length above `max_bytes` before keeping it."""
+    """Splits a byte stream into frame bodies. A length above `max_bytes` is refused before anything is stored."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -81,7 +82,7 @@ def hkdf(key: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:
 
 
 class Seal:
-    """The tags of one direction of one session: BLAKE2b over a 64-bit counter and the body."""
+    """The tags of one direction of a session: BLAKE2b over a 64-bit counter and the body."""
 
     def __init__(self, key: bytes) -> None:
         self._keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
@@ -97,7 +98,7 @@ class Seal:
 
 
 class TlsPipe:
-    """One end of a TLS 1.3 connection over memory: bytes of the network in and out, plain bytes on the other side."""
+    """One end of a TLS 1.3 connection in memory: network bytes on one side, plain bytes on the other."""
 
     def __init__(self, context: ssl.SSLContext, server: bool) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -105,7 +106,7 @@ class TlsPipe:
         self.up = False
 
     def decrypt(self, data: bytes | memoryview) -> bytes:
-        """What `data` holds in plain; while TLS is being set up, nothing."""
+        """Return the plain bytes in `data`; none while TLS is being set up."""
         self._in.write(data)
         parts = []
         try:
@@ -124,7 +125,7 @@ class TlsPipe:
         return b"".join(parts)
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What to send for `data`, and whatever else TLS has to say."""
+        """Return the bytes to send for `data`, and those that TLS itself has to send."""
         if data:
             view = memoryview(data)
             while view:

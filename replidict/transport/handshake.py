@@ -1,20 +1,19 @@
-"""What two nodes say before they trust each other, and after: a state machine, bytes in, bytes out, no sockets.
+"""The session of a connection: handshake, then messages. A state machine: bytes in, bytes out, no sockets.
 
 Rules this module keeps:
 
 1. Until the handshake is done the longest frame is 4 KiB; afterwards it is `max_frame_bytes`.
 2. Nothing reaches the caller before both sides have accepted each other; whatever is wrong raises `WireError` and
    nothing else, and after that the session yields nothing more.
-3. Nothing is asked of `admit` or `farewell` on the word of a peer that has not proved itself.
-4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session,
-   so that none can be forged, changed, repeated, left out, reordered, or turned back on its sender.
+3. `admit` and `farewell` are called for an authenticated peer only.
+4. In secret mode every body after the proofs ends in a tag over its place in its direction of this very session.
 5. Fields of `Hello` are only added at the end; its first two stay as they are forever, so that every version can
    tell every other that they differ.
 6. A client (see `client_messages`) is a caller without an address and a node id. It proves itself as every caller
-   does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is an
-   `Ask` or nothing. A client that is let in can read, write and administer the dict.
-7. A proven caller that is no member (any more) is told `farewell`, so that it learns why, and heard no further than its
-   first words, which may say that this side is the one who does not know the members any more.
+   does, but is no member: its certificate may be for any name, it need not know the cluster id, and what it says is a
+   `Request` or nothing. A client that is let in can read, write and administer the dict.
+7. An authenticated caller that is not (or no longer) a member is told `farewell`, so that it learns why. Only its first
+   message is heard, which may say that this side is the one that does not know the members any more.
 
 The handshake, the same in all modes (a proof is empty in plain mode, and in TLS mode, where the certificates prove):
 
@@ -26,13 +25,12 @@ The handshake, the same in all modes (a proof is empty in plain mode, and in TLS
     OPEN       ping -------------------------------> AWAIT_PING    the first sealed frame
                messages both ways                    OPEN
 
-Either side may answer `Refused`, with the reason, and close. The acceptor waits for the ping because only then does
-it know that it was accepted as well: a connection is open on both sides or reaches the engine of neither.
+Either side may answer `Refused`, with the reason, and close. Only the ping tells the acceptor that it was accepted as
+well: a connection is open on both sides or reaches the engine of neither.
 
-The secret (stretched, see `Security.stretch`; by a client, for the acceptor's cluster id) is never sent. With
-`transcript` the SHA-256 of both hellos, which hold a fresh nonce each, HKDF (RFC 5869, salt = transcript) gives four
-keys: the two proofs, HMAC-SHA256 of the transcript, and the tags of the two directions, keyed BLAKE2b (RFC 7693) cut
-to 16 bytes over counter and body.
+The secret (stretched, see `Security.stretch`; by a client, for the acceptor's cluster id) is never sent. `transcript`
+is the SHA-256 of both hellos, each with a fresh nonce; HKDF (RFC 5869, salt = transcript) gives the keys of the proofs
+(HMAC-SHA256 of it) and of the tags (BLAKE2b, RFC 7693, 16 bytes over counter and body), one for each direction.
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ _UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """Who a node is: its cluster, its disk (`node_id` is made with the store) and the address it goes by.
+    """A node's identity: its cluster, its disk (`node_id` is created with the store) and its address.
 
     Of a client, `node_id` and `address` are empty, and `cluster_id` too if it will take any. `may_hold_lease`: whether
     it may read under a lease when it leads (thesis 6.4.1).
@@ -94,7 +92,7 @@ class Preamble(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Hello(Preamble, frozen=True, tag=1):
-    """The first frame of each side: who it is, and a number used once."""
+    """The first frame of each side: who it is, and a nonce."""
 
     mode: Literal["plain", "secret", "tls"]
     cluster_id: _Text
@@ -112,7 +110,7 @@ class Hello(Preamble, frozen=True, tag=1):
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """In secret mode, that the sender knows the secret; in any mode, that it accepts the other's `Hello`."""
+    """In secret mode, proof that the sender knows the secret; in any mode, acceptance of the other side's `Hello`."""
 
     mac: _Bytes
 
@@ -125,7 +123,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class State(Enum):
-    """Where a session stands; `CALLING` lasts only until `start` (in TLS mode, until TLS is up)."""
+    """The state of a session; `CALLING` lasts only until `start` (in TLS mode, until TLS is established)."""
 
     CALLING = 0
     AWAIT_HELLO = 1
@@ -246,7 +244,7 @@ class WireSession:
         return self._reader.held
 
     def forget(self) -> None:
-        """Keep nothing of that: what comes is to be read no more."""
+        """Discard buffered bytes; nothing more is read."""
         self._reader.forget()
 
     def take_output(self) -> list[bytes]:
@@ -255,7 +253,8 @@ class WireSession:
         return taken
 
     def seal(self, framed: bytes) -> bytes:
-        """What goes on the wire for a `frame`; in secret mode it counts, so each result must be sent, in order."""
+        """Return the bytes to send for a `frame`. In secret mode each tag counts, so every result must be sent, in
+        order."""
         if self._send is None:
             return framed
         return framed + self._send.tag(memoryview(framed)[4:])
@@ -275,7 +274,7 @@ class WireSession:
                 self.tls = None  # so that the reason can be read at the other end
             self._refuse("mode", f"one side speaks TLS, and {self._me.address} is in mode {self._security.mode!r}: "
                          "give every node the same tls= or secret=")  # fmt: skip
-        raise WireError("protocol", "the peer is no replidict node: it speaks another protocol")
+        raise WireError("protocol", "the peer is not a replidict node: it speaks another protocol")
 
     def _advance(self, body: bytearray) -> bool:
         """One step of the handshake, as in the table above; True when it was the last one."""
@@ -321,7 +320,7 @@ class WireSession:
         try:
             first = _preamble(body)
         except _UNDECODABLE as error:
-            raise WireError("protocol", "the peer is no replidict node, or not of a release known here") from error
+            raise WireError("protocol", "the peer is not a replidict node, or not of a release known here") from error
         if isinstance(first, Preamble) and first.magic == MAGIC and first.version != VERSION:
             self._refuse("version", f"{self._me.address} speaks version {VERSION} of the protocol, not "
                          f"{first.version}: bring all nodes to the same release")  # fmt: skip
@@ -342,7 +341,7 @@ class WireSession:
         return said
 
     def _check_hello(self, hello: Hello) -> None:
-        """Is this a peer to talk to, if it is who it says?"""
+        """Check that this peer is acceptable, if it is who it claims to be."""
         me, it, calling = self._me, printable(hello.address) or "a client", self._called is not None
         if hello.mode != self._security.mode:
             self._refuse("mode", f"{me.address or 'this client'} is in mode {self._security.mode!r} and {it} in mode "
@@ -383,7 +382,7 @@ class WireSession:
                          f"names={self._security.names}")  # fmt: skip
 
     def _check_proof(self, proof: Hello | Proof) -> None:
-        """Is the peer who it says, and welcome?"""
+        """Check that the peer is who it claims to be, and is admitted."""
         if not isinstance(proof, Proof) or self.peer is None:
             raise WireError("protocol", "the peer sent something else than its proof")
         if not hmac.compare_digest(proof.mac, self._proofs[1]):
@@ -435,7 +434,7 @@ class WireSession:
         try:
             return self._decode(body)
         except _UNDECODABLE as error:
-            raise WireError("protocol", f"a frame that is no message: {printable(str(error))}") from error
+            raise WireError("protocol", f"a frame that is not a message: {printable(str(error))}") from error
 
     def _refuse(self, code: str, text: str) -> NoReturn:
         """Tell the peer why, and fail."""
@@ -446,5 +445,5 @@ class WireSession:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """What another said, fit for one line of a log."""
+    """Another node's text, made safe for one line of a log."""
     return "".join(char if char.isprintable() else "?" for char in text[:most])

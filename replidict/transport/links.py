@@ -1,4 +1,4 @@
-"""The wire of a node: its listener, one connection to each peer, and who may have one.
+"""The network side of a node: its listener, one connection to each peer, and who may connect.
 
 Rules this module keeps:
 

@@ -1,4 +1,4 @@
-"""The transport of a node without a network: there is nobody to send to."""
+"""The transport of a node without a network."""
 
 from __future__ import annotations
 

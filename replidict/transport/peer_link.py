@@ -1,4 +1,4 @@
-"""A pair of nodes: which of the two calls the other, and which of two connections stays.
+"""The connection between two nodes: which of the two calls, and which of two connections stays.
 
 Rules this module keeps:
 
@@ -68,7 +68,7 @@ class Pair:
         return brief
 
     def unreachable(self, now: float, code: str) -> int | None:
-        """A call came to nothing. Rule 3: the level at which to say so, if that is to be said."""
+        """A call failed. Rule 3: returns the log level for it, if it is to be logged."""
         self.route.failed(now)
         level = logging.INFO if code == "crossed" else logging.WARNING
         if code == "absent" and not self._met:

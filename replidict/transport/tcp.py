@@ -1,4 +1,4 @@
-"""One TCP connection with its queue, and the listener. Nothing here blocks, but the making of a listener.
+"""One TCP connection with its send queue, and the listener. Nothing here blocks, except opening the listener.
 
 Rules this module keeps:
 
@@ -125,7 +125,7 @@ class SocketConnection:
 
 
 class Listener:
-    """Takes calls at an address, from its making (`ReplidictError` if it can't) until `close`."""
+    """Accepts connections at an address, from its creation (`ReplidictError` if that fails) until `close`."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Listener:
             sock.close()
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Accept no more connections."""
         self._again = float("inf")
         for fd, sock in self._sockets.items():
             self._poller.unsubscribe(fd)

@@ -1,15 +1,15 @@
-"""Those who called a node and have not proved themselves: how many there may be, and who goes first for a new one.
+"""Connections that have not authenticated yet: their limits, and which of them is closed for a new one.
 
-Rules this module keeps:
+Rules kept here:
 
-1. There are at most `STRANGERS_MAX`. Beyond that, one goes from the host that has the most of them, so that whoever
-   floods a node from one host stands in nobody's way but that host's.
-2. Of that host, those go first that were told why they must go, then those that have come least far in the handshake: a
-   member says who it is as soon as it is through, and nobody without the secret gets as far as it does.
-3. Among these one goes at random. If it were the oldest, a flood that is faster than a handshake would keep a member
-   out for good; like this, each of its calls has a chance.
+1. There are at most `UNAUTHENTICATED_MAX`. Beyond that, one of the host with the most of them is closed, so that a
+   flood from one host is only in the way of that host.
+2. Of that host, those that were already refused are closed first, then those that are least far in the handshake: a
+   member identifies itself as soon as it is connected, and nobody without the secret gets as far as it does.
+3. Among these, one is chosen at random. If it were the oldest, a flood faster than a handshake would keep a member out
+   for good; so each of its attempts has a chance.
 
-An IPv6 host is its network of 64 bits: it may have all addresses in there.
+An IPv6 host is its /64 network, all of whose addresses it may have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNAUTHENTICATED_MAX = 128
 
 
 class UnauthenticatedConnections:
-    """Those of one node."""
+    """The unauthenticated connections of one node."""
 
     def __init__(self) -> None:
         self._by_host: dict[str, dict[int, SocketConnection]] = {}  # by host, then by file descriptor
@@ -33,7 +33,7 @@ class UnauthenticatedConnections:
         return self._count
 
     def come(self, connection: SocketConnection) -> SocketConnection | None:
-        """Somebody called. Returns who must go for it, if any: `gone` is to follow."""
+        """A connection arrives. Returns the one that must be closed for it, if any; `gone` must be called for it."""
         victim = self._last_in_line() if self._count >= UNAUTHENTICATED_MAX else None
         self._by_host.setdefault(_host(connection.remote), {})[connection.fd] = connection
         self._count += 1

@@ -1,10 +1,10 @@
-"""Connections between processes of one machine, by a socket in the directory of a node.
+"""Connections between processes of one machine, by a Unix socket in the node's directory.
 
 Rules kept here:
 
-1. The socket has mode 0600 from the moment on at which it has its name, and whoever is at the other end of a connection
-   has the same user id, says the system; nobody else is heard.
-2. A name that a killed process left behind is replaced by whoever listens next, in one step.
+1. The socket has mode 0600 from the moment it has its name, and the other end of a connection must have the same user
+   id, as the operating system reports it.
+2. A socket that a killed process left behind is replaced in one step by the next one to listen.
 3. Nothing blocks. A connection that failed is only marked (`dead`), and closed by its owner between two polls.
 """
 
@@ -75,7 +75,7 @@ def listen(directory: Path) -> socket.socket:
 
 
 def call(directory: Path) -> socket.socket:
-    """A connection to whoever listens in a directory. Raises `OSError` if nobody does."""
+    """Connect to the process that listens in a directory. Raises `OSError` if there is none."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -106,8 +106,8 @@ class UnixConnection:
         hear: Callable[[bytearray], None],
         stirred: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hear` gets each frame; what it raises as `WireError` ends the connection. `stirred` is called after each
-        event, for who would not look otherwise."""
+        """`hear` gets each frame; a `WireError` that it raises ends the connection. `stirred` is called after each
+        event, for owners that would not look otherwise."""
         self.sock, self._poller, self._hear, self._stirred = sock, poller, hear, stirred
         self._fd = sock.fileno()
         self._reader = FrameReader(FRAME_MAX)
@@ -155,7 +155,7 @@ class UnixConnection:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that nothing more is to be sent now."""
+        """Whether so much waits to be sent that nothing should be added."""
         return self.queued > FULL_BYTES
 
     def flush(self) -> None:

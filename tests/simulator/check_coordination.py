@@ -15,7 +15,7 @@ from replidict.errors import LockLost
 from replidict.machine import commands as cmd
 from replidict.machine.codec import decode
 from replidict.machine.outcomes import BatchApplied, Outcome
-from replidict.node.locks import Request, State
+from replidict.node.lock_requests import Request, State
 from replidict.testing.simulator.violation import Violation
 
 if TYPE_CHECKING:

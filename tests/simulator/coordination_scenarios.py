@@ -5,8 +5,8 @@ from __future__ import annotations
 from replidict.errors import LockLost
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
-from replidict.node.leases import milliseconds
-from replidict.node.locks import Request, State, Wanted
+from replidict.node.held_leases import milliseconds
+from replidict.node.lock_requests import Request, State, Wanted
 from replidict.node.proposals import Write
 from replidict.protocol.peer_messages import Propose
 from replidict.testing.simulator.machine import Machine

@@ -15,8 +15,8 @@ from functools import partial
 from replidict.errors import LockLost, ReplidictError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import encode, encode_key
-from replidict.node.leases import HeldLease, milliseconds
-from replidict.node.locks import Request, State, Wanted
+from replidict.node.held_leases import HeldLease, milliseconds
+from replidict.node.lock_requests import Request, State, Wanted
 from replidict.node.node import Node
 from replidict.node.proposals import Write
 from replidict.testing.simulator.machine import Machine

@@ -5,7 +5,7 @@ Rules kept here:
 1. Every member takes a write and serves a linearizable read, within a bounded time.
 2. All members end up with the same log, state and configuration, in memory and on disk; every learner that is to be a
    voter is one, and the feature level is the one that all know.
-3. Who was removed and can reach a member that it knows, with the disk that it knows, is told, and stops.
+3. A removed node that can reach a member that it knows, with the disk that it knows, is told, and stops.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Whole nodes in simulated time, over a simulated network and simulated disks."""
+"""Whole nodes in simulated time, on a simulated network and simulated disks."""

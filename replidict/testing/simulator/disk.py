@@ -35,7 +35,7 @@ class Crash(BaseException):
 
 @dataclass
 class Fault:
-    """Strikes at the `skip`-th statement of its kind from now on, once."""
+    """A fault that happens once, at the `skip`-th statement of its kind from now on."""
 
     point: Point
     skip: int
@@ -43,13 +43,13 @@ class Fault:
     memory: bool = False  # SQLite has no memory left, which is no error of the disk
 
     def error(self) -> Exception:
-        """What it is seen as."""
+        """The error that it shows as."""
         return MemoryError() if self.memory else sqlite3.OperationalError("disk I/O error")
 
 
 @dataclass
 class Shadow:
-    """What is durably on a disk."""
+    """What is durable on a disk."""
 
     log: dict[int, tuple[int, int]] = field(default_factory=dict)  # index -> (term, checksum of the row)
     start: records.LogStart = field(default_factory=records.LogStart)
@@ -99,7 +99,7 @@ _template: sqlite3.Connection | None = None
 
 
 def lay_out(connection: sqlite3.Connection) -> None:
-    """What `tables.create` does, without its cost, and without the real time that its migrations note."""
+    """Do what `schema.create` does, without its cost and without the real time that its migrations note."""
     global _template
     if _template is None:
         _template = sqlite3.connect(":memory:", isolation_level=None)
@@ -130,7 +130,7 @@ class Disk:
         return file_format.read(self._anchor)
 
     def connect(self) -> sqlite3.Connection:
-        """What the product takes for a `sqlite3.Connection`."""
+        """A connection that the product uses as a `sqlite3.Connection`."""
         inner = sqlite3.connect(self.uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
         return _Connection(self, inner)  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: each seed draws its own kinds of faults and how often they come.
+"""Faults: each seed draws its own kinds of faults, and how often they happen.
 
 A run with every kind of fault at once mostly shows a cluster that can't work. So each seed takes a few kinds only
 ("swarm testing"), and between faults there is time for work, more in some seeds than in others.
@@ -18,7 +18,7 @@ from replidict.testing.simulator.world import World
 
 
 class Nemesis:
-    """Injects faults until it is told to stop."""
+    """Injects faults until it is stopped."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Nemesis:
         return leader is not None and self._block(self._around(leader.address))
 
     def _leader_reaches_few(self) -> bool:
-        """What the leader sends reaches less than a majority, and then it is gone."""
+        """Cut the leader off from a majority, and then crash it."""
         leader = self._leader()
         if leader is None:
             return False

@@ -1,4 +1,4 @@
-"""Simulated time: a heap of what happens when, and the trace of what happened.
+"""Simulated time: a heap of events, and the trace of those that happened.
 
 Rules kept here:
 
@@ -20,7 +20,7 @@ _pack_time = struct.Struct("d").pack
 
 
 class Timer:
-    """Something that is due; `cancel` takes it back."""
+    """A scheduled event; `cancel` removes it."""
 
     __slots__ = ("action", "time")
 
@@ -34,7 +34,7 @@ class Timer:
 
 
 class Loop:
-    """The one true clock of a simulation, which no node ever sees."""
+    """The true time of a simulation, which no node ever sees."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -69,7 +69,7 @@ class Loop:
 
 
 class Trace:
-    """What happened: a digest of all of it, and its last lines in words."""
+    """The trace of a run: a digest of all events, and the last of them in words."""
 
     def __init__(self, loop: Loop, keep: int | None = 400, *, shows_messages: bool = True) -> None:
         self._loop = loop
@@ -78,7 +78,7 @@ class Trace:
         self._shows_messages = shows_messages
 
     def note(self, who: str, what: str, detail: object = "") -> None:
-        """Something happened to somebody. `detail` is shown by `str`; it must not change afterwards."""
+        """Note an event. `detail` is shown by `str`; it must not change afterwards."""
         now = self._loop.now
         self._hash.update(b"%b %b %b %b\n" % (_pack_time(now), who.encode(), what.encode(), str(detail).encode()))
         self._lines.append((now, who, what, detail))

@@ -1,4 +1,4 @@
-"""Whole nodes on simulated machines: what starts, steps, pauses, crashes and restarts them.
+"""Simulated machines: they start, step, pause, crash and restart a node each.
 
 Rules kept here:
 
@@ -29,11 +29,11 @@ from replidict.security import split_address
 from replidict.storage import records, snapshot
 from replidict.storage.directory import Beginning
 from replidict.storage.store import Store
-from replidict.testing.simulator.background import SimulatedBackground
 from replidict.testing.simulator.disk import Crash, Disk, Fault, Write
 from replidict.testing.simulator.loop import Loop, Timer, Trace
 from replidict.testing.simulator.network import Event, Hello, Network
-from replidict.testing.simulator.node import SimulatedNode
+from replidict.testing.simulator.simulated_background import SimulatedBackground
+from replidict.testing.simulator.simulated_node import SimulatedNode
 from replidict.testing.simulator.transport import SimulatedTransport
 from replidict.testing.simulator.violation import Violation
 
@@ -87,7 +87,7 @@ class Surroundings(Protocol):
 
     @property
     def observer(self) -> Observer:
-        """Whoever looks at it."""
+        """The observer of this simulation."""
         ...
 
 
@@ -157,7 +157,7 @@ class Machine:
         return self.cluster.loop.now + self.lag
 
     def clock(self) -> float:
-        """What the machine's clock shows."""
+        """The time of the machine's clock."""
         since, showed, rate = self._clock[-1]
         return showed + (self.time - since) * rate
 
@@ -281,7 +281,7 @@ class Machine:
             self._reboot()
 
     def _abandon(self, node: SimulatedNode) -> None:
-        """What the system does when a process dies: files are closed, transactions are not committed."""
+        """Do what the system does when a process dies: files are closed, transactions are not committed."""
         snapshots = node.engine.snapshots
         node.engine.transport.destroy()
         node._background.close()

@@ -1,11 +1,11 @@
-"""A network of TCP connections, as seen from above the transport.
+"""A simulated network of TCP connections, as the transport sees it.
 
 Rules kept here:
 
 1. One connection per pair of nodes. Within one, messages arrive in order and once, each after a delay of its own.
-2. The greater address calls; the lesser one, too, when it has missed a call for long (as `raft/pairs`). Both sides hold
-   the other's identity against what they know, the called one first. Who is no member there is told `farewell`, and
-   heard only on who the members are; an identity that is refused ends the connection without a word.
+2. The greater address calls; the lesser one, too, when it has missed a call for long (see `transport.peer_link`). Both
+   sides check the other's identity, the called one first. A caller that is not a member is told `farewell`, and heard
+   only on who the members are; a refused identity ends the connection without a message.
 3. A connection that is cut loses a suffix of what was under way in each direction; each end learns of it when it does,
    and until then sends into the void. An end may have a new connection before the other has noticed: then that one is
    told "disconnected" and "connected" in one go.
@@ -127,7 +127,7 @@ class Caller(Protocol):
 
     @property
     def wanted(self) -> Iterable[str]:
-        """The addresses of those it is to be connected with."""
+        """The addresses that it should be connected with."""
         ...
 
 
@@ -162,13 +162,13 @@ class Network:
         self.probes_refused = 0
 
     def add(self, address: str, end: End) -> None:
-        """Have somebody be there at an address."""
+        """Add a node at an address."""
         self.ends[address] = end
 
     # -- calling ----------------------------------------------------------------------------------------------------
 
     def started(self, transport: Caller) -> None:
-        """A node runs (again): it calls those whom it is to call, and the others call it when they notice."""
+        """A node runs (again): it calls its peers, and they call it when they notice."""
         self._transports[transport.address] = transport
         for other in transport.wanted:
             self.call(transport.address, other, self.rng.uniform(0.001, 0.1))

@@ -1,4 +1,4 @@
-"""The dict as a simulated program has it: that of `replidict.aio`, on a simulated node."""
+"""The dict of a simulated program: that of `replidict.aio`, on a simulated node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from replidict.aio.async_dict import AsyncDict
 from replidict.aio.calls import Calls
-from replidict.api.inside import Inside
+from replidict.api.internals import Inside
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.brief import brief
 from replidict.errors import ReplidictError
@@ -24,7 +24,7 @@ TIMEOUT = 10.0
 
 
 class _SimulatedHost:
-    """As much of a `Host` as a dict needs that neither waits nor ends."""
+    """The part of a `Host` that a dict needs and that neither waits nor ends."""
 
     def __init__(self, node: RaftNode) -> None:
         self.node = self.bare_node = node
@@ -33,12 +33,12 @@ class _SimulatedHost:
 
     @property
     def failure(self) -> ReplidictError | None:
-        """What has stopped the node."""
+        """The error that has stopped the node, if any."""
         return self.node.failure
 
 
 class SimulatedDict(ReplicatedDict[Any, Any]):
-    """A `ReplicatedDict` on a simulated node, for plain reads. What waits is for `ProgramDict`."""
+    """A `ReplicatedDict` on a simulated node, for plain reads only. Calls that wait belong to `ProgramDict`."""
 
     def __init__(self, node: RaftNode) -> None:
         self._use(cast(Host, _SimulatedHost(node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
@@ -58,7 +58,7 @@ class SimulatedDict(ReplicatedDict[Any, Any]):
 
 
 class _NotedCalls(Calls[Any, Any]):
-    """Says in the trace what a program writes, and what comes of it."""
+    """Records in the trace what a program writes, and the outcome."""
 
     def __init__(self, inside: Inside[Any, Any], trace: Trace, name: str) -> None:
         super().__init__(inside)
@@ -91,7 +91,7 @@ async def _not_simulated(*arguments: object, **named: object) -> NoReturn:
 
 
 class ProgramDict(AsyncDict[Any, Any]):
-    """What a workload is given; see `replidict.testing.simulate`."""
+    """The dict that a workload gets; see `replidict.testing.simulate`."""
 
     def __init__(self, node: RaftNode, trace: Trace, name: str) -> None:
         d = SimulatedDict(node)

@@ -30,7 +30,7 @@ MOST_AT_ONCE = 100_000
 
 
 class ProgramLoop(AbstractEventLoop):
-    """That of one process, until it ends."""
+    """The event loop of one process, until the process ends."""
 
     def __init__(self, world: Loop, is_paused: Callable[[], bool]) -> None:
         self._world, self._is_paused = world, is_paused
@@ -145,11 +145,11 @@ class ProgramLoop(AbstractEventLoop):
 
     @override
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """What nobody has asked for, such as the end of a task of a process that is gone."""
+        """Note errors that no one retrieved, such as those of tasks of a process that is gone."""
 
 
 def _close(coroutine: Coroutine[Any, Any, Any] | Any) -> None:
-    """Have `finally` run in a coroutine whose process is gone: what a test notes outside of it is to be right."""
+    """Run the `finally` blocks of a coroutine whose process is gone, so that what a test notes there is right."""
     try:
         coroutine.close()
     except BaseException:  # noqa: BLE001 -- a program that is gone has nobody to tell

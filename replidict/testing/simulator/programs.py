@@ -1,4 +1,4 @@
-"""What runs on simulated machines: a workload in each process, begun again whenever that begins again."""
+"""Runs a workload in each simulated process, and starts it again when the process is restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's transport over the simulated network: what `raft/transport` and `raft/wire` decide, without the bytes."""
+"""The transport of a simulated node: the decisions of `transport.links` and `transport.handshake`, without bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Member(Protocol):
         ...
 
     def members_are(self) -> MembersAre:
-        """Words for a caller who is no member."""
+        """The message for a caller that is not a member."""
         ...
 
     def peer_closed(self, address: str, may_hold_lease: bool) -> None:
@@ -109,7 +109,7 @@ class SimulatedTransport(Transport):
         raise NotImplementedError
 
     def handle(self, event: Event) -> None:
-        """What a poll does: tell the engine what arrived."""
+        """Do what a poll does: tell the engine what arrived."""
         kind, connection, data = event
         address = connection.other(self.address)
         node, live = self.wanted.get(address), self._live.get(address)
@@ -147,7 +147,7 @@ class SimulatedTransport(Transport):
             self._engine.peer_closed(node.id, connection.hello(node.id).may_hold_lease)
 
     def _called(self, connection: Connection, node: Node | None, hello: Hello) -> None:
-        """Somebody calls this node."""
+        """Another node calls this one."""
         connection.accepted_by = self.hello
         if node is None:
             self._parting.add(connection)
@@ -162,7 +162,7 @@ class SimulatedTransport(Transport):
         return self._engine.meet(address, hello.release) or self._engine.admit(address, hello.node_id)
 
     def _parted(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """The end of a connection with a node that is no member; its first words are heard."""
+        """The connection with a non-member ends; its first message is heard."""
         self._parting.discard(connection)
         self._network.cut(connection)
         if kind == "message" and isinstance(message := decode(data), MembersAre):

@@ -18,7 +18,7 @@ CLUSTER_ID = "simulated"
 
 
 class World:
-    """All machines, and what they share."""
+    """All machines of a simulation, and what they share."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class World:
         return f"disk-{self._disks}"
 
     def founding(self, addresses: list[str]) -> Beginning:
-        """What a founder's disk begins with."""
+        """The initial content of a founder's disk."""
         return Beginning(CLUSTER_ID, self.new_identity(), records.Members(0, sorted(addresses), []))
 
     def add(self, address: str, beginning: Beginning) -> Machine:

@@ -7,7 +7,7 @@ from typing import Any
 
 from replidict.machine import commands as cmd
 from replidict.machine import locks as machine_locks
-from replidict.node import expiry, leases, locks
+from replidict.node import expiry, held_leases, lock_requests
 from tests.simulator import coordination_scenarios as scenarios
 from tests.simulator.guards.guard import Replacements, guard
 
@@ -94,11 +94,11 @@ def fences_are_compared() -> Replacements:
 def a_renewal_counts_from_when_it_was_sent() -> Replacements:
     """A holder counts from the answer to its renewal, which may be old: the lock is another's by then."""
 
-    def acknowledged(self: leases.Leases, lease: leases.HeldLease, sent: float) -> None:
+    def acknowledged(self: held_leases.Leases, lease: held_leases.HeldLease, sent: float) -> None:
         original(self, lease, self._engine.clock())
 
-    original = leases.Leases.acknowledged
-    yield leases.Leases, "acknowledged", acknowledged
+    original = held_leases.Leases.acknowledged
+    yield held_leases.Leases, "acknowledged", acknowledged
 
 
 @guard("one holder", scenario=scenarios.one_that_leaves_the_line)
@@ -117,7 +117,7 @@ def released_by_its_holder() -> Replacements:
 def who_gives_up_gives_back() -> Replacements:
     """A request that is withdrawn stays in the log: the lock is granted to nobody."""
 
-    def withdraw(self: locks.Locks, request: locks.Request) -> None:
+    def withdraw(self: lock_requests.Locks, request: lock_requests.Request) -> None:
         leave: Callable[..., Any] = self._leases.leave
         self._leases.leave = lambda *arguments: None  # type: ignore[method-assign]
         try:
@@ -125,4 +125,4 @@ def who_gives_up_gives_back() -> Replacements:
         finally:
             self._leases.leave = leave  # type: ignore[method-assign]
 
-    yield locks.Locks, "withdraw", withdraw
+    yield lock_requests.Locks, "withdraw", withdraw

@@ -7,7 +7,7 @@ from unittest import mock
 
 from replidict.node import linearizable_reads
 from replidict.protocol.peer_messages import AppendEntries, ConfirmLeader, VoteReply
-from replidict.raft import elections, freshness, leader_death, outbox, progress, read_index, replication
+from replidict.raft import bounded_staleness, elections, leader_death, outbox, progress, read_index, replication
 from replidict.raft.role import Role
 from replidict.storage import log
 from tests.simulator import failover_scenarios, scenarios
@@ -175,7 +175,7 @@ def wait_for_the_read_index() -> Replacements:
 @guard("thesis 6.4.1", 200)
 def a_lease_shorter_than_the_silence() -> Replacements:
     """A lease outlives the time for which voters keep silent."""
-    yield freshness, "CLOCK_DRIFT", -1.0
+    yield bounded_staleness, "CLOCK_DRIFT", -1.0
     yield read_index, "CLOCK_DRIFT", -1.0
 
 
@@ -226,14 +226,14 @@ def forget_the_clock_of_a_last_life() -> Replacements:
         original(self)
         self.stamp = stamp
 
-    def heard_leader(self: freshness.Freshness, message: AppendEntries) -> None:
-        since = message.echo - message.age * (1 + freshness.CLOCK_DRIFT)
+    def heard_leader(self: bounded_staleness.Freshness, message: AppendEntries) -> None:
+        since = message.echo - message.age * (1 + bounded_staleness.CLOCK_DRIFT)
         if message.echo > 0 and since > self._latest[1]:
             self._latest = (message.commit_index, since)
 
     original = progress.Peer.reconnected
     yield progress.Peer, "reconnected", reconnected
-    yield freshness.Freshness, "heard_leader", heard_leader
+    yield bounded_staleness.Freshness, "heard_leader", heard_leader
 
 
 @guard("section 7", 25)

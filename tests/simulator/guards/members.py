@@ -165,7 +165,7 @@ def only_the_disk_that_is_known() -> Replacements:
 
 @guard("thesis 4.2.3", 50, changing=True)
 def tell_who_the_members_are() -> Replacements:
-    """Who was away while the members changed goes on with those it knew: it is never told that it was removed."""
+    """A member that was away while the members changed goes on with those it knew: it never hears of its removal."""
 
     def hear(self: engine.Engine, message: Any) -> None:
         pass

@@ -25,7 +25,7 @@ def read_all_of_a_piece() -> Replacements:
 
 @guard("promise 10", scenario=watch_scenarios.watchers_are_told_all)
 def tell_what_was_told_no_more() -> Replacements:
-    """Who has read a change reads it again."""
+    """A watcher that has read a change reads it again."""
 
     def look(self: Cursor, past: int, number: int, place: int) -> Found | None:
         return original(self, past - 1, number, max(place - 1, 0))
@@ -94,7 +94,7 @@ def remember_what_was_dropped() -> Replacements:
 
 @guard("promise 10", scenario=watch_scenarios.watchers_are_told_all)
 def wake_who_waits() -> Replacements:
-    """Who has read everything is never woken again."""
+    """A watcher that has read everything is never woken again."""
 
     def arm(self: Waiters, waiter: Waiter) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Work beside the node's thread, in simulated time."""
+"""Background jobs in simulated time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Returned = TypeVar("Returned")
 
 
 class SimulatedBackground:
-    """Does one thing after the other, each at some moment of the time that it takes."""
+    """Runs jobs one after the other, each at some point of its duration."""
 
     def __init__(self, loop: Loop, duration: Callable[[], float], before: Callable[..., None]) -> None:
         """`before` is called with each job just before it is done."""

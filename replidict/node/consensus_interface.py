@@ -1,4 +1,4 @@
-"""What the parts of a node ask of whatever brings commands in order: the engine, or the node of another process."""
+"""What the parts of a node need of consensus, from the engine or from the host that a process is attached to."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pysyncobj.poller import Poller
 
 
 class Forwarding(Protocol):
-    """The way of commands to the leader; see `raft.forwarding`."""
+    """Sends commands to the leader; see `raft.forwarding`."""
 
     def route(self) -> object:
         """How commands go now, None if they can't; another one means that those under way may be lost."""
 
     def send(self, command: bytes) -> bool:
-        """Have the leader take a command. Returns False if there is surely nobody who does."""
+        """Send the leader a command. Returns False if it was surely not sent to a leader."""
 
 
 class ReadIndex(Protocol):
-    """How it is found out what a linearizable read must include; see `raft.read_index`."""
+    """Finds the index that a linearizable read waits for; see `raft.read_index`."""
 
     @property
     def lease_until(self) -> float:
@@ -31,15 +31,15 @@ class ReadIndex(Protocol):
         """This copy has all that was acknowledged up to then, on this clock."""
 
     def ask(self, answer: Callable[[int | None], None]) -> None:
-        """Have `answer` called with the index to wait for; None: nobody can tell now."""
+        """Have `answer` called with the index to wait for; None: it can't be found at present."""
 
 
 class Consensus(Protocol):
-    """What makes a log of commands, seen from the copy that applies it."""
+    """The source of committed commands, as the copy that applies them sees it."""
 
     @property
     def address(self) -> str:
-        """Of the member whose log it is."""
+        """The address of the member whose log this is."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -47,7 +47,7 @@ class Consensus(Protocol):
 
     @property
     def rng(self) -> random.Random:
-        """Where numbers are drawn that must be nobody else's."""
+        """The source of random numbers that must be unique."""
 
     @property
     def is_leader(self) -> bool:
@@ -71,7 +71,7 @@ class Consensus(Protocol):
 
     @property
     def read_index(self) -> ReadIndex:
-        """What linearizable reads wait for."""
+        """The read index that linearizable reads wait for."""
 
     @property
     def poller(self) -> Poller:
@@ -82,7 +82,7 @@ class Consensus(Protocol):
 
 
 class Level(Protocol):
-    """What may be proposed; see `node.feature_level`."""
+    """Which commands may be proposed; see `node.feature_level`."""
 
     @property
     def current(self) -> int:
@@ -92,11 +92,11 @@ class Level(Protocol):
         """Why a write that needs this level can't be proposed; None while it may be possible in a moment."""
 
     def why_not(self, needed: int) -> str:
-        """What to tell the caller of a write that needs a higher level than the cluster has."""
+        """The error text for a write that needs a higher level than the cluster has."""
 
 
 class ClusterClock(Protocol):
     """The cluster's clock as one node knows it; see `node.expiry`."""
 
     def now(self) -> int:
-        """What it shows, in milliseconds."""
+        """Its time, in milliseconds."""

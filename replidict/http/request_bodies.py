@@ -1,9 +1,9 @@
-"""Bodies of requests, read with three limits: each one's size, the time it takes, and what all together hold.
+"""Reads request bodies within three limits: the size of one, its time, and the memory of all together.
 
 Rules kept here:
 
-1. A body that says it is too large is refused unread; one that turns out to be is refused where it does.
-2. A slow body costs memory and a connection, and nothing else: no thread waits for it, and not for long.
+1. A body that is declared too large is refused unread; one that turns out to be is refused at that point.
+2. A slow body costs memory and a connection, but no thread, and only for a limited time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_ROOM = 64 * 1024 * 1024
 
 
 class Bodies:
-    """The bodies that are held now. For the event loop's thread."""
+    """Counts the memory of all bodies being read. For the event loop's thread."""
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: of one body."""

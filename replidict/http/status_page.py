@@ -1,4 +1,4 @@
-"""The status page: files of the package, which know nothing of the node. What they show comes from `/live` and `/kv`.
+"""Serves the files of the status page. They are static: their data comes from `/live` and `/kv`.
 
 Rules kept here:
 
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from replidict.http.arguments import parameters_of
+from replidict.http.request_parameters import parameters_of
 
 FOLDER = "/page/"
 """The path in front of the names of the files."""
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class StatusPage:
-    """The endpoints of the files."""
+    """The endpoints that serve these files."""
 
     def __init__(self, *, asks_for_token: bool) -> None:
         found = [each for each in files("replidict.http").joinpath("static").iterdir() if each.is_file()]

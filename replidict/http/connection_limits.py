@@ -1,13 +1,14 @@
-"""One HTTP connection, with the patience and the bounds that uvicorn's own lacks.
+"""Adds to uvicorn's HTTP connection the time limits and bounds that it lacks.
 
 Rules kept here:
 
-1. A client that sends nothing, or its request bit by bit, or takes no answer, is let go of in bounded time.
-2. There are only so many connections: what they hold in memory and file descriptors stays bounded, and the node's own
-   sockets and files are never those that find none left.
-3. Whoever is refused is told so, and the rest of what it sends is dropped for a while: to hang up on unread bytes would
-   reset the connection, and the answer with it.
-4. A client that closes its half of the connection after whole requests still gets their answers.
+1. A client that sends nothing, sends its request bit by bit, or does not read its response is disconnected in bounded
+   time.
+2. The number of connections is limited: their memory and file descriptors stay bounded, and descriptors are left for
+   the node's own sockets and files.
+3. A refused client gets a response, and what else it sends is read and dropped for a while: closing the connection with
+   unread bytes would reset it, and the response would be lost.
+4. A client that closes its half of the connection after complete requests still gets their responses.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from replidict.http.event_stream import END
-from replidict.http.heads import HEAD_BYTES, Heads
 from replidict.http.problems import MEDIA_TYPE, Problem
+from replidict.http.request_heads import HEAD_BYTES, Heads
 
 HEAD_SECONDS = 10.0
 """In which the head of a request must have come, and what is dropped be over."""
@@ -42,7 +43,7 @@ CHECK_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, watched."""
+    """uvicorn's connection, with time limits and bounds."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -125,7 +126,7 @@ class Connection(H11Protocol):
 
     @property
     def _is_over(self) -> bool:
-        """Whether a client that says no more is owed no more."""
+        """Whether the client has closed its half and all its requests are answered."""
         return self._answered or self.conn.their_state is h11.SEND_BODY
 
     def _look_again(self) -> None:
@@ -154,7 +155,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer without the app, and hear no more."""
+        """Respond without the app, and read no more requests."""
         self._refused = True
         self._since = self.loop.time()
         self._unset_keepalive_if_required()

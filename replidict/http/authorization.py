@@ -1,12 +1,12 @@
-"""Who may speak to the store.
+"""Decides which requests are answered: those with the token, or those from this machine if there is none.
 
 Rules kept here:
 
-1. With a token, every request shows it (RFC 6750), but for the two probes, which say yes or no and nothing else, and
-   the files of the status page, which say nothing of the node: browsers show no token when they open a page.
-2. Without one the store is for this machine only. So a request must be meant for it: one whose Host is not loopback
-   comes from a browser that was led here (DNS rebinding).
-3. The comparison of tokens takes the same time wherever they differ. No token appears in an answer or a log line.
+1. With a token, every request must carry it (RFC 6750), except for the two probes, which only say yes or no, and the
+   files of the status page, which hold no data: a browser sends no token when it opens a page.
+2. Without a token, only this machine may use the store. A request whose Host is not loopback is refused, since it comes
+   from a browser that was tricked into sending it (DNS rebinding).
+3. Comparing tokens takes the same time wherever they differ. No token appears in a response or a log line.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replidict.http.arguments import path_of
-from replidict.http.page import is_page
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import path_of
+from replidict.http.status_page import is_page
 from replidict.security import is_loopback
 
 PROBES = {"/healthz", "/readyz"}
 
 
 class Guard:
-    """Lets through to the app what may."""
+    """ASGI middleware that lets only authorized requests through."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app

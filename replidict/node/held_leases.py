@@ -1,16 +1,16 @@
-"""The leases of one process: asked for, renewed by the node's own thread, and known to be lost when they are.
+"""The leases of one process: granted, renewed by the node's own thread, and known to be lost in time.
 
 Rules kept here:
 
-1. All leases that are in use are renewed by one command, when a third of the shortest ttl has passed.
-2. A lease counts from when the last renewal was *sent* that was acknowledged, and for nine tenths of its ttl only: the
-   cluster's clock may run a tenth faster than this one, and has counted from when the leader took the renewal.
-3. A lease is lost when that time is over here, whether or not anybody can be reached; when the log says that it ended;
-   and when the node stops. What is lost stays lost. It is given back then, if it can be.
-4. What is to be given back is asked for until it is: nobody waits for that, and the lease's own end does the rest.
-5. There is no lock: a signal handler or a finalizer may come in between any two steps. Each is one operation of a
-   `dict`. Whoever takes a lease out of those that are held ends it, so one caller does. A user of a lease says so
-   first and then looks whether it is lost; whoever ends it marks it as lost first, and then looks who uses it.
+1. One command renews all leases in use, when a third of the shortest ttl has passed.
+2. A lease counts from when its last acknowledged renewal was *sent*, and for nine tenths of its ttl only: the cluster's
+   clock may run a tenth faster than this one, and counts from when the leader received the renewal.
+3. A lease is lost when that time is over here, whether or not the cluster can be reached; when the log says that it
+   ended; and when the node stops. A lost lease stays lost. It is then revoked, if possible.
+4. A revocation is sent until it is applied. Nothing waits for that, and the lease expires in any case.
+5. There is no lock: a signal handler or a finalizer may come between any two steps. Each step is one operation of a
+   `dict`. Taking a lease out of the dict ends it, so one caller does. A user of a lease registers first and then checks
+   whether the lease is lost; whoever ends the lease marks it lost first and then looks for users.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from replidict.errors import ClosedError, LeaseLost, NotCommitted, OutcomeUnknow
 from replidict.latch import Latch, SetOnce
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
-from replidict.node.consensus import Consensus
+from replidict.node.consensus_interface import Consensus
 from replidict.node.proposals import Proposals, Write
-from replidict.raft.freshness import CLOCK_DRIFT
+from replidict.raft.bounded_staleness import CLOCK_DRIFT
 
 RENEW_AFTER = 1 / 3
 """Of a ttl: then a lease is renewed."""
@@ -38,7 +38,7 @@ def _nothing(*_: object) -> None:
 
 
 class HeldLease:
-    """A lease of this process. It is `granted` from the first answer on."""
+    """A lease of this process. It is `granted` once the first answer has arrived."""
 
     def __init__(self, lease: int, ttl: float) -> None:
         self.id = lease
@@ -57,7 +57,7 @@ class HeldLease:
 
 
 class Leases:
-    """All of one process. Only what says so is for any thread, the rest for the tick thread."""
+    """All leases of one process. Methods are for the node's thread, unless they say otherwise."""
 
     def __init__(self, engine: Consensus, machine: StateMachine, proposals: Proposals) -> None:
         self._engine, self._machine, self._proposals = engine, machine, proposals
@@ -72,7 +72,7 @@ class Leases:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """The numbers of those that this process holds, or has asked for."""
+        """The ids of the leases that this process holds or has asked for."""
         return tuple(self._held)
 
     def ask(
@@ -153,7 +153,7 @@ class Leases:
             tell(why)
 
     def see_to(self, lease: HeldLease) -> None:
-        """Raise `LeaseLost` unless nobody can have seen this lease end yet."""
+        """Raise `LeaseLost` if the lease may have ended."""
         if lease.lost.is_set():
             raise LeaseLost(f"this lease of {lease.ttl:g} s is lost: {lease.why}")
         if self._engine.clock() >= lease.until:
@@ -193,7 +193,7 @@ class Leases:
             return
         done.wait(seconds)
 
-    # -- tick thread --------------------------------------------------------------------------------------------------
+    # -- node's thread -------------------------------------------------------------------------------------------------
 
     def acknowledged(self, lease: HeldLease, sent: float) -> None:
         """A renewal is applied that was sent then."""
@@ -234,7 +234,7 @@ class Leases:
         self._proposals.submit(write)
 
     def elapse(self, seconds: float) -> None:
-        """Count so much more time since the last renewals: for tests of what comes when it is over."""
+        """Advance the time since the last renewals, for tests."""
         for lease in list(self._held.values()):
             lease.counts_from -= seconds
         self._changed = True
@@ -252,7 +252,7 @@ class Leases:
     def _look(self, number: int) -> None:
         lease = self._held.get(number)
         if lease is not None and lease.granted and number not in self._machine.coordination.leases.open:
-            self._forget(lease, "it has ended, says the log: its time was over, or it was given back")
+            self._forget(lease, "it has ended, says the log: its time was over, or it was released")
 
     def look_at_all(self) -> None:
         """A snapshot was installed."""
@@ -265,7 +265,7 @@ class Leases:
             self._forget(lease, why)
 
     def abandon(self, why: str) -> None:
-        """This is a forked child: all of it is the parent's. Nobody is told who is not here."""
+        """Forget everything in a forked child: the leases belong to the parent. No waiting thread exists here."""
         for lease in self._held.values():
             lease.users.clear()
             lease.why = why

@@ -1,4 +1,4 @@
-"""What the command's exit status says. Scripts rely on these numbers: they are never given another meaning.
+"""The exit statuses of the command. Scripts rely on these numbers: their meaning never changes.
 
 0  done
 1  not done: there is no such key, a condition did not hold, it was refused, or it failed
@@ -56,7 +56,7 @@ class Failure(click.ClickException):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What goes wrong in here is told to the user, and is no traceback."""
+    """Turn errors in this block into messages for the user instead of tracebacks."""
     try:
         yield
     except ReplidictError as error:

@@ -1,4 +1,4 @@
-"""Commands on the directories of nodes that do not run: `inspect`, `restore`, `recover`."""
+"""Commands on the directories of stopped nodes: `inspect`, `restore`, `recover`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from replidict.command.failures import told
+from replidict.command.exit_status import told
 from replidict.command.log_entries import described
 from replidict.command.node_options import as_json_option
 from replidict.command.output import age, print_facts, print_json, print_table, size
@@ -211,7 +211,7 @@ def _print_survivors(found: Survivors) -> None:
 
 
 def _print_doubts(node: Inspected) -> None:
-    """What is odd about a disk, if something is."""
+    """Print what is suspicious about a disk, if anything."""
     if node.recovered is not None:
         click.echo(f"{node.path} was itself recovered {_recovered(node.recovered)}.")
     if node.removed:

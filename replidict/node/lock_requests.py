@@ -1,14 +1,14 @@
-"""The requests of one process for locks: in line, granted, lost, given up.
+"""The lock requests of one process: queued, granted, lost, withdrawn.
 
 Rules kept here:
 
-1. A request goes into the log once. That it is granted, or lost, this node sees in its own log: nobody asks again and
-   again, and only the waiters that it concerns are woken.
-2. Whoever gives up leaves the line, and gives back what was granted meanwhile, by one command that is sent until it is
-   applied. A process that is gone leaves with its lease.
-3. What is held counts as held as long as its lease does (see `leases`), and is lost once and for all.
-4. There is no lock, as in `leases`: whoever takes a request out of those that there are ends it. They are found by name
-   in an index that the tick thread alone touches; others put on a queue what came and went.
+1. A request is put into the log once. This node sees the grant, or the loss, in its own log: there is no polling, and
+   only the requests concerned are woken.
+2. A withdrawn request leaves the queue, or releases what was granted meanwhile, by one command that is sent until it is
+   applied. The requests of a process that is gone end with its lease.
+3. A lock counts as held as long as its lease does (see `held_leases`), and once lost stays lost.
+4. There is no lock, as in `held_leases`: taking a request out of the dict ends it. Requests are found by name in an
+   index that only the node's thread uses; other threads queue additions and removals.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from replidict.latch import SetOnce
 from replidict.log_writer import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
-from replidict.node.consensus import Consensus
-from replidict.node.leases import HeldLease, Leases
+from replidict.node.consensus_interface import Consensus
+from replidict.node.held_leases import HeldLease, Leases
 from replidict.node.proposals import Proposals, Write, result_of
 from replidict.status import LockInfo
 
@@ -37,7 +37,7 @@ logger = Logger(__name__)
 
 
 class Wanted(NamedTuple):
-    """What is asked for: see `commands.Acquire`; `ttl` in seconds."""
+    """The arguments of a request: see `commands.Acquire`; `ttl` in seconds."""
 
     name: str
     ttl: float
@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 
 
 class State(Enum):
-    """How far a request is."""
+    """The states of a request."""
 
     ASKED = "not answered yet"
     WAITING = "in line"
@@ -57,14 +57,14 @@ class State(Enum):
 
 
 class Request:
-    """One request for a lock. `woken` is called by the tick thread whenever the state has changed."""
+    """One request for a lock. The node's thread calls `woken` whenever the state has changed."""
 
     lease: HeldLease
 
     def __init__(self, wanted: Wanted, number: int, woken: Callable[[], object]) -> None:
         self.name = wanted.name
         self.number = number
-        self.answer = State.ASKED  # of the cluster: set by the tick thread only
+        self.answer = State.ASKED  # of the cluster: set by the node's thread only
         self.over = False
         self.token = 0
         self.lost = SetOnce()
@@ -81,12 +81,12 @@ class Request:
 
 
 def holder_at(address: str) -> str:
-    """Says in words who this process is, at the node of this address."""
+    """Describe this process, at the node of this address, in words."""
     return f"{address}, process {os.getpid()} on {socket.gethostname()}"
 
 
 class Locks:
-    """Those of one process. Only what says so is for any thread, the rest for the tick thread."""
+    """The lock requests of one process. Methods are for the node's thread, unless they say otherwise."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Locks:
         return request
 
     def withdraw(self, request: Request) -> None:
-        """Rule 2, for a request that is of no use to anybody any more, whatever became of it."""
+        """Rule 2, for a request that is no longer needed, whatever its state."""
         if self._drop(request):
             self._leases.submit_for_sure(cmd.Release(request.name, request.number))
 
@@ -140,7 +140,7 @@ class Locks:
         return write
 
     def see_to(self, request: Request) -> None:
-        """Raise `LockLost` unless nobody else can have been granted this lock yet."""
+        """Raise `LockLost` if another holder can have been granted this lock already."""
         if request.state is State.HELD:
             try:
                 self._leases.see_to(request.lease)
@@ -149,7 +149,7 @@ class Locks:
         elif request.lost.is_set():
             raise LockLost(f"the lock {request.name!r} is lost: {request.why}")
         else:
-            raise LockLost(f"the lock {request.name!r} was given back")
+            raise LockLost(f"the lock {request.name!r} was released")
 
     def tell_when_lost(self, request: Request, callback: Callable[[], object]) -> None:
         """Have `callback` called once, in a thread of its own, when the lock is lost; now, if it is."""
@@ -178,7 +178,7 @@ class Locks:
             request.woken()
 
     def infos(self, now: int) -> tuple[LockInfo, ...]:
-        """Who in the cluster holds what, by name and token; `now` is the cluster's clock. For the tick thread."""
+        """All holders in the cluster, by name and token; `now` is the cluster's clock. For the node's thread."""
         offset = time.time() - now / 1000
         return tuple(
             LockInfo(name, ticket.holder, ticket.info, ticket.token, offset + ticket.since / 1000, len(lock.queue))
@@ -186,7 +186,7 @@ class Locks:
             for ticket in lock.holders.values()
         )
 
-    # -- tick thread --------------------------------------------------------------------------------------------------
+    # -- node's thread -------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Give back what was forgotten."""
@@ -267,7 +267,7 @@ class Locks:
 
 
 def _tell(request: Request) -> None:
-    """It is lost: run the callbacks, in a thread where they hold up nobody."""
+    """Call the callbacks for a lost lock, in a thread in which they hold up nothing else."""
     callbacks: list[Callable[[], object]] = []
     while request.on_lost:
         try:

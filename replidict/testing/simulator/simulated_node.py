@@ -1,4 +1,4 @@
-"""A node without threads: what others have done in its thread is done at once."""
+"""A node without threads: functions for its thread are called at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Returned = TypeVar("Returned")
 
 
 class SimulatedNode(RaftNode):
-    """The node of a simulated machine: whoever calls it does so between two of its steps."""
+    """The node of a simulated machine: calls come between two of its steps."""
 
     @override
     def call_and_wait(self, function: Callable[[], Returned]) -> Returned:

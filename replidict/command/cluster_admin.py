@@ -1,4 +1,4 @@
-"""Commands on the cluster: `status`, `members`, `add`, `remove`, `transfer`."""
+"""Commands that show and change a cluster: `status`, `members`, `add`, `remove`, `transfer`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def status(client: Client, as_json: bool) -> None:
 @as_json_option
 @asking
 def members(client: Client, as_json: bool) -> None:
-    """List who belongs to the cluster, and how far they are."""
+    """List the members and their progress."""
     found = client.request(client_messages.GetMembers, client_messages.MembersAre).members
     if as_json:
         print_json({"members": [dataclasses.asdict(member) for member in found]})

@@ -1,10 +1,10 @@
-"""Values as bodies, and back.
+"""Converts values to response bodies, and request bodies to values.
 
 Rules kept here:
 
-1. What was PUT is what GET gives, byte for byte: UTF-8 text is kept as a str, anything else as bytes.
-2. A value of another type, which a Python program wrote, is shown as JSON, for reading. What JSON can't say is refused
-   rather than bent: a float that is no number, a dict whose keys are not all text.
+1. GET returns what was PUT, byte for byte: UTF-8 text is stored as a str, anything else as bytes.
+2. A value of another type, written by a Python program, is shown as JSON. What JSON can't express is refused, not
+   altered: a float that is not a number, or a dict with keys other than str.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JSON = "application/json"
 
 
 def value_of(body: bytes, content_type: str) -> str | bytes:
-    """What is stored for this body: text unless it is none, or `content_type` says that it is not meant as such."""
+    """The value to store for a body: a str if it is UTF-8, unless `content_type` says otherwise; else bytes."""
     if content_type.partition(";")[0].strip().lower() == BYTES:
         return body
     try:
@@ -42,5 +42,5 @@ def body_of(value: Any) -> tuple[bytes, str]:
         return to_json(value).encode(), JSON
     except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
         raise Problem(
-            "not-representable", f"JSON can't say this {type(value).__name__}: {error}; read it with Python"
+            "not-representable", f"JSON can't represent this {type(value).__name__}: {error}; read it with Python"
         ) from None

@@ -1,13 +1,12 @@
-"""The heads of requests, read by h11 and then held to what it lets pass.
+"""Reads request heads with h11, and checks what h11 lets pass.
 
 Rules kept here:
 
-1. Beside its path, a head holds only so much, whether it comes bit by bit or all at once: h11 measures what is not yet
-   complete, and no other.
-2. Where a body ends is said once, or the request is refused: a proxy in between may have believed the other statement,
-   and take the rest for a request of somebody else (RFC 9112, 6.1 and 6.3).
-3. A target that names a host as well counts as its path, sent to that host (RFC 9112, 3.2.2): the Host header may say
-   something else, and the guard must look at the one that was meant.
+1. A head has a limited size besides its path, whether it comes bit by bit or at once: h11 limits incomplete heads only.
+2. A request that states the length of its body in two ways is refused: a proxy on the way may have believed the other
+   statement, and take the rest for another request (RFC 9112, 6.1 and 6.3).
+3. A request target that names a host counts as its path on that host (RFC 9112, 3.2.2): the Host header may differ, and
+   `authorization` must check the host that was meant.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]*)/?(.*)", re.IGNORECASE)
 
 
 class Heads(h11.Connection):
-    """h11's side of one connection."""
+    """A stricter h11 connection, from the server's side."""
 
     @override
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:

@@ -1,6 +1,7 @@
-"""How a command proves itself to nodes: a secret or certificates, as options that several commands share.
+"""The options with which a command authenticates itself to nodes: a secret, or certificates.
 
-No secret is an option's value, for command lines are seen by all: a file or the environment holds it.
+A secret is never the value of an option, because all users of the machine can see command lines: it comes from a file
+or from the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from replidict.command.failures import Failure
+from replidict.command.exit_status import Failure
 from replidict.security import TLS
 
 _FILE = click.Path(path_type=Path)
@@ -23,7 +24,7 @@ _FILE = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class Protection:
-    """What `ReplicatedDict` and `security_for` take, by the same names."""
+    """The arguments of `ReplicatedDict` and `security_for` of the same names."""
 
     tls: TLS | None
     secret: str | bytes | None

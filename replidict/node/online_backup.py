@@ -1,14 +1,15 @@
-"""Backups of one node: its state at one moment, in a file of its own, made while writes go on.
+"""Makes a backup of a running node: its state at one moment, in a file, while writes go on.
 
 Rules kept here:
 
-1. The state table trails the log: the node's thread brings it up to date first, so that a backup has every write that
-   was acknowledged on this node before it was asked for.
-2. Then the node is only read from: one read transaction of another connection, which writes and checkpoints nothing.
-   Before the node lets go of its file, all who read are told to give up, and waited for.
-3. A file appears under its name only when it is whole: made under another name beside it, synced, checked row by row.
-4. Nothing that goes wrong with the target ends the node, and a backup on the node's own disk leaves it room to write.
-   Only a row of the node's own file that is not as it was written does end it.
+1. The state table trails the log, so the node's thread brings it up to date first: a backup includes every write that
+   was acknowledged on this node before.
+2. After that, the node's file is only read, in one transaction of another connection, which neither writes nor
+   checkpoints. Before the node closes its file, all readers are told to give up, and waited for.
+3. A file appears under its name only when it is complete: made under another name beside it, synced, checked row by
+   row.
+4. A problem with the target never stops the node, and a backup on the node's own disk leaves room for the node. Only a
+   corrupt row of the node's own file stops it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SYNC_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that `ReplicatedDict.backup` made: a file for `ReplicatedDict.restore`."""
+    """A backup made by `ReplicatedDict.backup`: a file for `ReplicatedDict.restore`."""
 
     path: Path
     """The file."""
@@ -61,7 +62,7 @@ class Backup:
 
 
 class Backups:
-    """What makes backups of a node. All methods are for any thread."""
+    """Makes the backups of a node. All methods are for any thread."""
 
     def __init__(self, node: RaftNode, directory: Path) -> None:
         """`directory` is the node's own."""
@@ -114,7 +115,7 @@ class Backups:
             raise not_made(target, error) from error
 
     def _look_up_for(self, temporary: Path, wanted: LookUp) -> LookUp:
-        """What is seen to while a backup is written: the node may end, and its disk must not fill up."""
+        """Checks made while a backup is written: the node may end, and its disk must not fill up."""
         directory = temporary.parent
         on_own_disk = directory.stat().st_dev == self._directory.stat().st_dev
         synced = 0
@@ -171,14 +172,14 @@ class Backups:
             raise
 
     def end(self, reason: ReplidictError) -> None:
-        """The node is about to let go of its file: have those who read it give up, and wait until they have."""
+        """The node is about to close its file: tell its readers to give up, and wait until they have."""
         self._ended = reason
         while self._readers:
             time.sleep(READERS_PAUSE)
 
 
 class _EndedError(Exception):
-    """The node has ended meanwhile."""
+    """The node has ended while the backup was made."""
 
 
 def _see_to_room(directory: Path, needed: int) -> None:
@@ -192,5 +193,5 @@ def _see_to_room(directory: Path, needed: int) -> None:
 
 
 def not_made(target: Path, error: BaseException) -> ReplidictError:
-    """What is raised when something is wrong with where a backup is to go."""
+    """The error for a backup whose target can't be written."""
     return ReplidictError(f"{target}: no backup was made: {error}. The node goes on")

@@ -1,11 +1,11 @@
-"""Handing over leadership (thesis 3.10).
+"""Transfers leadership to another voter (thesis 3.10).
 
 Rules kept here:
 
-1. While a transfer is under way the leader takes no new commands; those that come wait, and are taken if it fails.
-2. The follower is told to stand (`TimeoutNow`) once its log is level with the leader's.
-3. From then on, and for the rest of its term, the leader reads without its lease: the election it asked for need not
-   wait for the lease to end (thesis 6.4.1).
+1. During a transfer the leader takes no new commands; those that arrive wait, and are taken if it fails.
+2. The follower is told to start an election (`TimeoutNow`) once its log matches the leader's.
+3. From then on, and for the rest of its term, the leader reads without its lease: the election that it asked for need
+   not wait for the lease to end (thesis 6.4.1).
 4. A transfer that has not succeeded after an election timeout is given up, and the leader goes on.
 """
 
@@ -19,7 +19,7 @@ from replidict.raft.state import RaftState
 
 
 class LeadershipTransfer:
-    """The part of the engine that hands over."""
+    """The part of the engine that transfers leadership."""
 
     def __init__(self, state: RaftState, outbox: Outbox, log: ReplicatedLog, read_index: ReadIndex) -> None:
         self._state, self._outbox, self._log, self._read_index = state, outbox, log, read_index
@@ -29,7 +29,7 @@ class LeadershipTransfer:
         self._held: list[bytes] = []
 
     def begin(self, target: str | None = None) -> bool:
-        """Start handing over to a voter, by default the one whose log is furthest. False: there is none to take it."""
+        """Start a transfer to a voter, by default to the one whose log is furthest. False: no voter can take over."""
         state = self._state
         able = [p for p in state.peers.values() if p.connected and p.address in state.members.voters]
         if target is not None:

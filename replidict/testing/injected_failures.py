@@ -1,4 +1,4 @@
-"""What befalls one dict on request: a write that fails, a lock that is taken away."""
+"""Makes a write fail, or a lock get lost, when a test asks for it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def arm(dicts: list[ReplicatedDict[Any, Any]], error: Failure, applied: bool) ->
 
 
 def _apply(proposals: Proposals, write: Write, failure: ReplidictError) -> None:
-    """Have the operation done, and then say that nobody knows."""
+    """Apply the operation, and then report an unknown outcome."""
     write.sent = True
     really = Write(write.operation, write.size, lambda: _answer(write, really.error or failure))
     proposals.submit(really)
@@ -89,7 +89,7 @@ def _instance(error: object) -> NotCommitted | OutcomeUnknown:
 
 
 def steal_lock(d: ReplicatedDict[Any, Any], name: str) -> int:
-    """Take a lock, or all permits of a semaphore, from whoever holds it; the next in line has it then.
+    """Take a lock, or all permits of a semaphore, from the holders; the next in line get it.
 
     The holder's `held.lost` is set, and the log refuses what it writes with `fence=held`. Returns when that is applied
     here: on another node the holder hears of it a moment later.

@@ -1,9 +1,10 @@
-"""The changes that a watch has to tell, decoded, without waiting for any.
+"""The changes that a watch reports, decoded. Nothing here blocks.
 
 Rules kept here:
 
-1. Keys and values are decoded by whoever reads, when they are asked for.
-2. A snapshot and where it is gone on from are made in the node's thread in one step, so nothing lies between them.
+1. The reader's thread decodes keys and values, when they are asked for.
+2. A snapshot and the position at which its watch continues are taken in one step of the node's thread, so no change
+   falls between them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from replidict.errors import ClosedError, HistoryLost, raise_anew
 from replidict.machine.changes import Item, KeyChange
 from replidict.machine.codec import decode_key
 from replidict.machine.equality import place
-from replidict.machine.values import value_of
+from replidict.machine.stored_values import value_of
 from replidict.node.history import Cursor, Found
 from replidict.node.node import Node
 from replidict.node.waiters import Interest
@@ -70,7 +71,7 @@ class Change(NamedTuple, Generic[K, V]):
 
 
 class Changes(Generic[K, V]):
-    """What one watch has read, and what it has to tell next. For one thread at a time, but for `close`."""
+    """What one watch has read and will report next. For one thread at a time; any thread may call `close`."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class Changes(Generic[K, V]):
         self._cursor.close()
 
     def take(self) -> Change[K, V] | None:
-        """What is there; None if nothing is, or a state is wanted. Raises as `Watch.next`."""
+        """The next change; None if there is none, or a snapshot is needed. Raises as `Watch.next`."""
         if self._cursor.closed:
             raise ClosedError("this watch is closed: open another one, with after= its revision to go on")
         if self._node.failure is not None:
@@ -184,7 +185,7 @@ class Changes(Generic[K, V]):
 
 
 def interest_in(key: Any, prefix: str | None, encoded: Callable[[object], bytes]) -> tuple[Interest, str]:
-    """What the arguments of `watch` ask for, also in words; `encoded` checks a key."""
+    """The interest that the arguments of `watch` express, also in words; `encoded` checks a key."""
     if prefix is not None and not isinstance(prefix, str):
         raise ValueError(f"prefix={prefix!r}: must be a str, with which the keys begin that are to be watched")
     if key is ANY:

@@ -1,10 +1,10 @@
-"""Reads of several keys as they were at one moment. They never wait for who applies entries, nor hold that up.
+"""Reads several keys as they were at one moment, without waiting for the thread that applies entries, or blocking it.
 
 Rules kept here:
 
-1. What entries change becomes visible in one step each, behind a change of `revision`. So as long as that is the same,
-   there was one step at most; and while the machine is at rest (`settled` is the same, too), none.
-2. A page is read key by key only at rest; one that can't be is taken from a copy of everything.
+1. The changes of an entry become visible in one step, after `revision` has grown. So while `revision` stays the same,
+   at most one step becomes visible; and while the machine is at rest (`settled` equals it), none.
+2. A page is read key by key only at rest; otherwise it is taken from a copy of everything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def within_a_step(machine: StateMachine, read: Callable[[], Read]) -> tuple[int, Read]:
-    """What `read` gives while at most one step is made, and the last revision that it surely includes.
+    """Return what `read` returns while at most one step is made, and the last revision that it surely includes.
 
     `read` may be called several times, and must be quick.
     """
@@ -71,8 +71,8 @@ def keys_in_order(
 def pairs_in_order(
     machine: StateMachine, prefix: str, after: str | None, limit: int | None
 ) -> tuple[int, list[tuple[str, Item]]]:
-    """The first pairs whose keys begin with a text, behind `after`, by code point, and the last revision that they
-    surely include."""
+    """The first pairs after `after` whose keys have the prefix, by code point, and the last revision that they surely
+    include."""
 
     def read(index: KeyIndex) -> tuple[int, list[tuple[str, Item]]] | None:
         settled = machine.settled
@@ -93,7 +93,7 @@ def pairs_in_order(
 
 
 def _at_rest(machine: StateMachine, read: Callable[[KeyIndex], Read | None]) -> Read | None:
-    """What `read` gives of the index of keys while nothing changes; None if something always does."""
+    """Return what `read` returns of the index of keys while nothing changes; None if something keeps changing."""
     for _ in range(TRIES):
         index = _index(machine)
         settled, readable = machine.settled, machine.readable
@@ -105,7 +105,7 @@ def _at_rest(machine: StateMachine, read: Callable[[KeyIndex], Read | None]) -> 
 
 
 def _at_rest_or_never(read: Callable[[KeyIndex], Read | None], held: Mapping[object, Item]) -> Read:
-    """What `read` gives of an index of its own."""
+    """Return what `read` returns of a temporary index."""
     index = KeyIndex()
     index.fill(held)
     found = read(index)
@@ -114,8 +114,9 @@ def _at_rest_or_never(read: Callable[[KeyIndex], Read | None], held: Mapping[obj
 
 
 def _index(machine: StateMachine) -> KeyIndex | None:
-    """The index of keys. It is made when there is none: nobody asked before, or the dict was emptied or replaced. None
-    if somebody else is just making it: one who was interrupted to read this, or whom a node's thread would wait for."""
+    """The index of keys. It is built if there is none: it was not needed before, or the dict was emptied or replaced.
+    None if another call is just building it, and it can't be waited for: this call has interrupted it, or a node's
+    thread would wait."""
     index = machine.key_index
     if index is None or not index.filled:
         me = get_ident()

@@ -1,11 +1,11 @@
-"""GET /live: what the status page shows, as server-sent events; one a second, and at once when the leader changes.
+"""GET /live: the data of the status page as server-sent events, every second and at each change of leader.
 
 Rules kept here:
 
-1. A node is looked at once for all streams, and not at all while there are none.
-2. A stream holds the newest look at most: a slow client skips what it did not take.
-3. Who leads comes from this node, the rest of the members from their leader: while there is none, that waits, and
-   nothing else does.
+1. The node is queried once for all streams, and not at all while there are none.
+2. A stream holds only the newest look: a slow client skips those that it did not read.
+3. This node itself knows who leads; the progress of the members comes from their leader. Without a leader, only that
+   query waits.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from starlette.responses import Response
 from replidict.api.observation import disk_bytes_of, recent_of
 from replidict.api.replicated_dict import ReplicatedDict
 from replidict.errors import ReplidictError
-from replidict.http.arguments import parameters_of
 from replidict.http.bulkheads import Bulkhead
 from replidict.http.event_stream import HEADERS, MEDIA_TYPE, EventStream
 from replidict.http.problems import Problem
+from replidict.http.request_parameters import parameters_of
 from replidict.machine.jsonable import to_json
 from replidict.release import __version__
 from replidict.status import LockInfo, Member
@@ -48,7 +48,7 @@ MAX_LOCKS = 200
 
 
 class Live:
-    """The endpoint, and the looks at one node that its streams share."""
+    """The endpoint. All its streams share the looks at one node."""
 
     def __init__(self, d: ReplicatedDict[Any, Any]) -> None:
         self._dict = d
@@ -63,7 +63,7 @@ class Live:
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=MEDIA_TYPE)
         if len(self._looking) >= MAX_LOOKING:
-            raise Problem("busy", f"{MAX_LOOKING} pages show this node, which is all it takes: try another")
+            raise Problem("busy", f"{MAX_LOOKING} pages are connected to this node, its maximum: try another node")
         bell = asyncio.Event()
         return EventStream(_Looks(self, bell), bell)
 
@@ -74,7 +74,7 @@ class Live:
             self._tasks = [asyncio.ensure_future(self._ask()), asyncio.ensure_future(self._look())]
 
     def end(self, looks: _Looks) -> None:
-        """It does no more."""
+        """Stop."""
         self._looking.discard(looks)
         if not self._looking:
             for task in self._tasks:
@@ -104,7 +104,7 @@ class Live:
         return status.term, status.leader, status.role, status.connected, self._members != ()
 
     async def _or(self, before: Any, call: Callable[[], Any]) -> Any:
-        """What a call gives that may wait; what it gave before, if it fails."""
+        """Return the result of a call that may wait; if it fails, its previous result."""
         with contextlib.suppress(Problem, ReplidictError):
             return await self.bulkhead.run(lambda _: call(), WITHIN)
         return before
@@ -127,7 +127,7 @@ class Live:
 
 
 class _Looks:
-    """What one stream tells: the newest look."""
+    """The source of one stream: always the newest look."""
 
     ended = False
 
@@ -148,7 +148,7 @@ class _Looks:
         self._bell.set()
 
     def next(self) -> str:
-        """What was not told yet."""
+        """The newest look, if it was not sent yet."""
         text, self._text = self._text, ""
         return text
 

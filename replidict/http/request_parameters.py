@@ -1,9 +1,9 @@
-"""What a request says: its key, its parameters, its conditions. A `Problem` names the one that makes no sense.
+"""Reads the key, the query parameters and the conditions of a request; a wrong one raises a `Problem` that names it.
 
 Rules kept here:
 
-1. Nothing is guessed: a parameter that is not known, is given twice, or is no UTF-8, is refused; so is a % that begins
-   no escape, which others might send on as %25, or not.
+1. Nothing is guessed: a parameter that is unknown, given twice, or not UTF-8 is refused. So is a % that begins no
+   escape, which other programs may or may not pass on as %25.
 2. A key is the text after `/kv/`, percent-decoded once, from the path as it was sent.
 """
 
@@ -54,7 +54,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Page:
-    """Which keys a listing is to hold."""
+    """Which keys a listing should return."""
 
     prefix: str
     after: str | None
@@ -63,7 +63,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold of a key: `If-Match`, or (`negated`) `If-None-Match`. Without tags any revision matches: `*`."""
+    """A condition on a key: `If-Match` or, `negated`, `If-None-Match`. Without tags it is `*`: any revision matches."""
 
     negated: bool
     tags: tuple[tuple[bool, str], ...]

@@ -1,4 +1,4 @@
-"""What another face of a dict works with."""
+"""`Inside`: the parts of a `ReplicatedDict` that the asyncio interface uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 
 class Inside(Generic[K, V]):
-    """The inside of one dict."""
+    """The parts of one dict that the asyncio interface uses."""
 
     def __init__(self, d: ReplicatedDict[K, V]) -> None:
         self._dict = d
@@ -28,12 +28,12 @@ class Inside(Generic[K, V]):
 
     @property
     def operations(self) -> Operations[K, V]:
-        """What it writes."""
+        """The operations that it writes with."""
         return self._dict._operations
 
     @property
     def codec(self) -> Codec:
-        """What encodes its values."""
+        """The codec of its values."""
         return self._dict._codec
 
     @property
@@ -43,11 +43,11 @@ class Inside(Generic[K, V]):
 
     @property
     def timeout(self) -> float:
-        """Seconds that a call may take which says nothing else."""
+        """The default timeout of its calls, in seconds."""
         return self._dict._timeout
 
     def seconds(self, timeout: float | None) -> float:
-        """Those that this call may take. Raises `ValueError`."""
+        """The timeout of a call, checked; None is the dict's. Raises `ValueError`."""
         return self._dict._seconds(timeout)
 
     def encoded(self, key: Any) -> bytes:

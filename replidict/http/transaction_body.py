@@ -1,9 +1,9 @@
-"""The body of `POST /transaction`: what must hold of some keys, and what is done then, as JSON.
+"""Parses the body of `POST /transaction`: the checks and the writes of a transaction, as JSON.
 
 Rules kept here:
 
-1. Nothing is guessed: a member that is not known, or is given twice, is refused, and so is a number that is none.
-2. Whatever JSON says may be a value: text is stored as text, and an object as a dict.
+1. Nothing is guessed: a member that is unknown or given twice is refused, and so is a number that is not finite.
+2. Whatever JSON expresses may be a value: a string is stored as a str, an object as a dict.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def transaction_of(body: bytes) -> Asked:
-    """What a body asks for. Raises `Problem` if it makes no sense."""
+    """Parse a body. Raises `Problem` if it is not valid."""
     try:
         said = json.loads(body, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite)
         asked = msgspec.convert(said, Asked)
     except (ValueError, RecursionError) as error:  # msgspec's and json's errors are both of the former
-        raise Problem("bad-argument", f"the body is no transaction: {error}") from None
+        raise Problem("bad-argument", f"the body is not a valid transaction: {error}") from None
     for key in (part.key for part in (*asked.compare, *asked.operations)):
         if key != key.encode(errors="ignore").decode():
             raise Problem("bad-argument", f"the key {key[:40]!r} is not UTF-8")
@@ -88,12 +88,12 @@ def transaction_of(body: bytes) -> Asked:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object holds a member twice")
+        raise ValueError("an object has a member twice")
     return found
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

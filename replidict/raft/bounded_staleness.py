@@ -1,4 +1,4 @@
-"""How a follower knows, on its own clock, since when its state is complete: bounded staleness without a message."""
+"""How a follower knows, by its own clock, how old its state is at most, without extra messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CLOCK_DRIFT = 0.1
 
 
 class Freshness:
-    """What this node has heard of the leader's commit index, and of when that was complete."""
+    """What this node knows about the age of its state."""
 
     def __init__(self, state: RaftState) -> None:
         self._state = state

@@ -1,4 +1,4 @@
-"""Stored values as Python values, with errors that name the key."""
+"""Decodes stored values, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def removed_value_of(decode: Callable[[bytes], Any], key: object, data: bytes) -
     except DecodingError as error:
         raise DecodingError(
             f"the value of key {brief(key)} was removed, and can't be decoded on this machine: "
-            f"{_why(error.__cause__)}. The data of this error are its bytes: what has them decoded can store it again",
+            f"{_why(error.__cause__)}. This error's `data` has the bytes, for a program that can decode them",
             key,
             data,
         ) from error.__cause__
