@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # Tests in simulated time: they need a processor, and do not care how much of it they get.
 SIMULATED := tests/test_simulator.py tests/test_guards.py tests/test_simulate.py
 
-.PHONY: demo test test-real test-simulated lint simulate docs foreign-suites clean
+.PHONY: demo test test-real test-simulated lint simulate docs release foreign-suites clean
 
 demo: $(READY)
 	$(BIN)/python -m examples.demo
@@ -42,6 +42,10 @@ $(VENV)/.docs: $(READY)
 # The tests of Django and others, for those of `replidict.contrib`; without them some tests are skipped.
 foreign-suites: $(READY)
 	$(BIN)/python -m tests.foreign_suites
+
+release: $(READY)
+	$(BIN)/python -m pip install --quiet --group release
+	$(BIN)/python -m tests.release
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
