@@ -26,9 +26,9 @@ def open_descriptors() -> set[tuple[str, str]]:
 
 def opened_since(before: set[tuple[str, str]]) -> set[tuple[str, str]]:
     """Descriptors that are new, but for those of database files that were open before and still are: a node that other
-    tests use as well makes a snapshot on its own, and SQLite keeps the reader's descriptor for the next one, since to
-    close it would give up the locks of the node."""
-    files = {path for _, path in before if path.endswith(".db")}
+    tests use as well reads its file through, or makes a snapshot, on its own. SQLite keeps the reader's descriptor for
+    the next one, since to close it would give up the locks of the node."""
+    files = {path + end for _, path in before if path.endswith(".db") for end in ("", "-wal")}
     return {(descriptor, path) for descriptor, path in open_descriptors() - before if path not in files}
 
 

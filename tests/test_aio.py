@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from replidict import (
     HistoryLost,
     LockLost,
     LockTimeout,
+    Member,
     NotCommitted,
     Options,
     ReadTimeout,
@@ -117,9 +119,12 @@ def test_it_does_what_the_methods_for_threads_do(tmp_path: Path) -> None:
 
     def outcome(call: Callable[[], Any]) -> object:
         try:
-            return call()
+            found = call()
         except Exception as error:  # noqa: BLE001 -- whatever it is
             return type(error), str(error)
+        if isinstance(found, tuple) and found and isinstance(found[0], Member):
+            return tuple(replace(member, digest="", digest_index=0) for member in found)  # made now and then
+        return found
 
     async def call(a: Async, name: str, args: Any, kwargs: Any) -> Any:
         result = getattr(a, name)(*args, **kwargs)
