@@ -142,7 +142,7 @@ def test_what_is_refused(nodes: list[Dict], tmp_path: Path) -> None:
         for number in range(5):
             forgetful["k"] = number
         lost = Tail(address(forgetful), "--after", "1")
-        assert lost.ends() == 1 and "only those behind 3" in lost.errors[0]
+        assert lost.ends() == 1 and "only those after 3" in lost.errors[0]
     both = Tail(address(nodes[0]), "a", "--prefix", "b")
     assert both.ends() == 2
     nobody = Tail(free_addresses(1)[0])

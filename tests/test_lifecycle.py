@@ -986,7 +986,9 @@ def test_who_asked_is_told_of_a_node_that_stops(tmp_path: Path, caplog: pytest.L
     def fail() -> None:
         raise failing
 
-    host_of(d).node.engine.on_step = fail
+    engine = host_of(d).node.engine
+    engine.on_step = fail
+    engine.stirred = True
     with pytest.raises((StorageError, OutcomeUnknown)):
         d["a"] = 1
     error, thread = told.get(timeout=30)
@@ -1013,7 +1015,9 @@ def test_an_internal_error_ends_the_node(d: Dict, caplog: pytest.LogCaptureFixtu
     def fail() -> None:
         raise ZeroDivisionError("a mistake")
 
-    host_of(d).node.engine.on_step = fail
+    engine = host_of(d).node.engine
+    engine.on_step = fail
+    engine.stirred = True
     with pytest.raises((StorageError, OutcomeUnknown), match="a mistake"):
         d["a"] = 2
     wait_until(lambda: raised_by(lambda: len(d)) is StorageError, "reads end as well")

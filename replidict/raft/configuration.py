@@ -69,8 +69,6 @@ class Configurations:
 
     def __init__(self, members: MemberSet) -> None:
         self._known = [members]
-        self.current = members
-        """The configuration in force."""
 
     @classmethod
     def of_log(cls, applied: MemberSet, entries: Iterable[Entry]) -> Self:
@@ -78,6 +76,11 @@ class Configurations:
         configurations = cls(applied)
         configurations.note(entries)
         return configurations
+
+    @property
+    def current(self) -> MemberSet:
+        """The configuration in force."""
+        return self._known[-1]
 
     @property
     def heard(self) -> frozenset[str]:
@@ -100,8 +103,7 @@ class Configurations:
             if cmd.is_configuration(entry.command) and entry.index > self.current.index:
                 configuration = cmd.decode_at(entry.index, entry.command)
                 if isinstance(configuration, Configuration):
-                    self.current = MemberSet.of(entry.index, configuration)
-                    self._known.append(self.current)
+                    self._known.append(MemberSet.of(entry.index, configuration))
                     found = True
         return found
 
@@ -109,7 +111,6 @@ class Configurations:
         """The entry at `index` and all after it left the log. Returns whether that changed the configuration."""
         before = len(self._known)
         self._known = [self._known[0], *(m for m in self._known[1:] if m.index < index)]
-        self.current = self._known[-1]
         return len(self._known) != before
 
     def adopt(self, committed: MemberSet, commit_index: int) -> bool:
@@ -117,7 +118,6 @@ class Configurations:
         if committed.index <= self.committed(commit_index).index:
             return False
         self._known = [committed, *(members for members in self._known if members.index > committed.index)]
-        self.current = self._known[-1]
         return True
 
     def holds(self, members: MemberSet) -> bool:

@@ -374,11 +374,13 @@ class Engine(SyncObj):
     def peer_closed(self, address: str, may_hold_lease: bool) -> None:
         """The connection that was just lost was closed by its other end, which may read under a lease, or said not."""
         if (peer := self.peers.get(address)) is not None:
+            self.stirred = True
             self.leader_death.on_closed(peer, may_hold_lease)
 
     def peer_refused(self, address: str) -> None:
         """Nobody listens at the address of a peer that has closed its connection."""
         if (peer := self.peers.get(address)) is not None:
+            self.stirred = True
             self.leader_death.on_refused(peer)
 
     # -- members ----------------------------------------------------------------------------------------------------
