@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 
 logger = Logger(__name__)
 

@@ -30,7 +30,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from replidict.brief import brief
 from replidict.errors import ReplidictError, SecurityError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 
 logger = Logger(__name__)
 

@@ -21,6 +21,7 @@ from replidict.machine import commands as cmd
 from replidict.options import Options
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import Message
+from replidict.raft.append_entries import Follower
 from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
@@ -107,9 +108,8 @@ class Parts:
             state, outbox, self.elections, LogThrottle("a"), self._restart, background, nowhere
         )
         self.divergence = Divergence(state, LogThrottle("a"), nowhere, lambda: b"digest")
-        self.replication = Replication(
-            state, outbox, log, self.elections, self.snapshots, self.freshness, self.divergence
-        )
+        self.replication = Replication(state, outbox, self.elections, self.snapshots, self.divergence)
+        self.follower = Follower(state, outbox, log, self.elections, self.freshness, self.divergence)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, self.freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
         self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer, self.divergence)

@@ -39,7 +39,7 @@ FLOORS = [
         "large_encoding",
         "latch",
         "log_throttle",
-        "log_writer",
+        "logging_thread",
         "monotonic_clock",
         "options",
         "own_threads",
@@ -311,8 +311,8 @@ def test_the_error_tree() -> None:
 
 
 def test_no_thread_of_a_node_calls_a_logging_handler() -> None:
-    """What runs in a node's thread logs by `log_writer`: only faces, and threads nobody waits for, log directly."""
+    """What runs in a node's thread logs by `logging_thread`: only faces, and threads nobody waits for, log directly."""
     direct = {module for module in modules() if "logging.getLogger" in path_of(module).read_text()}
-    allowed = {"log_writer", "aio.leadership", "api.leadership", "server.stop_callbacks", "transport.tcp"}
+    allowed = {"logging_thread", "aio.leadership", "api.leadership", "server.stop_callbacks", "transport.tcp"}
     allowed.add("testing.simulation")  # which has nodes that fail on purpose be silent
     assert {module for module in direct if folder_of(module) not in ("command", "http")} == allowed

@@ -38,10 +38,10 @@ from replidict.protocol import peer_messages
 from replidict.raft.replication import MESSAGE_BYTES
 from replidict.security import Mode
 from replidict.storage import state_table
-from replidict.transport import connections, links, tcp
-from replidict.transport.dialing import PAUSE_LAST
+from replidict.transport import connections, dialing, links, tcp
+from replidict.transport.dialing import LINES_PER_PEER
 from replidict.transport.framing import WireError, frame
-from replidict.transport.links import LINES_PER_PEER
+from replidict.transport.routes import PAUSE_LAST
 from replidict.transport.unauthenticated import UNAUTHENTICATED_MAX
 from tests.clusters import Dict, free_addresses, host_of, leader_of, open_member, wait_for_leader, wait_until, wire_of
 from tests.fuzz_wire import (
@@ -74,8 +74,9 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 def nothing_is_late() -> Iterator[None]:
     """A machine may be slow: that is no reason to give a peer up, to cut a handshake off, or to say something again."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SILENCE_TIMEOUT", "CONNECT_TIMEOUT", "HANDSHAKE_TIMEOUT"):
+        for name in ("SILENCE_TIMEOUT", "HANDSHAKE_TIMEOUT"):
             patch.setattr(links, name, 10 * IN_TIME)
+        patch.setattr(dialing, "CONNECT_TIMEOUT", 10 * IN_TIME)
         patch.setattr(connections, "HANDSHAKE_TIMEOUT", 10 * IN_TIME)
         patch.setattr(log_throttle, "INTERVAL", float("inf"))
         patch.setattr(thread_pool, "IDLE", 0.1)  # threads for clients, which no test is to leave behind

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from replidict import Options, ReplicatedDict
-from replidict.http import connection_limits, event_stream, watches
+from replidict.http import connection_limits, event_stream, watch_events
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.clusters import Dict, wait_until
@@ -161,7 +161,7 @@ def test_arguments(opened: tuple[Dict, int]) -> None:
 def test_so_many_streams_and_no_more(opened: tuple[Dict, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream too many is told so, and has room again once another one is gone."""
     d, port = opened
-    monkeypatch.setattr(watches, "MAX_WATCHES", 2)
+    monkeypatch.setattr(watch_events, "MAX_WATCHES", 2)
     with EventSource(port) as one:
         with EventSource(port) as two:
             assert next(one._lines) and next(two._lines)

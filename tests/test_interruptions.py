@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from replidict import NotCommitted, Options, ReplicatedDict, ReplidictError, log_writer
+from replidict import NotCommitted, Options, ReplicatedDict, ReplidictError, logging_thread
 from replidict.latch import Latch
 from replidict.node import consistent_reads, futures
 from replidict.own_threads import OwnThread
@@ -410,7 +410,7 @@ def test_a_node_does_not_wait_for_a_logging_handler(tmp_path: Path) -> None:
     logger.setLevel(logging.DEBUG)
     try:
         with ReplicatedDict[Any, Any](tmp_path / "d") as d:
-            own = log_writer.Logger("replidict.node.event_loop")
+            own = logging_thread.Logger("replidict.node.event_loop")
             before = time.time()
             d._host.node.call(lambda: own.info("a line of %s", "the node")).result(PATIENCE)
             d["k"] = 1

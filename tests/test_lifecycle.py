@@ -38,7 +38,7 @@ from replidict.machine.changes import Item
 from replidict.protocol.peer_messages import SnapshotPiece
 from replidict.raft.install_snapshot import INCOMING, _Incoming
 from replidict.raft.progress import Peer
-from replidict.transport import links
+from replidict.transport import dialing
 from tests.clusters import Dict, cluster, free_addresses, host_of, leader_of, open_member, wait_until
 
 # Python warns of any fork of a program with threads; what becomes of such a child is what is tested here.
@@ -1080,7 +1080,7 @@ def test_whoever_waits_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         return real(host, port, **how)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    monkeypatch.setattr(links, "LOOKUP_JOIN", 120.0)
+    monkeypatch.setattr(dialing, "LOOKUP_JOIN", 120.0)
     own = free_addresses(1)[0].replace("127.0.0.1", "localhost")
     d: Dict = ReplicatedDict(tmp_path, address=own, peers=["a.test:7000"], secret="a secret of this test")
 

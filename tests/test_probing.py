@@ -11,7 +11,7 @@ from pysyncobj.node import Node
 from pysyncobj.poller import PollPoller
 
 from replidict.security import Mode
-from replidict.transport import dialing, probing, tcp
+from replidict.transport import probing, routes, tcp
 from replidict.transport.probing import ROUND_INTERVAL, ROUNDS, Probes
 from tests.wire_nets import Host, Net, free_port, serves
 from tests.wire_support import MODES
@@ -141,7 +141,7 @@ def test_names_are_looked_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is looked up in a thread before the peer is asked; what it stands for then must refuse."""
     two = net.mesh(2, "secret")[1]
     monkeypatch.setattr(
-        dialing, "resolve", lambda host, port, flags=0: [] if flags else [(socket.AF_INET, ("127.0.0.1", port))]
+        routes, "resolve", lambda host, port, flags=0: [] if flags else [(socket.AF_INET, ("127.0.0.1", port))]
     )
     monkeypatch.setattr(probing, "numeric", lambda host, port: [])
     name = f"a-name.example:{free_port()}"

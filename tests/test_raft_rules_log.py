@@ -46,7 +46,7 @@ def test_append_entries(
     on its disk. A refusal says from where on the logs may agree."""
     leads, leaders_log = leader
     with a_node(log, term=term) as a:
-        (reply,) = a.hear(a.replication.on_append_entries, "b", appended(leads, leaders_log, after))
+        (reply,) = a.hear(a.follower.on_append_entries, "b", appended(leads, leaders_log, after))
         assert isinstance(reply, AppendReply)
         assert (reply.term, reply.success, reply.match_index) == (max(term, leads), success, match)
         assert a.terms == becomes
@@ -67,7 +67,7 @@ def test_append_entries(
 def test_commit_index_of_a_follower(log: str, said: AppendEntries, commit: int, committed: int) -> None:
     """A follower takes as committed what the leader says, as far as its log is known to agree (figure 2, rule 5)."""
     with a_node(log, committed=commit) as a:
-        a.hear(a.replication.on_append_entries, "b", said)
+        a.hear(a.follower.on_append_entries, "b", said)
         assert a.state.commit_index == committed
 
 
@@ -75,8 +75,8 @@ def test_commit_index_of_a_follower(log: str, said: AppendEntries, commit: int, 
 def test_commit_to(sender: str, term: int, committed: int) -> None:
     """Only the leader of the present term moves the commit index, up to what it has verified in that term."""
     with a_node("1111", term=2) as a:
-        a.hear(a.replication.on_append_entries, "b", appended(3, "11", 2))
-        a.hear(a.replication.on_commit_to, sender, CommitTo(term, 4))
+        a.hear(a.follower.on_append_entries, "b", appended(3, "11", 2))
+        a.hear(a.follower.on_commit_to, sender, CommitTo(term, 4))
         assert a.state.commit_index == committed
 
 
@@ -84,7 +84,7 @@ def test_what_is_committed_is_not_cut_off() -> None:
     """A leader whose log differs where this node's is committed shows that data is lost: the node stops."""
     with a_node("1122", committed=3) as a:
         with pytest.raises(StorageError, match="differs from entry 3 on, which is committed here up to 3"):
-            a.hear(a.replication.on_append_entries, "b", appended(3, "1133", 2))
+            a.hear(a.follower.on_append_entries, "b", appended(3, "1133", 2))
         assert a.terms == "1122"
 
 
@@ -93,7 +93,7 @@ def test_two_leaders_of_a_term_stop_each_other() -> None:
     with a_node("11") as a:
         a.lead()
         with pytest.raises(StorageError, match="b:1 leads term 2, and so does this node"):
-            a.hear(a.replication.on_append_entries, "b", appended(2, "11", 2))
+            a.hear(a.follower.on_append_entries, "b", appended(2, "11", 2))
 
 
 @pytest.mark.parametrize("log", ["111445566", "1114", "11144556666", "111445566677", "1114444", "11122233333"])
@@ -113,7 +113,7 @@ def test_figure_7(log: str) -> None:
             leader.replication.send()
             for message in leader.said("b"):
                 assert isinstance(message, AppendEntries)
-                for reply in follower.hear(follower.replication.on_append_entries, "b", message):
+                for reply in follower.hear(follower.follower.on_append_entries, "b", message):
                     assert isinstance(reply, AppendReply)
                     leader.replication.on_append_reply(leader.peer("b"), reply)
         assert follower.terms == leader.terms == FIGURE_7 + "8"

@@ -256,7 +256,7 @@ def test_freshness(echo: float, age: float, commit: int, as_of: float) -> None:
     how long before it knew itself to lead."""
     with a_node("11", committed=2) as a:
         a.now, a.state.last_applied = 2.0, 2
-        a.hear(a.replication.on_append_entries, "b", AppendEntries(1, 2, 1, commit, [], 1, echo, age))
+        a.hear(a.follower.on_append_entries, "b", AppendEntries(1, 2, 1, commit, [], 1, echo, age))
         a.read_index.tick()
         assert a.read_index.fresh_as_of == as_of
 

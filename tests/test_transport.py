@@ -21,9 +21,9 @@ from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import Message, Propose, TimeoutNow
 from replidict.security import Mode, security_for
 from replidict.transport import dialing, links, tcp
-from replidict.transport.dialing import Route
 from replidict.transport.handshake import PING
 from replidict.transport.peer_link import MISSED_CALL
+from replidict.transport.routes import Route, Target
 from replidict.transport.tcp import SEND_QUEUE_BYTES, connected
 from tests.wire_nets import (
     MAX_FRAME,
@@ -118,11 +118,11 @@ def test_restarted_peer_is_back_within_a_second(
     one, two = net.mesh(2, mode)
     calls: list[float] = []
 
-    def counted(target: dialing.Target) -> socket.socket:
+    def counted(target: Target) -> socket.socket:
         calls.append(net.now)
         return tcp.dial(target)
 
-    monkeypatch.setattr(links, "dial", counted)
+    monkeypatch.setattr(dialing, "dial", counted)
     net.stop(one)
     net.run(lambda: not two.up)
     caplog.clear()
@@ -414,7 +414,7 @@ def test_loopback_nodes_call_no_one_elsewhere(
     net: Net, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without credentials calls no one off loopback: whoever answered there would be believed."""
-    monkeypatch.setattr(links, "dial", lambda target: pytest.fail("called"))
+    monkeypatch.setattr(dialing, "dial", lambda target: pytest.fail("called"))
     net.host(f"127.0.0.1:{free_port()}", ["10.0.0.1:7000"], security_for("127.0.0.1:7000", None, None, False))
     net.pass_time(3)
     assert len(warnings(caplog)) == 1 and "not a loopback address" in caplog.text
@@ -504,7 +504,7 @@ def test_a_late_call_of_the_lesser_address_counts(net: Net) -> None:
         peer = one.wire._peers[two.address]
         old, peer.live = peer.live, None  # it has forgotten
         one.wire._tell_lost(two.address)
-        one.wire._call(peer, net.now + 1)
+        one.wire._dialing.call(peer, net.now + 1)
         net.run(lambda peer=peer: peer.calling is None)  # type: ignore[misc]
         assert (peer.live is not None) == late
         assert len(two.events) == seen + (2 if late else 0)

@@ -18,9 +18,9 @@ from replidict.protocol import peer_messages
 from replidict.protocol.peer_messages import MembersAre, Propose, encode
 from replidict.security import Mode, security_for
 from replidict.transport import unauthenticated
+from replidict.transport.dialing import LINES_PER_PEER
 from replidict.transport.framing import WireError, frame
 from replidict.transport.handshake import PING, Refused
-from replidict.transport.links import LINES_PER_PEER
 from replidict.transport.unauthenticated import UNAUTHENTICATED_MAX
 from tests.wire_nets import (
     Host,

@@ -312,10 +312,11 @@ def with_a_raw_peer(net: Net, mode: Mode) -> tuple[list[Host], str]:
 
 def held_back(host: Host) -> Callable[[], None]:
     """Keep a node from calling; what is returned lets it call again."""
-    real = host.wire._call
-    host.wire._call = lambda peer, now: None  # type: ignore[method-assign]
+    dialing = host.wire._dialing
+    real = dialing.call
+    dialing.call = lambda peer, now: True  # type: ignore[method-assign]
 
     def release() -> None:
-        host.wire._call = real  # type: ignore[method-assign]
+        dialing.call = real  # type: ignore[method-assign]
 
     return release

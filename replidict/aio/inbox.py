@@ -17,7 +17,7 @@ import weakref
 from asyncio import AbstractEventLoop, Future
 from collections import deque
 
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.node.step_end import StepEnd
 
 logger = Logger(__name__)

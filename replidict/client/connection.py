@@ -33,9 +33,9 @@ from replidict.protocol import client_messages
 from replidict.protocol.client_messages import Answer, Events, Failed, Keys, Piece, Request
 from replidict.protocol.peer_messages import encode
 from replidict.security import Security, is_loopback, split_address
-from replidict.transport.dialing import Lookup, Target, numeric, reason
 from replidict.transport.framing import WireError, frame
 from replidict.transport.handshake import OPENED, NodeIdentity, WireSession
+from replidict.transport.routes import Lookup, Target, numeric, reason
 from replidict.transport.tcp import connected
 
 SILENCE = 10.0  # seconds in which a node that has something to do must say something

@@ -8,7 +8,7 @@ from functools import partial
 
 from replidict.client.connection import Client, UnreachableError
 from replidict.errors import NotCommitted, OutcomeUnknown, ReplidictError, SecurityError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.monotonic_clock import clock
 from replidict.protocol.client_messages import Join, Joined
 from replidict.release import THIS

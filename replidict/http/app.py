@@ -49,7 +49,7 @@ from replidict.http.request_parameters import (
 from replidict.http.status_page import FOLDER, StatusPage
 from replidict.http.status_stream import Live
 from replidict.http.transaction_body import transaction_of
-from replidict.http.watches import Watches
+from replidict.http.watch_events import Watches
 
 READY_WITHIN = 1.0
 """Seconds in which a node that is up to date can show it."""

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from replidict.errors import OutcomeUnknown, ReplidictError, StorageError, raise_anew, waits_for_itself
 from replidict.latch import Latch
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine.changes import Session
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine

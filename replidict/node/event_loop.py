@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.monotonic_clock import clock
 from replidict.node.node import Node
 from replidict.own_threads import OWN_THREADS, OwnThread, node_thread

@@ -15,7 +15,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.raft.engine import Engine
 from replidict.raft.progress import Peer

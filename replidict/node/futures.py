@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from replidict.errors import NotCommitted, ReplidictError, raise_anew, waits_for_itself
 from replidict.latch import Latch
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.monotonic_clock import clock
 from replidict.node.blocking_calls import given_up

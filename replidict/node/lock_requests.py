@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from replidict.errors import LeaseLost, LockLost, OutcomeUnknown, ReplidictError
 from replidict.latch import SetOnce
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.state_machine import StateMachine
 from replidict.node.consensus_interface import Consensus

@@ -109,8 +109,8 @@ class RaftNode(Node):
     def step(self) -> None:
         """Do everything that is due. Raises what ends the node; `stop` must be called then."""
         engine = self.engine
-        self.step_end.begin()
         only_replicates = self._only_replicates()
+        self.step_end.begin()
         try:
             if only_replicates:
                 self.proposals.step()

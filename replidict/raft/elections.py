@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from replidict.errors import StorageError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.protocol.peer_messages import RequestVote, TimeoutNow, VoteReply
 from replidict.raft.outbox import Outbox

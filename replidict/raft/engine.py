@@ -51,6 +51,7 @@ from replidict.machine.outcomes import Outcome
 from replidict.machine.state_machine import StateMachine
 from replidict.options import Options
 from replidict.protocol import peer_messages as msg
+from replidict.raft.append_entries import Follower
 from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.configuration import Configurations, MemberSet
 from replidict.raft.divergence import Divergence
@@ -130,7 +131,8 @@ class Engine(SyncObj):
             snapshot_directory,
         )
         self.divergence = Divergence(state, self.log_throttle, snapshot_directory, machine.digest)
-        self.replication = Replication(state, outbox, log, self.elections, self.snapshots, freshness, self.divergence)
+        self.replication = Replication(state, outbox, self.elections, self.snapshots, self.divergence)
+        self.follower = Follower(state, outbox, log, self.elections, freshness, self.divergence)
         self.read_index = ReadIndex(state, outbox, self.elections, self.replication, freshness)
         self.transfer = LeadershipTransfer(state, outbox, log, self.read_index)
         self.reconfiguration = Reconfiguration(state, outbox, log, self.replication, self.transfer, self.divergence)
@@ -144,9 +146,9 @@ class Engine(SyncObj):
         self.on(msg.RequestVote, self.elections.on_request_vote)
         self.on(msg.VoteReply, self.elections.on_vote_reply)
         self.on(msg.TimeoutNow, self.elections.on_timeout_now)
-        self.on(msg.AppendEntries, self.replication.on_append_entries)
+        self.on(msg.AppendEntries, self.follower.on_append_entries)
         self.on(msg.AppendReply, self.replication.on_append_reply)
-        self.on(msg.CommitTo, self.replication.on_commit_to)
+        self.on(msg.CommitTo, self.follower.on_commit_to)
         self.on(msg.SnapshotPiece, self.snapshots.on_snapshot_piece)
         self.on(msg.SnapshotReply, self.snapshots.on_snapshot_reply)
         self.on(msg.ConfirmLeader, self.read_index.on_confirm_leader)

@@ -25,7 +25,7 @@ from replidict.background import Background
 from replidict.call import Call
 from replidict.errors import StorageError
 from replidict.log_throttle import LogThrottle
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.protocol.peer_messages import SnapshotPiece, SnapshotReply
 from replidict.raft.elections import Elections
 from replidict.raft.outbox import Outbox

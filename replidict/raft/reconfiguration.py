@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from replidict.errors import ReplidictError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.protocol.peer_messages import (
     WHY_MAX,

@@ -1,16 +1,13 @@
-"""How the log is sent to the followers and committed (Raft 5.3, 5.4.2, figure 2).
+"""How the leader sends its log to the followers and commits it (Raft 5.3, 5.4.2, figure 2).
 
-Rules kept here:
+Rules kept here (those of the followers are in `append_entries`):
 
-1. A follower deletes entries only from the first one that conflicts with the leader's; what matches stays (figure 2).
-2. A follower acknowledges only what the very message at hand verified, and takes as committed only what messages of
-   the present leader verified.
-3. An acknowledgement counts for the term it carries only; the leader never moves `next_index` back on success.
-4. Only entries of the leader's own term are committed by counting (5.4.2), and the leader counts itself only up to
+1. An acknowledgement counts for the term it carries only; the leader never moves `next_index` back on success.
+2. Only entries of the leader's own term are committed by counting (5.4.2), and the leader counts itself only up to
    what is on its own disk.
-5. The leader sends before it commits its own log: followers write while it does. It sends each entry once, and again
+3. The leader sends before it commits its own log: followers write while it does. It sends each entry once, and again
    only after a connection was lost or a follower said that it lacks it.
-6. What is under way to one follower is bounded: a slow one costs no memory and delays nobody else.
+4. What is under way to one follower is bounded: a slow one costs no memory and delays nobody else.
 """
 
 from __future__ import annotations
@@ -18,14 +15,12 @@ from __future__ import annotations
 from replidict.errors import StorageError
 from replidict.protocol.log_entry import Entry
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, CommitTo
-from replidict.raft.bounded_staleness import Freshness
 from replidict.raft.divergence import Divergence
 from replidict.raft.elections import Elections
 from replidict.raft.install_snapshot import InstallSnapshot
 from replidict.raft.outbox import Outbox
 from replidict.raft.progress import Peer
 from replidict.raft.quorum_rounds import QuorumRounds
-from replidict.raft.replicated_log import ReplicatedLog
 from replidict.raft.role import LEADER
 from replidict.raft.state import RaftState
 
@@ -40,30 +35,24 @@ WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class Replication:
-    """The part of the engine that replicates and commits entries."""
+    """The part of the engine that sends entries, and commits them."""
 
     def __init__(
         self,
         state: RaftState,
         outbox: Outbox,
-        log: ReplicatedLog,
         elections: Elections,
         snapshots: InstallSnapshot,
-        freshness: Freshness,
         divergence: Divergence,
     ) -> None:
-        self._state, self._outbox, self._log = state, outbox, log
-        self._elections, self._snapshots, self._freshness = elections, snapshots, freshness
-        self._divergence = divergence
+        self._state, self._outbox, self._elections = state, outbox, elections
+        self._snapshots, self._divergence = snapshots, divergence
         self.rounds = QuorumRounds(state)
         """Entries and heartbeats as questions whether this node still leads."""
         self.entries_resent = 0
         self._told = (float("-inf"), 0)  # when the cluster's clock was looked at last, and what it showed
         self.commit_due = float("inf")
         """When some follower is to hear of what is committed, on this node's clock."""
-        self._verified = (0, 0)  # (term, index): up to there this log agrees with the log of that term's leader
-
-    # -- leader -----------------------------------------------------------------------------------------------------
 
     def start_leading(self) -> None:
         """Figure 2, leaders: nothing is known yet of how far the followers are."""
@@ -73,6 +62,7 @@ class Replication:
             peer.reset(state.log.last_index + 1, now)
         self.rounds.reset()
         self._divergence.reset()
+        self._told = (float("-inf"), 0)
 
     def stop_leading(self) -> None:
         """Forget what only a leader knows."""
@@ -184,12 +174,12 @@ class Replication:
         return True
 
     def on_append_reply(self, peer: Peer, message: AppendReply) -> None:
-        """Leader: a follower acknowledges, or lacks what came before (rule 3)."""
+        """Leader: a follower acknowledges, or lacks what came before (rule 1)."""
         state = self._state
         if message.term != state.term:
             self._elections.see_term(message.term)
         if state.role is not LEADER or message.term != state.term:
-            return  # rule 3
+            return  # rule 1
         peer.heard_at = state.clock()
         peer.stamp = message.stamp
         self.rounds.answer(peer, message.round)
@@ -227,66 +217,3 @@ class Replication:
         index = stored[len(stored) // 2]
         if index > state.commit_index and log.term_at(index) == state.term:
             state.commit_index = index
-
-    # -- follower ---------------------------------------------------------------------------------------------------
-
-    def on_append_entries(self, peer: Peer, message: AppendEntries) -> None:
-        """Figure 2, AppendEntries."""
-        state = self._state
-        if message.term < state.term:
-            self._outbox.hold(peer, AppendReply(state.term, False, 0, message.round))
-            return
-        self._elections.follow(peer, message.term)
-        self._freshness.heard_leader(message)
-        state.hear_time(message.clock)
-        self._divergence.hear_leader(message.digest, message.agreed)
-        digest = self._divergence.take_answer()
-        match_index = self._match(message)
-        if match_index is None:
-            reply = AppendReply(state.term, False, self._hint(message), message.round, state.clock(), digest)
-        else:
-            self._verified = max(self._verified, (state.term, match_index))
-            self._commit_to(message.commit_index)
-            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest)
-        self._outbox.hold(peer, reply)
-
-    def on_commit_to(self, peer: Peer, message: CommitTo) -> None:
-        """Follower: more is committed (rule 2)."""
-        state = self._state
-        if message.term == state.term and peer.address == state.leader and not state.is_leader:
-            self._commit_to(message.commit_index)
-
-    def _commit_to(self, commit_index: int) -> None:
-        state = self._state
-        term, verified = self._verified
-        if term == state.term:
-            state.commit_index = max(state.commit_index, min(commit_index, verified))
-
-    def _match(self, message: AppendEntries) -> int | None:
-        """Figure 2, AppendEntries, rules 2 to 4. Returns the last index verified, None where the logs differ."""
-        state = self._state
-        log = state.log
-        if message.prev_index >= log.start.index and log.term_at(message.prev_index) != message.prev_term:
-            return None  # (what is below the log's start is committed, and so the same everywhere)
-        for position, entry in enumerate(message.entries):
-            if entry.index <= log.start.index:
-                continue
-            term = log.term_at(entry.index)
-            if term == entry.term:
-                continue
-            if term is not None:
-                self._log.cut(entry.index)
-            self._log.extend(message.entries[position:])
-            break
-        return message.prev_index + len(message.entries)
-
-    def _hint(self, message: AppendEntries) -> int:
-        """The index from which on the leader may try next: before the whole conflicting term (5.3, last paragraphs)."""
-        state = self._state
-        log = state.log
-        index: int = min(message.prev_index - 1, log.last_index)
-        if message.prev_index <= log.last_index:
-            conflicting = log.term_at(message.prev_index)
-            while index > state.commit_index and log.term_at(index) == conflicting:
-                index -= 1
-        return max(index, min(state.commit_index, message.prev_index - 1))

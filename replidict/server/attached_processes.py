@@ -25,7 +25,7 @@ from pysyncobj.poller import POLL_EVENT_TYPE
 
 from replidict import errors
 from replidict.errors import ReplidictError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine import commands as cmd
 from replidict.machine.changes import Item
 from replidict.node.admin import Cluster

@@ -26,7 +26,7 @@ from pysyncobj.node import Node as NodeName
 
 from replidict.background import BackgroundThread
 from replidict.errors import ClosedError, ReplidictError, StorageError, removed
-from replidict.log_writer import Logger, LogWriter
+from replidict.logging_thread import Logger, LogWriter
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from replidict import errors
 from replidict.errors import NotCommitted, ReadTimeout, ReplidictError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine.codec import Codec, FaithfulCodec, decode, decode_key, encode, encode_key
 from replidict.machine.stored_values import value_of
 from replidict.monotonic_clock import clock

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from replidict.errors import ReplidictError
 from replidict.latch import Latch
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.monotonic_clock import clock
 from replidict.node.online_backup import Backups, not_made
 from replidict.own_threads import OWN_THREADS, OwnThread

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, raise_anew
-from replidict.log_writer import Logger, LogWriter
+from replidict.logging_thread import Logger, LogWriter
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
 from replidict.monotonic_clock import clock

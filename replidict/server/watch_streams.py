@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from replidict.errors import HistoryLost, ReplidictError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine.changes import KeyChange
 from replidict.machine.codec import Codec, FaithfulCodec, decode_key, encode
 from replidict.machine.equality import place

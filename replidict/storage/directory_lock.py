@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from replidict.errors import StorageError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 
 logger = Logger(__name__)
 

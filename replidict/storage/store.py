@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import msgspec
 
 from replidict.errors import StorageError
-from replidict.log_writer import Logger
+from replidict.logging_thread import Logger
 from replidict.machine.changes import Changes
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry

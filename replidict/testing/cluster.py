@@ -15,8 +15,8 @@ from replidict.errors import ReplidictError
 from replidict.latch import Latch
 from replidict.machine.codec import DEFAULT_CODEC, Codec
 from replidict.options import Options
+from replidict.testing.failing_writes import Failure, arm, steal_lock
 from replidict.testing.hosts import host_of
-from replidict.testing.injected_failures import Failure, arm, steal_lock
 from replidict.testing.ports import free_addresses, reserve
 from replidict.testing.settling import Settling
 from replidict.testing.time_travel import Clock, have_passed, nothing_is_due

@@ -17,9 +17,9 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import Message
-from replidict.transport.dialing import reason
 from replidict.transport.framing import WireError
 from replidict.transport.handshake import Opened
+from replidict.transport.routes import reason
 from replidict.transport.tcp import SocketConnection, connected
 
 HANDSHAKE_TIMEOUT = 2.0  # seconds for both sides to accept each other

@@ -25,31 +25,26 @@ from pysyncobj.poller import Poller
 from pysyncobj.transport import Transport
 from typing_extensions import override
 
-from replidict.errors import ReplidictError
 from replidict.log_throttle import LogThrottle
-from replidict.log_writer import Logger
-from replidict.monotonic_clock import clock
+from replidict.logging_thread import Logger
 from replidict.protocol.client_messages import Answer, Request
 from replidict.protocol.peer_messages import MembersAre, Message, encode
 from replidict.release import Release
 from replidict.security import Security, split_address
 from replidict.transport.clients import Clients
 from replidict.transport.connections import HANDSHAKE_TIMEOUT, Traffic
-from replidict.transport.dialing import Lookup, reason
+from replidict.transport.dialing import Dialing
 from replidict.transport.framing import TAG_BYTES, frame
 from replidict.transport.handshake import CLOSE, OPENED, PING, NodeIdentity, Opened, State, WireSession
 from replidict.transport.peer_link import Pair
 from replidict.transport.probing import Probes
-from replidict.transport.tcp import Listener, SocketConnection, dial
+from replidict.transport.tcp import Listener, SocketConnection
 from replidict.transport.unauthenticated import UnauthenticatedConnections
 
 logger = Logger(__name__)
 
-CONNECT_TIMEOUT = 1.0  # seconds for TCP to arrive at one address
 PING_INTERVAL = 0.5  # seconds of silence after which this side says something
 SILENCE_TIMEOUT = 2.0  # seconds of hearing nothing after which a peer is given up
-LINES_PER_PEER = 5  # in the log, of one level, a minute
-LOOKUP_JOIN = 2.0  # seconds that `destroy` waits for lookups under way
 
 
 class TcpTransport(Transport):
@@ -92,8 +87,8 @@ class TcpTransport(Transport):
         self._unauthenticated = UnauthenticatedConnections()
         self._probes = Probes(poller, security.loopback_only, refused)
         self._announced: dict[str, SocketConnection] = {}  # the connections that the engine knows of, by address
-        self._lookups: list[Lookup] = []  # under way
         self._log_throttle = LogThrottle(identity.address)
+        self._dialing = Dialing(self._add, self._log_throttle)
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._last_tick = clock()
         self._ping = frame(PING, self._tag_bytes)
@@ -186,8 +181,8 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._attend(connection, now)
         for peer in list(self._peers.values()):
-            if peer.should_call(now):
-                self._call(peer, now)
+            if peer.should_call(now) and not self._dialing.call(peer, now):
+                self._wake = min(self._wake, peer.route.due)
         self._log_throttle.tick(now)
         self._bury()
 
@@ -213,9 +208,7 @@ class TcpTransport(Transport):
         for connection in list(self._connections.values()):
             self._traffic.fail(connection, "dropped", "this node is closing")
         self._bury()
-        until = clock() + LOOKUP_JOIN
-        for lookup in [*self._lookups, *self._probes.lookups]:
-            lookup.join(max(until - clock(), 0.0))
+        self._dialing.close(self._probes.lookups)
 
     def abandon(self) -> None:
         """Close the descriptors of a forked child, and say nothing to anyone: the connections are the parent's."""
@@ -276,7 +269,7 @@ class TcpTransport(Transport):
         peer.opened(connection, now)
         connection.node = peer.node
         self._announced[address] = connection
-        self._log_throttle.log(address, now, f"connected to {address}", logging.INFO, LINES_PER_PEER)
+        self._dialing.connected(address, now)
         self._onNodeConnected(peer.node)
 
     def _expect(self, connection: SocketConnection, address: str) -> None:
@@ -334,12 +327,13 @@ class TcpTransport(Transport):
                 self._log_throttle.log(peer.node.id, now, f"dropped {peer.node.id}: {text}")
             else:
                 level = logging.INFO if code == "dropped" or (code == "closed" and brief) else logging.WARNING
-                self._tell_unreachable(peer, now, level, text)
+                self._dialing.log(peer, now, level, text)
             self._wake = min(self._wake, peer.route.due)
         if peer.calling is connection:
             peer.calling = None
             if code != "replaced":
-                self._call_again(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
+                self._dialing.failed(peer, now, code, f"it refuses this node: {text}" if by_peer else text)
+                self._wake = min(self._wake, peer.route.due)
 
     def _complain(self, connection: SocketConnection, code: str, text: str) -> None:
         """Log what an unauthenticated caller did, unless it just went away."""
@@ -382,32 +376,7 @@ class TcpTransport(Transport):
                 due = min(due, connection.sent_at + PING_INTERVAL)
         self._wake = min(self._wake, due)
 
-    # -- calling and being called -----------------------------------------------------------------------------------
-
-    def _call(self, peer: Pair, now: float) -> None:
-        """Take the next step towards a connection."""
-        try:
-            target = peer.route.take(now)
-            if target is not None:
-                host, _ = split_address(peer.node.id)
-                peer.calling = self._add(dial(target), host, peer.node.id, now + CONNECT_TIMEOUT)
-                return
-        except (OSError, ReplidictError) as error:
-            self._call_again(peer, now, "unreachable", reason(error))
-        self._wake = min(self._wake, peer.route.due)
-        if peer.route.lookup is not None and peer.route.lookup not in self._lookups:
-            self._lookups.append(peer.route.lookup)
-        self._lookups = [lookup for lookup in self._lookups if not lookup.done.is_set]
-
-    def _call_again(self, peer: Pair, now: float, code: str, text: str) -> None:
-        level = peer.unreachable(now, code)
-        if level is not None:
-            self._tell_unreachable(peer, now, level, text)
-        self._wake = min(self._wake, peer.route.due)
-
-    def _tell_unreachable(self, peer: Pair, now: float, level: int, text: str) -> None:
-        address = peer.node.id
-        self._log_throttle.log(address, now, f"no connection to {address}: {text}", level, LINES_PER_PEER)
+    # -- accepting --------------------------------------------------------------------------------------------------
 
     def _add(self, sock: socket.socket, remote: str, called: str | None, deadline: float) -> SocketConnection:
         session = WireSession(

@@ -17,7 +17,7 @@ import logging
 
 from pysyncobj.node import Node
 
-from replidict.transport.dialing import Route
+from replidict.transport.routes import Route
 from replidict.transport.tcp import SocketConnection
 
 MISSED_CALL = 1.5  # seconds without a connection after which the lesser address calls as well

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from replidict.security import is_loopback, split_address
-from replidict.transport.dialing import LOOKUP_INTERVAL, Lookup, Target, numeric
+from replidict.transport.routes import LOOKUP_INTERVAL, Lookup, Target, numeric
 from replidict.transport.tcp import connected, dial
 
 ROUNDS, ROUND_INTERVAL = 10, 0.01  # how often somebody is asked, and seconds between two times

@@ -24,8 +24,8 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 from replidict.errors import ReplidictError
 from replidict.log_throttle import LogThrottle
 from replidict.security import is_loopback, split_address
-from replidict.transport.dialing import Target, numeric, reason, resolve
 from replidict.transport.handshake import WireSession
+from replidict.transport.routes import Target, numeric, reason, resolve
 
 logger = logging.getLogger(__name__)
 

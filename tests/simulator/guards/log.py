@@ -8,7 +8,7 @@ import msgspec
 
 from replidict.errors import StorageError
 from replidict.protocol.peer_messages import AppendEntries, AppendReply, SnapshotPiece, VoteReply
-from replidict.raft import elections, install_snapshot, outbox, progress, replication
+from replidict.raft import append_entries, elections, install_snapshot, outbox, progress, replication
 from replidict.raft.role import Role
 from replidict.storage import log, records, store
 from replidict.storage.snapshot import Snapshot
@@ -20,7 +20,7 @@ from tests.simulator.guards.guard import Replacements, guard
 def delete_only_from_a_conflict() -> Replacements:
     """A message that comes late deletes entries that match, and that may be committed."""
 
-    def match(self: replication.Replication, message: AppendEntries) -> int | None:
+    def match(self: append_entries.Follower, message: AppendEntries) -> int | None:
         held = self._state.log
         if message.prev_index >= held.start.index and held.term_at(message.prev_index) != message.prev_term:
             return None
@@ -31,7 +31,7 @@ def delete_only_from_a_conflict() -> Replacements:
             self._log.extend(entries)
         return message.prev_index + len(message.entries)
 
-    yield replication.Replication, "_match", match
+    yield append_entries.Follower, "_match", match
 
 
 @guard("E1", scenario=scenarios.no_entry_is_deleted_or_sent_again)
@@ -50,7 +50,7 @@ def never_lower_next_index() -> Replacements:
 def refuse_what_does_not_follow() -> Replacements:
     """Entries are taken after a predecessor that is not the leader's: logs fork."""
 
-    def match(self: replication.Replication, message: AppendEntries) -> int | None:
+    def match(self: append_entries.Follower, message: AppendEntries) -> int | None:
         held = self._state.log
         if message.prev_index > held.last_index:
             return None
@@ -65,19 +65,19 @@ def refuse_what_does_not_follow() -> Replacements:
                 break
         return message.prev_index + len(message.entries)
 
-    yield replication.Replication, "_match", match
+    yield append_entries.Follower, "_match", match
 
 
 @guard("E1", 150)
 def acknowledge_what_was_verified() -> Replacements:
     """A follower acknowledges the end of its log, of which the message said nothing."""
 
-    def match(self: replication.Replication, message: AppendEntries) -> int | None:
+    def match(self: append_entries.Follower, message: AppendEntries) -> int | None:
         found = original(self, message)
         return None if found is None else self._state.log.last_index
 
-    original = replication.Replication._match
-    yield replication.Replication, "_match", match
+    original = append_entries.Follower._match
+    yield append_entries.Follower, "_match", match
 
 
 @guard("E2", scenario=scenarios.a_late_acknowledgement, nodes=5)
@@ -234,11 +234,11 @@ def commit_by_counting_own_term_only() -> Replacements:
 def commit_only_what_was_verified() -> Replacements:
     """A follower takes entries as committed that the leader never said it shares."""
 
-    def commit_to(self: replication.Replication, commit_index: int) -> None:
+    def commit_to(self: append_entries.Follower, commit_index: int) -> None:
         state = self._state
         state.commit_index = max(state.commit_index, min(commit_index, state.log.last_index))
 
-    yield replication.Replication, "_commit_to", commit_to
+    yield append_entries.Follower, "_commit_to", commit_to
 
 
 @guard("E5", 25)
