@@ -35,6 +35,7 @@ from replidict import (
     StorageError,
 )
 from replidict.machine.changes import Item
+from replidict.machine.key_map import Overlay
 from replidict.protocol.peer_messages import SnapshotPiece
 from replidict.raft.install_snapshot import INCOMING, _Incoming
 from replidict.raft.progress import Peer
@@ -689,9 +690,9 @@ def test_fork_during_apply(d: Dict) -> None:
         d.close()
         return kinds | {raised_by(d.members)} == {ClosedError}
 
-    machine.pending = {"a": Item(b"", b"", 1, 1)}
+    machine.readable = Overlay(machine.items, {"a": Item(b"", b"", 1, 1)})
     said = in_child(work)
-    machine.pending = {}
+    machine.readable = machine.items
     assert said == "True"
     assert d["a"] == 1
 

@@ -148,9 +148,14 @@ class ReplicatedDict(
     @override
     def __getitem__(self, key: K) -> V:
         """Return the value of a key in this node's copy. Raises `KeyError`, or `DecodingError` as `get` does."""
-        machine = self._machine
-        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
-        if item is None:
+        if type(key) is str:  # the same as below, but quicker
+            try:
+                item = self._machine.readable[key]
+            except KeyError:
+                raise KeyError(key) from None
+        elif (found := self._machine.find(key)) is not None:
+            item = found
+        else:
             raise KeyError(key)
         try:
             return self._decode(item.value)  # type: ignore[no-any-return]
@@ -209,8 +214,13 @@ class ReplicatedDict(
         if linearizable or max_staleness is not None or timeout is not None:
             self._catch_up(linearizable, max_staleness, timeout)
         machine = self._machine
-        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
-        return default if item is None else value_of(self._decode, key, item.value)
+        item = machine.readable.get(key) if type(key) is str else machine.find(key)
+        if item is None:
+            return default
+        try:
+            return self._decode(item.value)
+        except Exception:  # noqa: BLE001 -- raised again, with the name of the key
+            return value_of(self._decode, key, item.value)
 
     def versioned(self, key: K, *, linearizable: bool = False, timeout: float | None = None) -> Versioned[V] | None:
         """Read a value with the revision that wrote it, for `replace`.
@@ -232,8 +242,7 @@ class ReplicatedDict(
             Versioned(value=1, revision=1)
         """
         self._catch_up(linearizable, None, timeout)
-        machine = self._machine
-        item = machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
+        item = self._machine.find(key)
         return None if item is None else Versioned(value_of(self._decode, key, item.value), item.revision)
 
     def _catch_up(self, linearizable: bool, max_staleness: float | None, timeout: float | None) -> None:
@@ -256,10 +265,9 @@ class ReplicatedDict(
     @override
     def __contains__(self, key: object) -> bool:
         """Return whether this node's copy has the key."""
-        machine = self._machine
-        return (
-            machine.readable.get(key) if type(key) is str and not machine.pending else machine.find(key)
-        ) is not None
+        if type(key) is str:
+            return key in self._machine.readable
+        return self._machine.find(key) is not None
 
     @override
     def __len__(self) -> int:

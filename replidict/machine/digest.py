@@ -4,7 +4,8 @@ Rules kept here:
 
 1. The digest is the sum, modulo 2**128, of a hash of each row and of one of the counters. So it depends on the content
    alone: not on the order of its changes, on the machine or the release of Python, nor on whether it was loaded or
-   applied.
+   applied. The hash of a key's row is made of a CRC-32, as that of the row on disk is: it is to find faults, and has no
+   enemy; a stronger one took more time than the rest of applying a write.
 2. Nothing is hashed while a command is applied. The old and the new content of changed rows are noted, and hashed when
    the digest is needed, or when many have gathered. A key that was written often is hashed once then.
 3. What is hashed, and how, is fixed for a feature level: otherwise old and new nodes would differ.
@@ -14,10 +15,10 @@ Rules kept here:
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -28,10 +29,11 @@ GATHER_BYTES = 16 * 1024 * 1024
 """So many rows, or the commands that changed them, gather at most: to hash them takes a few milliseconds."""
 
 LARGE = 4_096
-"""Of a value with more bytes than this, a CRC-32 is hashed: hashing it whole would take four times as long."""
+"""The hash of a row whose value has more bytes than this is remembered: to make it once more would take too long."""
 
 _MASK = 2**128 - 1
-_ROW, _SESSION, _KEPT, _COUNTERS = range(4)
+_SESSION, _KEPT, _COUNTERS = range(1, 4)
+_POSITION, _REVISION, _CONTENT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93
 _five_numbers = struct.Struct("<5q").pack
 _pack = msgspec.msgpack.encode
 
@@ -42,11 +44,8 @@ def _hash(data: bytes) -> int:
 
 def row_hash(position: int, key: bytes, value: bytes, revision: int) -> int:
     """The hash of a key with its value, revision and place in the order."""
-    size = len(value)
-    if size > LARGE:
-        value = b"%d" % zlib.crc32(value)
-    data = _five_numbers(_ROW, position, revision, len(key), size) + key + value
-    return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")  # as `_hash`, without a call
+    mixed = position * _POSITION + revision * _REVISION + crc32(value, crc32(key)) * _CONTENT
+    return mixed * mixed  # so that two rows that have exchanged anything do not have the same sum as before
 
 
 def session_hash(number: int, session: Session) -> int:
@@ -80,8 +79,8 @@ class StateDigest:
 
     def _forget(self) -> None:
         self._keys = self._others = 0  # the sums: of keys, and of sessions and what else is kept
-        self._before: dict[int, Item | None] = {}  # by position, what is in the sum
-        self._after: dict[int, Item | None] = {}  # ... and what should be
+        self.changed: list[tuple[int, Item | None, Item | None]] = []
+        """The keys that have become others, come or gone, noted by who changes them: position, before, after."""
         self._large: dict[int, int] = {}  # by position, the hash of a row with a large value that is in the sum
         self._sessions: dict[int, int] = {}  # by number, the hash that is in the sum
         self._changed_sessions: dict[int, Session | None] = {}
@@ -97,16 +96,10 @@ class StateDigest:
         self._sessions = {number: session_hash(number, session) for number, session in sessions.items()}
         self._others = sum(self._sessions.values()) + sum(kept_hash(*row) for row in kept.items())
 
-    def note(self, position: int, before: Item | None, after: Item | None) -> None:
-        """The key at a position has become another, or come, or gone."""
-        if position not in self._before:
-            self._before[position] = before
-        self._after[position] = after
-
     def clear(self) -> None:
         """All keys are gone."""
         self._keys = 0
-        self._before, self._after, self._large = {}, {}, {}
+        self.changed, self._large = [], {}
 
     def follow(self, changes: Changes, kept: Mapping[str, bytes]) -> None:
         """Note the rest of what has changed; `kept` is what was kept before that."""
@@ -115,12 +108,12 @@ class StateDigest:
             self._kept_before.setdefault(name, kept.get(name))
             self._kept_after[name] = data
         self._bytes += changes.bytes
-        if len(self._before) + len(self._kept_before) >= GATHER_ROWS or self._bytes >= GATHER_BYTES:
+        if len(self.changed) + len(self._kept_before) >= GATHER_ROWS or self._bytes >= GATHER_BYTES:
             self.settle()
 
     def settle(self) -> int:
         """Hash what has gathered; the sum."""
-        if self._before:
+        if self.changed:
             self._settle_keys()
         for number, session in self._changed_sessions.items():
             self._others -= self._sessions.pop(number, 0)
@@ -129,20 +122,25 @@ class StateDigest:
                 self._others += hashed
         for rows, sign in ((self._kept_before, -1), (self._kept_after, 1)):
             self._others += sign * sum(kept_hash(name, data) for name, data in rows.items() if data is not None)
-        self._before, self._after = {}, {}
+        self.changed = []
         self._changed_sessions, self._kept_before, self._kept_after = {}, {}, {}
         self._bytes = 0
         return self._keys + self._others
 
     def _settle_keys(self) -> None:
         large, total = self._large, self._keys
-        for position, item in self._before.items():
+        before: dict[int, Item | None] = {}
+        after: dict[int, Item | None] = {}
+        for position, present, item in self.changed:
+            before.setdefault(position, present)
+            after[position] = item
+        for position, item in before.items():
             if item is not None:
                 known = large.pop(position, None) if len(item.value) > LARGE else None
                 total -= row_hash(position, item.key, item.value, item.revision) if known is None else known
-        for position, item in self._after.items():
+        for position, item in after.items():
             if item is not None:
                 total += (hashed := row_hash(position, item.key, item.value, item.revision))
                 if len(item.value) > LARGE:
                     large[position] = hashed
-        self._keys = total
+        self._keys = total & _MASK

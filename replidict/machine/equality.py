@@ -31,6 +31,10 @@ _PLAIN: Final = frozenset({str, int, type(None)})
 _ITSELF: Final = frozenset({str, int, float, bool, type(None), Decimal})
 
 
+class Malformed(EncodingError):
+    """These bytes are no key, or no value: every node finds that, and in the same words."""
+
+
 class _Nested(Exception):
     """There are values in it."""
 
@@ -55,7 +59,7 @@ _flat: Final = Decoder(ext_hook=_shallow).decode
 def place(key: bytes) -> Hashable:
     """Under what an encoded key stands: equal for two keys exactly if `dict` takes them for one.
 
-    Raises `EncodingError`, with the same words on every machine, if these bytes are no key.
+    Raises `Malformed` if these bytes are no key.
     """
     try:
         found = _flat(key)
@@ -119,7 +123,7 @@ def equal(left: bytes, right: bytes, /) -> bool:
     """Whether two encoded values are equal, by `==` of the values.
 
     A value is also equal to itself when it holds NaN, and else to nothing then. The same goes for one that holds a
-    `ZoneInfo`: what it equals depends on a machine's time zone database. Raises `EncodingError`.
+    `ZoneInfo`: what it equals depends on a machine's time zone database. Raises `Malformed`.
     """
     if left == right:
         return True
@@ -152,8 +156,8 @@ def _comparable(data: bytes, key: bool) -> bytes:
         return fold(data, _Comparables(key), MAX_DEPTH if key else None)  # type: ignore[no-any-return]
     except MALFORMED as error:
         if key:
-            raise EncodingError("these bytes are no key") from error
-        raise EncodingError("these bytes are no value") from error
+            raise Malformed("these bytes are no key") from error
+        raise Malformed("these bytes are no value") from error
 
 
 class _Comparables:

@@ -3,17 +3,19 @@
 Rules kept here:
 
 1. Other threads read at any time, and so do signal handlers and finalizers, which may interrupt any thread, also the
-   one that changes the map. So nothing is locked. A single key changes in one step. The pairs that a command stores
-   under several keys are complete in `pending` before the first of them is in `items`, and readers look there first.
+   one that changes the map. So nothing is locked: readers look into `readable`. A single key changes in one step. While
+   what a command makes of several keys goes to `items` one by one, that is an `Overlay`, which has all of it at once.
 2. `revision` grows before an entry changes anything visible, and `settled` becomes equal to it when all is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from operator import attrgetter, call, is_
 from typing import Any, Literal, NoReturn
+
+from typing_extensions import override
 
 from replidict.brief import brief
 from replidict.errors import EncodingError
@@ -37,6 +39,46 @@ class Unreadable(dict[Any, Any]):
     __getitem__ = __contains__ = __iter__ = __len__ = get = copy = _raise
 
 
+class Overlay(dict[Hashable, "Item"]):
+    """A map as a command leaves it, while it is being changed to that."""
+
+    def __init__(self, items: dict[Hashable, Item], changed: dict[Hashable, Item | None]) -> None:
+        """`changed` is what the command makes of its keys; None: removed."""
+        super().__init__()
+        self._items, self._changed = items, changed
+
+    @override
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        item = self._changed[key] if key in self._changed else self._items.get(key)
+        return default if item is None else item
+
+    @override
+    def __getitem__(self, key: Hashable) -> Item:
+        item: Item | None = self.get(key)
+        if item is None:
+            raise KeyError(key)
+        return item
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return self.get(key) is not None
+
+    @override
+    def copy(self) -> dict[Hashable, Item]:
+        copied = self._items.copy()
+        for key, item in self._changed.items():
+            _put_in(copied, key, item)
+        return copied
+
+    @override
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self.copy())
+
+    @override
+    def __len__(self) -> int:
+        return len(self.copy())
+
+
 def _called(*functions: Callable[[], Any]) -> tuple[Any, ...]:
     return tuple(map(call, functions))
 
@@ -49,10 +91,7 @@ class KeyMap:
         self.plain = True
         """Whether all keys stand under themselves in `items`: for the others see `equality`."""
         self.readable = self.items
-        """What readers read: `items`, or an `Unreadable`."""
-        self.pending: dict[Hashable, Item | None] = {}
-        """What a command makes of several keys (None: removed), while it goes to `items` one by one. Another object
-        after each of these."""
+        """What readers read: `items`, an `Overlay` or an `Unreadable`."""
         self.key_index: KeyIndex | None = None
         """All keys in order, since somebody asked for that."""
         self.revision = self.settled = 0
@@ -63,15 +102,13 @@ class KeyMap:
         self._changes = self._no_changes()
         self._tell_at_most = tell_at_most
         self._told: list[KeyChange] = []
-        self._progress = partial(attrgetter("revision", "pending", "readable"), self)
+        self._progress = partial(attrgetter("revision", "readable"), self)
 
     # -- reading, for any thread ------------------------------------------------------------------------------------
 
     def find(self, key: Hashable) -> Item | None:
         """The item stored under a key now."""
-        where = key if type(key) is str else place_of(key)
-        pending = self.pending
-        return pending[where] if where in pending else self.readable.get(where)
+        return self.readable.get(key if type(key) is str else place_of(key))
 
     def moment(self) -> dict[Hashable, Item]:
         """All that is stored at one moment, in order; the caller owns it."""
@@ -79,13 +116,12 @@ class KeyMap:
             readable = self.readable
             try:
                 # One call into C for the three, so that nothing comes between: of many keys, a copy takes so long that
-                # another thread's turn has come. Only a key that compares itself in Python lets others run meanwhile.
+                # another thread's turn has come. Only an `Overlay`, or a key that compares itself in Python, lets
+                # others run meanwhile.
                 before, copied, after = _called(self._progress, readable.copy, self._progress)
             except RuntimeError:  # "dictionary changed size": by such a key
                 continue
-            if before[2] is readable and all(map(is_, before, after)):
-                for where, item in before[1].items():
-                    _put_in(copied, where, item)
+            if before[1] is readable and all(map(is_, before, after)):
                 if self.plain:
                     return copied  # type: ignore[no-any-return]
                 return {key_at(where, item.key): item for where, item in copied.items()}
@@ -98,14 +134,14 @@ class KeyMap:
     def count(self) -> int:
         """How many keys there are now."""
         while True:
-            pending = self.pending
-            count = len(self.moment() if pending else self.readable)
-            if self.pending is pending:
+            readable = self.readable
+            count = len(readable)
+            if self.readable is readable:
                 return count
 
     def end(self, refuse: Callable[[], NoReturn]) -> None:
         """Have every reader get what `refuse` raises from now on."""
-        self.readable, self.pending = Unreadable(refuse), {}
+        self.readable = Unreadable(refuse)
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
@@ -135,12 +171,16 @@ class KeyMap:
         self.revision += 1
         return self.revision
 
-    def _store(self, key: Hashable, encoded: bytes, value: bytes, revision: int, keeps: bool = False) -> None:
-        self.plain = self.plain and type(key) is not tuple
+    def _store(self, key: Hashable, encoded: bytes, value: bytes, keeps: bool = False) -> int:
+        """Store a value under one key. Returns the revision."""
+        if type(key) is tuple:
+            self.plain = False
+        self.revision = revision = self.revision + 1
         present = self.items.get(key)
         self.items[key] = item = self._item(key, present, encoded, value, revision, keeps)
         if present is None and self.key_index is not None:
             self._note(key, item, True)
+        return revision
 
     def _note(self, key: Hashable, item: Item, present: bool) -> None:
         """Tell the index of keys that a key was added or removed."""
@@ -159,10 +199,10 @@ class KeyMap:
             encoded, position = present.key, present.position
             if not keeps and self.coordination.leases.mortal:
                 self.coordination.leases.detach(position)
+        item = Item(encoded, value, revision, position)
         self._changes.rows.append((position, encoded, value, revision))
         self._told.append((revision, "set", key, encoded, value, None if present is None else present.value))
-        item = Item(encoded, value, revision, position)
-        self._digest.note(position, present, item)
+        self._digest.changed.append((position, present, item))
         return item
 
     def _remove(self, key: Hashable) -> Item | None:
@@ -177,7 +217,7 @@ class KeyMap:
     def _note_removal(self, key: Hashable, item: Item, revision: int, kind: Literal["delete", "expire"]) -> None:
         self.coordination.leases.detach(item.position)
         self._changes.rows.append((item.position, item.key, None, revision))
-        self._digest.note(item.position, item, None)
+        self._digest.changed.append((item.position, item, None))
         self._told.append((revision, kind, key, item.key, None, item.value))
 
     def _remove_all(self, keys: list[Hashable], expired: bool) -> None:
@@ -189,11 +229,11 @@ class KeyMap:
 
     def _show(self, pending: dict[Hashable, Item | None], *, in_place: bool) -> None:
         """Have everybody see all of this from here on, and move it to `items`. `in_place`: nothing is removed."""
-        self.plain = self.plain and not any(type(key) is tuple for key in pending)
-        self.pending = pending
+        self.plain = self.plain and tuple not in map(type, pending)
+        self.readable = Overlay(self.items, pending)
         if in_place and self.key_index is None:
             self.items.update(pending)  # type: ignore[arg-type]  # no value is None
-            self.pending = {}
+            self.readable = self.items
             return
         for key, item in pending.items():
             present = self.items.get(key)
@@ -202,7 +242,7 @@ class KeyMap:
                 self._note(key, item, True)
             elif self.key_index is not None and present is not None and item is None:
                 self._note(key, present, False)
-        self.pending = {}
+        self.readable = self.items
 
 
 def _put_in(items: dict[Hashable, Item], key: Hashable, item: Item | None) -> None:

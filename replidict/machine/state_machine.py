@@ -19,13 +19,13 @@ from typing import Any
 
 import msgspec
 
-from replidict.errors import EncodingError, LeaseLost, StorageError
+from replidict.errors import LeaseLost, StorageError
 from replidict.machine import commands as cmd
 from replidict.machine import coordination
 from replidict.machine.changes import TELL_AT_MOST, Changes, Item, Session
 from replidict.machine.codec import Codec, FaithfulCodec, is_portable
 from replidict.machine.digest import digest_of
-from replidict.machine.equality import equal, place
+from replidict.machine.equality import Malformed, equal, place
 from replidict.machine.key_map import KeyMap
 from replidict.machine.locks import OtherKind
 from replidict.machine.outcomes import BatchApplied, LevelRaised, Outcome, Refusal, SessionOpened
@@ -180,7 +180,7 @@ class StateMachine(KeyMap):
         """Every operation reads what it was given before it changes anything: one that is refused changed nothing."""
         try:
             return _PERFORM[type(operation)](self, operation)
-        except _Refused as refused:
+        except Malformed as refused:
             return f"EncodingError: {refused}"
         except (LeaseLost, OtherKind) as refused:
             return f"{type(refused).__name__}: {refused}"
@@ -188,31 +188,28 @@ class StateMachine(KeyMap):
     # -- operations -------------------------------------------------------------------------------------------
 
     def _put(self, op: cmd.Put) -> cmd.Result:
-        key = _place(op.key)
-        revision = self._next_revision()
-        self._store(key, op.key, op.value, revision)
-        return revision
+        return self._store(place(op.key), op.key, op.value)
 
     def _add(self, op: cmd.Add) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         if key in self.items:
             return False
-        self._store(key, op.key, op.value, self._next_revision())
+        self._store(key, op.key, op.value)
         return True
 
     def _set_default(self, op: cmd.SetDefault) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         present = self.items.get(key)
         if present is not None:
             return present.value
-        self._store(key, op.key, op.value, self._next_revision())
+        self._store(key, op.key, op.value)
         return op.value
 
     def _delete(self, op: cmd.Delete) -> cmd.Result:
-        return self._remove(_place(op.key)) is not None
+        return self._remove(place(op.key)) is not None
 
     def _pop(self, op: cmd.Pop) -> cmd.Result:
-        item = self._remove(_place(op.key))
+        item = self._remove(place(op.key))
         return None if item is None else item.value
 
     def _pop_item(self, op: cmd.PopItem) -> cmd.Result:
@@ -223,7 +220,7 @@ class StateMachine(KeyMap):
         return [item.key, item.value]
 
     def _update(self, op: cmd.Update) -> cmd.Result:
-        pairs = [(_place(key), key, value) for key, value in op.items]
+        pairs = [(place(key), key, value) for key, value in op.items]
         revision = self._next_revision()
         pending: dict[Hashable, Item | None] = {}
         for key, encoded, value in pairs:
@@ -249,32 +246,29 @@ class StateMachine(KeyMap):
         return count
 
     def _compare_and_set(self, op: cmd.CompareAndSet) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         present = self.items.get(key)
         if present is None or not self._equal(present.value, op.expected):
             return False
-        self._store(key, op.key, op.value, self._next_revision())
+        self._store(key, op.key, op.value)
         return True
 
     def _equal(self, left: bytes, right: bytes) -> bool:
         codec = self._codec
         if not isinstance(codec, FaithfulCodec):
             return left == right or bool(codec.decode(left) == codec.decode(right))
-        try:
-            return equal(left, right)
-        except EncodingError as error:
-            raise _Refused(error) from error
+        return equal(left, right)
 
     def _replace(self, op: cmd.Replace) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         present = self.items.get(key)
         if present is None or present.revision != op.revision:
             return False
-        self._store(key, op.key, op.value, self._next_revision())
+        self._store(key, op.key, op.value)
         return True
 
     def _remove_if(self, op: cmd.Remove) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         present = self.items.get(key)
         if present is None:
             return False if op.last and self.items else None
@@ -286,7 +280,7 @@ class StateMachine(KeyMap):
     def _take(self, op: cmd.Take) -> cmd.Result:
         if not self.items:
             return None
-        where = next(reversed(self.items)) if op.key is None else _place(op.key)
+        where = next(reversed(self.items)) if op.key is None else place(op.key)
         present = self.items.get(where)
         if present is None:
             return None
@@ -296,18 +290,18 @@ class StateMachine(KeyMap):
         return [present.key, present.value]
 
     def _increment(self, op: cmd.Increment) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         present = self.items.get(key)
         value = incremented(op, None if present is None else present.value, self._codec)
         if isinstance(value, bytes):
-            self._store(key, op.key, value, self._next_revision(), keeps=True)
+            self._store(key, op.key, value, keeps=True)
         return value
 
     def _transact(self, op: cmd.Transact) -> cmd.Result:
-        changed = conflicts(op, self.items, _place, self.revision)
+        changed = conflicts(op, self.items, place, self.revision)
         if changed is not None:
             return changed
-        steps = planned(op, self.items, _place, self._codec)
+        steps = planned(op, self.items, place, self._codec)
         if isinstance(steps, bytes):
             return steps
         if not steps:
@@ -341,7 +335,7 @@ class StateMachine(KeyMap):
         before = self.revision
         result = _PERFORM[type(op.operation)](self, op.operation)
         if self.revision != before:
-            key = _place(op.operation.key)
+            key = place(op.operation.key)
             leases.attach(self.items[key].position, key, op.ttl_ms, op.lease)
         return result
 
@@ -350,7 +344,7 @@ class StateMachine(KeyMap):
         return _PERFORM[type(op.operation)](self, op.operation)
 
     def _expire(self, op: cmd.Expire) -> cmd.Result:
-        key = _place(op.key)
+        key = place(op.key)
         item = self.items.get(key)
         if item is None:
             return False
@@ -362,17 +356,6 @@ class StateMachine(KeyMap):
 
     def _coordinate(self, op: cmd.Operation) -> cmd.Result:
         return coordination.PERFORM[type(op)](self.coordination, op)
-
-
-class _Refused(Exception):
-    """An operation that every node refuses, with the text for its result."""
-
-
-def _place(key: bytes) -> Hashable:
-    try:
-        return place(key)
-    except EncodingError as error:
-        raise _Refused(error) from error
 
 
 _PERFORM: dict[type[cmd.Operation], Callable[[StateMachine, Any], cmd.Result]] = {

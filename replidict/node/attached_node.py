@@ -73,7 +73,6 @@ class AttachedNode(Node):
         self._seek_at = float("-inf")
         self._state: msg.State | None = None
         self._rows: list[tuple[int, bytes, bytes, int]] = []
-        machine.pending = {}
         machine.readable = _NotYet(self)
 
     def begin_anew(self, wake: Callable[[], None]) -> None:

@@ -106,9 +106,10 @@ def wake_who_waits() -> Replacements:
 def the_value_before() -> Replacements:
     """The previous value is the one that a command would have liked to find."""
 
-    def store_item(self: StateMachine, key: Any, encoded: bytes, value: bytes, revision: int) -> None:
-        original(self, key, encoded, value, revision)
+    def store_item(self: StateMachine, key: Any, encoded: bytes, value: bytes) -> int:
+        revision = original(self, key, encoded, value)
         self._told[-1] = (*self._told[-1][:5], None)
+        return revision
 
     original = StateMachine._store
     yield StateMachine, "_store", store_item
