@@ -94,6 +94,12 @@ class ReplidictDriver(coordination.CoordinationDriverCachedRunWatchers):
                 raise
 
     @override
+    def stop(self) -> None:
+        """Stop. Its members go with its lease: to leave each group would take a timeout each without a majority."""
+        self._joined_groups.clear()
+        super().stop()
+
+    @override
     def _stop(self) -> None:
         self._leading.clear()
         self._acquired.clear()
