@@ -29,7 +29,9 @@ def main() -> None:
     path, *addresses = sys.argv[1:]
     address, peers = (addresses[0], addresses[1:]) if addresses else (None, [])
     logging.basicConfig(level=logging.ERROR)  # that peers come and go is what the demo is about
-    with ReplicatedDict[str, Any](path, address=address, peers=peers) as d:
+    with ReplicatedDict[str, Any](
+        path, address=address, peers=peers, timeout=4
+    ) as d:  # whoever is left alone ends soon
         for line in sys.stdin:
             try:
                 answer = {"result": perform(d, json.loads(line))}

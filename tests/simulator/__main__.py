@@ -76,8 +76,9 @@ def show(result: Result, lines: int) -> str:
     )
 
 
-def find(guard: Guard) -> tuple[str, int | None]:
-    """What notices that a guard is gone, and after how many seeds; None: nothing does."""
+def find(guard: Guard, first: int | None = None) -> tuple[str, int | None]:
+    """What notices that a guard is gone, and after how many seeds; None: nothing does. A seed that is tried `first`
+    saves the others."""
     if guard.scenario is not None:
         with without(guard.name), new_cluster(1, guard.nodes, STORY_OPTIONS) as cluster:
             try:
@@ -85,7 +86,7 @@ def find(guard: Guard) -> tuple[str, int | None]:
             except Violation as violation:
                 return f"story: {guard.scenario.__name__.replace('_', ' ')} ({violation.invariant})", 0
         return "nothing", None
-    for seed in range(guard.within):
+    for seed in [*([] if first is None else [first]), *range(guard.within)]:
         result = simulate(seed, changing=guard.changing, without=guard.name)
         if result.violation is not None:
             if BROKEN.search(result.violation.what):
