@@ -36,14 +36,14 @@ def loaded(machine: StateMachine, order: Random | None = None) -> StateMachine:
 
 
 @settings(max_examples=60, deadline=None)
-@given(_histories(), st.lists(st.integers(0, 30), max_size=4), st.booleans(), st.randoms())
+@given(_histories(), st.lists(st.integers(0, 30), max_size=4), st.integers(0, 5), st.randoms())
 def test_the_digest_depends_on_the_state_alone(
-    history: list[bytes], cuts: list[int], large: bool, order: Random
+    history: list[bytes], cuts: list[int], known: int, order: Random
 ) -> None:
     """Applied at once or in pieces with the digest made in between, loaded, loaded midway and applied on: a state has
-    one digest. That holds for values that count as large, too."""
+    one digest, however many hashes are remembered."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digest, "LARGE", 3 if large else digest.LARGE)
+        patch.setattr(digest, "KNOWN_ROWS", known)
         whole = replay(history)
         whole.take_changes()
         machine = StateMachine(DEFAULT_CODEC)

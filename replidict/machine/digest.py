@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -28,8 +29,8 @@ GATHER_ROWS = 2_000
 GATHER_BYTES = 16 * 1024 * 1024
 """So many rows, or the commands that changed them, gather at most: to hash them takes a few milliseconds."""
 
-LARGE = 4_096
-"""The hash of a row whose value has more bytes than this is remembered: to make it once more would take too long."""
+KNOWN_ROWS = 4_000
+"""So many hashes are remembered: what was written of late is often written again, and then taken from the sum."""
 
 _MASK = 2**128 - 1
 _SESSION, _KEPT, _COUNTERS = range(1, 4)
@@ -81,7 +82,7 @@ class StateDigest:
         self._keys = self._others = 0  # the sums: of keys, and of sessions and what else is kept
         self.changed: list[tuple[int, Item | None, Item | None]] = []
         """The keys that have become others, come or gone, noted by who changes them: position, before, after."""
-        self._large: dict[int, int] = {}  # by position, the hash of a row with a large value that is in the sum
+        self._known: dict[int, int] = {}  # by position, hashes that are in the sum, the latest last
         self._sessions: dict[int, int] = {}  # by number, the hash that is in the sum
         self._changed_sessions: dict[int, Session | None] = {}
         self._kept_before: dict[str, bytes | None] = {}
@@ -99,7 +100,7 @@ class StateDigest:
     def clear(self) -> None:
         """All keys are gone."""
         self._keys = 0
-        self.changed, self._large = [], {}
+        self.changed, self._known = [], {}
 
     def follow(self, changes: Changes, kept: Mapping[str, bytes]) -> None:
         """Note the rest of what has changed; `kept` is what was kept before that."""
@@ -128,7 +129,7 @@ class StateDigest:
         return self._keys + self._others
 
     def _settle_keys(self) -> None:
-        large, total = self._large, self._keys
+        known, total = self._known, self._keys
         before: dict[int, Item | None] = {}
         after: dict[int, Item | None] = {}
         for position, present, item in self.changed:
@@ -136,11 +137,12 @@ class StateDigest:
             after[position] = item
         for position, item in before.items():
             if item is not None:
-                known = large.pop(position, None) if len(item.value) > LARGE else None
-                total -= row_hash(position, item.key, item.value, item.revision) if known is None else known
+                hashed = known.pop(position, None)
+                total -= row_hash(position, item.key, item.value, item.revision) if hashed is None else hashed
         for position, item in after.items():
             if item is not None:
-                total += (hashed := row_hash(position, item.key, item.value, item.revision))
-                if len(item.value) > LARGE:
-                    large[position] = hashed
+                known[position] = hashed = row_hash(position, item.key, item.value, item.revision)
+                total += hashed
+        for position in list(islice(known, max(len(known) - KNOWN_ROWS, 0))):
+            del known[position]
         self._keys = total & _MASK
