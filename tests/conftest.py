@@ -7,11 +7,19 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 
 from tests.wire_nets import Net, a_net
 from tests.wire_support import Certificates
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: the collector, which runs after each test, need not look at it."""
+    import_module("hypothesis")  # which asks the collector who refers to something of its plugins
+    gc.collect()
+    gc.freeze()
 
 
 def open_descriptors() -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`Lock` and `Semaphore` of the cluster, with the methods of those in `threading`, and with fencing tokens."""
+"""`Lock` and `Semaphore` of the cluster, with the methods of those in `threading` (how they wait: `lock_waiting`)."""
 
 from __future__ import annotations
 

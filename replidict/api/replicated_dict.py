@@ -1,4 +1,4 @@
-"""`ReplicatedDict`: the node that its constructor opens, and the methods of `MutableMapping` that read."""
+"""`ReplicatedDict`: the node that its constructor opens, the methods of `MutableMapping` that read, and all operators."""
 
 from __future__ import annotations
 

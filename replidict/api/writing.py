@@ -1,4 +1,4 @@
-"""The methods of a dict that write: those of etcd (`set` with a lease, `compare_and_set`), and those of `dict`."""
+"""The methods of a dict that write; what has an operator stands in `replicated_dict`, and calls these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of the commands that a node applies, for the calls that wait for them."""
+"""The results of the commands that a node applies, for the calls that wait for them (see `state_machine`)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Rules kept here:
 
 1. Only a leader appends commands. Any other node refuses them, and says who leads.
 2. A command may be lost with the leader, with the connection to it, or by a refusal. Each of these makes a new route,
-   on which unanswered commands are sent again.
+   on which `proposals` sends again what is not answered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the directory of a new node from a backup.
+"""Makes the directory of a new node from a backup (which `online_backup` wrote).
 
 Rules kept here:
 

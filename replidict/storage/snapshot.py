@@ -96,7 +96,7 @@ def check_source(uri: str, name: str) -> None:
 def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *, look_up: LookUp = nothing) -> None:
     """Copy the state out of a node's file into one that is made, or emptied; not synced, not checked.
 
-    Raises one of `schema.FAILURES`; safe in any thread.
+    Raises one of `records.FAILURES`; safe in any thread.
     """
     make_private(target)
     with closing(sqlite3.connect(target.absolute().as_uri(), uri=True, isolation_level=None)) as db:

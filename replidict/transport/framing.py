@@ -67,7 +67,7 @@ class FrameReader:
 
 
 def frame(body: bytes, tag_bytes: int = 0) -> bytes:
-    """A body with its length in front; `tag_bytes` leaves room for the tag that `Session.seal` adds."""
+    """A body with its length in front; `tag_bytes` leaves room for the tag that `WireSession.seal` adds."""
     return (len(body) + tag_bytes).to_bytes(4, "big") + body
 
 
