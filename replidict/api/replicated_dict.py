@@ -1,4 +1,4 @@
-"""`ReplicatedDict`: the node that its constructor opens, the methods of `MutableMapping` that read, and all operators."""
+"""`ReplicatedDict`: its constructor, which opens a node, the methods of `MutableMapping` that read, and operators."""
 
 from __future__ import annotations
 

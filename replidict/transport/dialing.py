@@ -1,4 +1,4 @@
-"""How a node opens the connection to a peer, again and again (see `routes` for the pauses), and what it logs of that."""
+"""How a node opens the connection to a peer, again and again (see `routes` for pauses), and what it logs of that."""
 
 from __future__ import annotations
 
