@@ -20,8 +20,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replidict import EncodingError, NotCommitted, Options, OutcomeUnknown, ReplicatedDict
-from replidict.node.update import in_part
+from replidict import (
+    ClosedError,
+    EncodingError,
+    NotCommitted,
+    Options,
+    OutcomeUnknown,
+    ReplicatedDict,
+    ReplidictError,
+    StorageError,
+)
+from replidict.node.update import in_part, update
 from tests.clusters import Dict, alone
 
 QUICK = Options(durability="process")
@@ -670,6 +679,25 @@ def test_large_update_in_part(tmp_path: Path) -> None:
         assert surely <= len(d) <= surely + 1
     assert "the others are not" in str(in_part(1, 2, NotCommitted("no leader")))
     assert "some of the others" in str(in_part(1, 2, OutcomeUnknown("no answer")))
+
+
+@pytest.mark.parametrize(
+    "error", [ClosedError("closed"), StorageError("the disk is full")], ids=lambda error: type(error)
+)
+def test_what_ends_the_node_in_an_update(error: ReplidictError) -> None:
+    """When the node ends between two commands of a large update, the error is of the same kind, and says how much of it
+    is stored; if nothing is, it is as it was."""
+    parts = [([(b"a", b"1"), (b"b", b"2")], 4), ([(b"c", b"3")], 2)]
+    steps = update(parts, 3, 5.0, lambda: 0.0)
+    next(steps)
+    with pytest.raises(type(error)) as raised:
+        steps.throw(error)
+    assert raised.value is error
+    steps = update(parts, 3, 5.0, lambda: 0.0)
+    next(steps)
+    steps.send(None)
+    with pytest.raises(type(error), match=rf"{error}; the first 2 of the 3 entries of this update are stored"):
+        steps.throw(error)
 
 
 def test_the_time_of_an_update_begins_when_it_is_encoded(tmp_path: Path) -> None:

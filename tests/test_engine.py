@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from replidict.options import Options
 from replidict.protocol.peer_messages import AddMember
 from tests.simulator.member_scenarios import made
 from tests.simulator.run import new_cluster
-from tests.simulator.scenarios import a_leader, put
+from tests.simulator.scenarios import a_leader, put, until
 
 PINNED: dict[ModuleType | type[Any], str] = {
     syncobj: "e8bdf06797085d73",
@@ -69,3 +70,29 @@ def test_what_runs_of_pysyncobj() -> None:
         finally:
             sys.setprofile(None)
     assert {name for name in ran if not name.startswith(("Transport.", "Node."))} == set()
+
+
+def test_a_backlog_is_applied_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was away applies what it missed in steps of so many bytes, one entry at least, and is answered when
+    all is applied."""
+    monkeypatch.setattr(replidict.raft.engine, "APPLY_BYTES", 5_000)
+    with new_cluster(1, 3, Options()) as cluster:
+        cluster.start()
+        leader = a_leader(cluster)
+        away = next(machine for machine in cluster.machines.values() if machine is not leader)
+        away.crash()
+        for number in range(20):
+            write = put(leader, number, "x" * 2_000)
+            until(cluster, lambda write=write: write.result is not None, "it is written")  # type: ignore[misc]
+        away.start()
+        assert away.node is not None
+        state, seen = away.node.engine.state, [away.node.engine.last_applied]
+
+        def caught_up() -> bool:
+            if state.last_applied != seen[-1]:
+                seen.append(state.last_applied)
+            return state.last_applied >= 20 and state.last_applied == leader.node.engine.last_applied  # type: ignore[union-attr]
+
+        until(cluster, caught_up, "it has caught up")
+        large = [later - earlier for earlier, later in pairwise(seen) if later - earlier > 5]
+        assert len(seen) > 8 and not large, seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from replidict.errors import NotCommitted, OutcomeUnknown
+from replidict.errors import ClosedError, NotCommitted, OutcomeUnknown, StorageError
 from replidict.machine import commands as cmd
 from replidict.node.steps import Prepared, Steps
 
@@ -21,6 +21,10 @@ def update(parts: Iterable[tuple[Pairs, int]], count: int, seconds: float, clock
             if not stored:
                 raise
             raise in_part(stored, count, error) from error
+        except (ClosedError, StorageError) as error:
+            if not stored:
+                raise
+            raise type(error)(f"{error}; {_stored(stored, count)}") from error
         stored += len(pairs)
 
 
@@ -28,6 +32,10 @@ def in_part(stored: int, whole: int, error: NotCommitted | OutcomeUnknown) -> Ou
     """The error for an update that failed after a number of entries had been stored."""
     others = "the others are not" if isinstance(error, NotCommitted) else "some of the others may be"
     return OutcomeUnknown(
-        f"the first {stored:,} of the {whole:,} entries of this update are stored, and {others}: it was larger than "
+        f"{_stored(stored, whole)}, and {others}: it was larger than "
         "Options(max_command_bytes=...), and its time ran out, or the majority was gone. To do it again completes it"
     )
+
+
+def _stored(stored: int, whole: int) -> str:
+    return f"the first {stored:,} of the {whole:,} entries of this update are stored"

@@ -76,6 +76,9 @@ from replidict.storage.store import Store
 APPLY_AT_ONCE = 512
 """Entries applied in one step at most, so that a long backlog does not keep the node from its heartbeats."""
 
+APPLY_BYTES = 4 * 1024 * 1024
+"""And no more than so many bytes, or one entry that is larger."""
+
 _PLAIN = (msg.CommitTo, msg.Propose)
 """Messages that leave nothing to do but to replicate; see also `_is_plain`."""
 
@@ -274,20 +277,22 @@ class Engine(SyncObj):
         last = min(state.commit_index, state.last_applied + APPLY_AT_ONCE)
         if divergence.wanted is not None and state.last_applied < divergence.wanted <= last:
             self._apply_to(divergence.wanted)
+            if state.last_applied < divergence.wanted:
+                return
             divergence.reached()
         if state.last_applied < last:
             self._apply_to(last)
 
     def _apply_to(self, last: int) -> None:
+        """Apply the entries up to `last`, or as many of them as one step may."""
         state, machine = self.state, self.machine
         index = state.last_applied
-        while index < last:
-            entries = state.log.entries_from(index + 1, 1 << 20)[: last - index]
-            for entry in entries:
-                outcome = machine.apply(entry.index, entry.command)
-                index = state.last_applied = entry.index
-                if outcome is not None:
-                    self.on_outcome(outcome)
+        entries = state.log.entries_from(index + 1, APPLY_BYTES)[: last - index]
+        for entry in entries:
+            outcome = machine.apply(entry.index, entry.command)
+            index = state.last_applied = entry.index
+            if outcome is not None:
+                self.on_outcome(outcome)
         members = state.configurations.applied(index)
         changes = machine.take_changes()
         self.store.record(entries[-1].term, changes, None if members is None else members.stored())
