@@ -76,6 +76,12 @@ class Status:
     locks: int = 0
     """The number of holders of locks and permits in the cluster."""
 
+    waiting: int = 0
+    """The number of requests in the cluster that wait for a lock or a permit."""
+
+    expired: int = 0
+    """The number of keys and leases that this node has seen expire since it was opened."""
+
     digest: str = ""
     """The digest of the whole replicated state when the log entry `digest_index` was applied, in hexadecimal digits. It
     is the same on every member that has applied exactly that entry, or this node stops. It is renewed within a second

@@ -145,7 +145,7 @@ def test_it_does_what_the_methods_for_threads_do(tmp_path: Path) -> None:
 
 def test_no_method_is_missing() -> None:
     """All that `ReplicatedDict` has is there, with the same parameters; what may wait is a coroutine."""
-    without = {"aio", "copy", "restore", "submit", "waiting_and_expired"}
+    without = {"aio", "copy", "restore", "submit"}
     plain = {
         "items", "keys", "leader", "lease", "lock", "locks", "on_stop", "revision", "run_as_leader", "scan",
         "semaphore", "status", "transaction", "ttl", "values", "watch",

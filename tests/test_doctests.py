@@ -41,7 +41,6 @@ NEVER_RAISES = {
     "ReplicatedDict.on_stop",
     "ReplicatedDict.status",
     "ReplicatedDict.values",
-    "ReplicatedDict.waiting_and_expired",
     "Held.on_lost",
     "Transaction.items",
     "Transaction.keys",

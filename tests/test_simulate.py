@@ -12,122 +12,15 @@ from typing import Any
 
 import pytest
 
-from replidict import LockLost, LockTimeout, NotCommitted, OutcomeUnknown, ReplidictError
+from replidict import NotCommitted, OutcomeUnknown, ReplicatedDict, ReplidictError
 from replidict.testing import FAULTS, SimulationFailed, simulate
+from tests.simulated_programs import RIGHT, Counting, LockOfAdd, count, in_one_command, read_and_write
 
 SEEDS = range(20)
 """Within these a fault of a program is found."""
 
 A_FEW = range(3)
 """So many of those are tried for programs without one."""
-
-
-class Counting:
-    """Programs on all nodes count up; what was acknowledged is to be counted."""
-
-    def __init__(self, count: Callable[[Any], Any]) -> None:
-        self._count = count
-        self.acknowledged = 0
-
-    async def __call__(self, d: Any, node: int, random: random.Random) -> None:
-        for _ in range(6):
-            await asyncio.sleep(3 * random.random())
-            await self._count(d)
-            self.acknowledged += 1
-
-    def check(self, dicts: list[Any]) -> None:
-        assert dicts[0].get("n", 0) >= self.acknowledged
-        assert all(d == dicts[0] for d in dicts)
-
-
-async def read_and_write(d: Any) -> None:
-    """Loses what others write between the two."""
-    n = await d.get("n", 0, linearizable=True)
-    await d.set("n", n + 1)
-
-
-async def in_one_command(d: Any) -> None:
-    await d.increment("n")
-
-
-async def in_a_transaction(d: Any) -> None:
-    async def body(t: Any) -> None:
-        t["n"] = t.get("n", 0) + 1
-
-    await d.transact(body)
-
-
-async def in_a_block(d: Any) -> None:
-    async with d.transaction(linearizable=True) as t:
-        t["n"] = t.get("n", 0) + 1
-
-
-async def by_comparison(d: Any) -> None:
-    while True:
-        found = await d.versioned("n", linearizable=True)
-        if found is None:
-            if await d.add("n", 1):
-                return
-        elif await d.replace("n", found.value + 1, revision=found.revision):
-            return
-
-
-class Exclusion:
-    """Programs that are to be alone; who is inside finds out whether somebody else believes to be."""
-
-    def __init__(self) -> None:
-        self.inside: dict[object, Callable[[], object]] = {}
-
-    def enter(self, me: object, check: Callable[[], object]) -> None:
-        self.inside[me] = check
-        self.look()
-
-    def look(self) -> None:
-        believers = [me for me, check in self.inside.items() if believes(check)]
-        assert len(believers) < 2, believers
-
-
-def believes(check: Callable[[], object]) -> bool:
-    try:
-        check()
-    except LockLost:
-        return False
-    return True
-
-
-class LockOfAdd(Exclusion):
-    """A lock made of a key with a ttl, which nobody renews: it goes while its holder is held up."""
-
-    async def __call__(self, d: Any, node: int, random: random.Random) -> None:
-        while True:
-            if await d.add("lock", node, ttl=4):
-                self.enter(node, lambda: None)
-                try:
-                    await asyncio.sleep(3 * random.random())
-                    self.look()
-                finally:
-                    del self.inside[node]
-                await d.delete("lock")
-            await asyncio.sleep(random.random())
-
-
-class LockOfOurs(Exclusion):
-    """The lock that there is; what it protects is written with its token."""
-
-    async def __call__(self, d: Any, node: int, random: random.Random) -> None:
-        while True:
-            try:
-                async with d.lock("lock", ttl=4) as held:
-                    self.enter(node, held.check)
-                    try:
-                        await d.set("written", held.token, fence=held)
-                        await asyncio.sleep(random.random())
-                        self.look()
-                    finally:
-                        del self.inside[node]
-            except (LockTimeout, LockLost):
-                pass
-            await asyncio.sleep(random.random())
 
 
 def first_failure(run: Callable[[int], object]) -> SimulationFailed:
@@ -137,11 +30,6 @@ def first_failure(run: Callable[[int], object]) -> SimulationFailed:
         except SimulationFailed as failure:
             return failure
     raise AssertionError("nothing was found")
-
-
-def count(seed: int, how: Callable[[Any], Any]) -> None:
-    counting = Counting(how)
-    simulate(counting, seed=seed, check=counting.check)
 
 
 def test_a_lost_update_is_found_and_replayed() -> None:
@@ -155,11 +43,11 @@ def test_a_lost_update_is_found_and_replayed() -> None:
     assert again.value.trace == failure.trace
 
 
-@pytest.mark.parametrize("how", [in_one_command, in_a_transaction, in_a_block, by_comparison])
-def test_counting_rightly_passes(how: Callable[[Any], Any]) -> None:
-    """One command, a transaction, and a comparison of revisions lose nothing."""
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_passes(name: str) -> None:
+    """One command, a transaction, a comparison of revisions lose no update; a lock of the dict has one holder."""
     for seed in A_FEW:
-        count(seed, how)
+        RIGHT[name](seed)
 
 
 def test_a_double_holder_is_found() -> None:
@@ -167,12 +55,6 @@ def test_a_double_holder_is_found() -> None:
     failure = first_failure(lambda seed: simulate(LockOfAdd(), seed=seed))
     assert "AssertionError" in failure.why
     assert failure.why.startswith("program ")
-
-
-def test_a_lock_has_one_holder() -> None:
-    """With a lock of the dict there are never two of whom `check` passes."""
-    for seed in A_FEW:
-        simulate(LockOfOurs(), seed=seed)
 
 
 RUN = """
@@ -245,6 +127,7 @@ def test_a_paused_program_stands_still() -> None:
 
 def test_without_faults_all_is_as_in_a_dict() -> None:
     """Nothing goes wrong with `faults=()`; each method does for coroutines what that of `ReplicatedDict` does."""
+    ended: list[int] = []
 
     async def program(d: Any, node: int, random: random.Random) -> None:
         began = asyncio.get_running_loop().time()
@@ -281,8 +164,7 @@ def test_without_faults_all_is_as_in_a_dict() -> None:
         assert await d.snapshot() == dict(d.items())
         with pytest.raises(RuntimeError, match="not simulated"):
             await d.members()
-        with pytest.raises(RuntimeError, match="coroutines"):
-            d.sync["k"] = 1
+        ended.append(node)
 
     async def check(dicts: list[Any]) -> None:
         assert await dicts[0].get("0/c", linearizable=True) == 1
@@ -290,6 +172,38 @@ def test_without_faults_all_is_as_in_a_dict() -> None:
 
     result = simulate(program, faults=(), check=check)
     assert not result.faults
+    assert sorted(ended) == [0, 1, 2]
+
+
+def test_what_would_wait_in_real_time_is_refused() -> None:
+    """Each method of `d.sync` that waits, and of `ReplicatedDict` those are all that are not named here, is refused
+    before it does anything: it would wait for what only simulated time can bring."""
+    reads = "aio copy get items keys leader locks on_stop restore revision scan snapshot status ttl values versioned"
+    writes = {name for name in dir(ReplicatedDict) if not name.startswith("_")} - set(reads.split())
+    arguments: dict[str, tuple[Any, ...]] = {
+        "barrier": (), "clear": (), "close": (), "lease": (), "members": (), "popitem": (), "transaction": (),
+        "transfer_leadership": (), "wait_ready": (), "watch": (), "increment": ("n",), "delete": ("k",), "pop": ("k",),
+        "lock": ("name",), "transact": (len,), "update": ({"k": 1},), "add_peer": ("n9:1",),
+        "backup": ("file",), "break_lock": ("name",), "compare_and_set": ("k", 1, 2), "semaphore": ("name", 1),
+        "run_as_leader": ("name", print), "remove_peer": ("n0:7000",),
+    }  # fmt: skip
+    named = {"break_lock": {"token": 1}, "replace": {"revision": 1}}
+    refused: list[str] = []
+
+    async def program(d: Any, node: int, random: random.Random) -> None:
+        await d.set("k", 1)
+        before = d.revision
+        for name in sorted(writes):
+            with pytest.raises(RuntimeError, match="coroutines"):
+                getattr(d.sync, name)(*arguments.get(name, ("k", 1)), **named.get(name, {}))
+            refused.append(name)
+        with pytest.raises(RuntimeError, match="coroutines"):
+            d.sync["k"] = 2
+        await d.barrier()
+        assert d.revision == before
+
+    simulate(program, nodes=1, faults=())
+    assert len(refused) == len(writes) > 25
 
 
 async def until_deleted(watch: Any, key: str) -> Any:

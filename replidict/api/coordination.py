@@ -193,11 +193,6 @@ class Coordination:
         """
         return self._node.call_and_wait(lambda: self._node.locks.infos(self._node.expiry.now()))
 
-    def waiting_and_expired(self) -> tuple[int, int]:
-        """Return how many requests wait for locks in the cluster, and how many keys and leases this node saw expire."""
-        coordination = self._node.machine.coordination
-        return coordination.locks.waiters, coordination.expired
-
     def break_lock(self, name: str, *, token: int) -> bool:
         """Take a lock away from its holder, whose `held.lost` is then set and whose fenced writes are refused.
 

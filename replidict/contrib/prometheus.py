@@ -62,9 +62,8 @@ class Collector(registry.Collector):
         yield CounterMetricFamily(
             "replidict_scrub_bytes", "Bytes that this node read of its file in the background", status.scrub_bytes
         )
-        waiters, expired = self._dict.waiting_and_expired()
-        yield GaugeMetricFamily("replidict_lock_waiters", "Requests that wait for a lock or a permit", waiters)
-        yield CounterMetricFamily("replidict_expired", "Keys and leases that this node saw expire", expired)
+        yield GaugeMetricFamily("replidict_lock_waiters", "Requests that wait for a lock or a permit", status.waiting)
+        yield CounterMetricFamily("replidict_expired", "Keys and leases that this node saw expire", status.expired)
         yield GaugeMetricFamily("replidict_has_leader", "Whether this node knows a leader", status.leader is not None)
         yield GaugeMetricFamily("replidict_peers", "Other members", len(status.peers))
         yield GaugeMetricFamily("replidict_peers_connected", "Other members it is connected to", len(status.connected))

@@ -133,6 +133,8 @@ class AttachedNode(Node):
             watchers=self.history.watchers,
             leases=len(machine.coordination.leases.open),
             locks=machine.coordination.locks.holders,
+            waiting=machine.coordination.locks.waiters,
+            expired=machine.coordination.expired,
             sharing="attached",
             **changed,
         )

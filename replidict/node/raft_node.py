@@ -232,6 +232,8 @@ class RaftNode(Node):
             watchers=self.history.watchers,
             leases=len(self.machine.coordination.leases.open),
             locks=self.machine.coordination.locks.holders,
+            waiting=self.machine.coordination.locks.waiters,
+            expired=self.machine.coordination.expired,
             digest=digest.hex(),
             digest_index=digest_index,
             differing=len(engine.divergence.differing),

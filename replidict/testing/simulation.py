@@ -101,7 +101,7 @@ def simulate(
     """Run a program on each of several machines, in simulated time, while faults befall them.
 
     Machines, network, disks and clocks are simulated, the nodes are real. Which faults come, and when, is drawn by the
-    seed; with `faults=()` nothing goes wrong. A run of a minute takes about a second.
+    seed; with `faults=()` nothing goes wrong. A run of a minute takes about half a second.
 
     Args:
         workload: `async def workload(d, node, random)`: `d` is the dict for coroutines on machine `node`, `random` a

@@ -37,8 +37,15 @@ class _SimulatedHost:
         return self.node.failure
 
 
+def _waits(*arguments: object, **named: object) -> NoReturn:
+    raise RuntimeError("nothing waits in a simulation but coroutines: use the dict that the workload is given")
+
+
 class SimulatedDict(ReplicatedDict[Any, Any]):
-    """A `ReplicatedDict` on a simulated node, for plain reads only. Calls that wait belong to `ProgramDict`."""
+    """A `ReplicatedDict` on a simulated node, for plain reads only. Calls that wait belong to `ProgramDict`.
+
+    A call that waited would wait in real time, for what only simulated time can bring.
+    """
 
     def __init__(self, node: RaftNode) -> None:
         self._use(cast(Host, _SimulatedHost(node)), DEFAULT_CODEC, node.engine.options, TIMEOUT)
@@ -46,7 +53,10 @@ class SimulatedDict(ReplicatedDict[Any, Any]):
     @override
     def _run(self, steps: Steps[Returned]) -> Returned:
         steps.close()
-        raise RuntimeError("nothing waits in a simulation but coroutines: use the dict that the workload is given")
+        _waits()
+
+    set = submit = transaction = transact = lease = lock = semaphore = run_as_leader = watch = _waits
+    barrier = wait_ready = members = add_peer = remove_peer = transfer_leadership = backup = close = _waits
 
     @override
     def _catch_up(self, linearizable: bool, max_staleness: float | None, timeout: float | None) -> None:
