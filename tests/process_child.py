@@ -227,6 +227,9 @@ def run_node(config: dict[str, Any]) -> None:
 
     watched: list[Watched] = []
 
+    def run_function(module: str, name: str, *args: Any) -> Any:
+        return getattr(import_module(module), name)(opened, *args)
+
     def perform(kind: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         match kind:
             case "status":
@@ -250,6 +253,8 @@ def run_node(config: dict[str, Any]) -> None:
                 return len(opened)
             case "arm":
                 return scissors.arm(args)
+            case "run":
+                return run_function(*args)
             case "update":
                 return opened.update(dict(args[0]))
             case _:
@@ -267,6 +272,8 @@ def run_node(config: dict[str, Any]) -> None:
 
     with opened, ThreadPoolExecutor(THREADS) as pool:
         lines.put({"ready": True})
+        for function in config["on_open"]:
+            run_function(*function)
         for line in sys.stdin.buffer:
             request = json.loads(line)
             pool.submit(answer, request["id"], request["kind"], request["args"], request["kwargs"])

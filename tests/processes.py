@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -179,22 +179,24 @@ class Process:
         via: dict[str, str] | None = None,
         options: dict[str, Any] | None = None,
         timeout: float = 10.0,
+        on_open: Sequence[Sequence[Any]] = (),
     ) -> None:
-        """`via` says which address to dial instead of a peer's (a proxy's)."""
+        """`via` says which address to dial instead of a peer's (a proxy's); `on_open`, which functions each process
+        calls with its dict once it is open: module, name, further arguments."""
         self.path = path
         self.address = address
         self.tree = ROOT
         """The sources that it runs, from the next start on."""
         self._config = {
             "path": str(path), "address": address, "peers": list(peers), "via": via or {}, "options": options or {},
-            "timeout": timeout, "join": None,
+            "timeout": timeout, "join": None, "on_open": on_open,
         }  # fmt: skip
         self._child: _Child | None = None
         self.paused = False
 
     def join(self, member: str) -> None:
         """From now on it is started to join the cluster of this member."""
-        self._config["join"] = member
+        self._config |= {"join": member, "peers": []}
 
     def start(self, *, cut: list[str] | None = None, wait: bool = True) -> Process:
         """Start it. `cut`: see `Scissors`, from the very beginning. Raises `Refused` if the dict can't be opened."""

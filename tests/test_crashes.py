@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from replidict import ReplicatedDict
-from tests import campaign
+from tests.campaigns import writes
 from tests.clusters import wait_until
 from tests.processes import Answer, Process, cut_power, equal_copies, leader, processes, start_all
 
@@ -22,7 +22,7 @@ def test_kills_under_load(tmp_path: Path) -> None:
     """Kill -9 of one, of the leader, of two, of all, under load from every node: every acknowledged write is on
     every node, once, the nodes are equal, and the histories are linearizable (promises 1 to 3)."""
     plan = ["kill one", "kill the leader", "kill all", "kill two"]
-    found = campaign.run(0, 3, 1, tmp_path, plan=plan)
+    found = writes.run(tmp_path, seconds=0, seed=1, plan=plan)
     assert found["violations"] == []
     assert found["writes_acknowledged_and_kept"] > 500
     assert found["history"]["operations"] > 100
@@ -32,7 +32,7 @@ def test_kills_under_load(tmp_path: Path) -> None:
 def test_pauses_and_partitions_under_load(tmp_path: Path) -> None:
     """A leader that is stopped or cut off, one way or both, loses nothing and serves nothing stale (promises 1, 2)."""
     plan = ["pause the leader", "cut off the leader", "the leader is not heard", "one hears nothing"]
-    found = campaign.run(0, 3, 2, tmp_path, plan=plan)
+    found = writes.run(tmp_path, seconds=0, seed=2, plan=plan)
     assert found["violations"] == []
     assert found["writes_acknowledged_and_kept"] > 500
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from replidict.http import connection_limits, event_stream, watch_events
 from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.clusters import Dict, wait_until
+from tests.event_source import EventSource
 from tests.serving import curl
 from tests.test_http_serve import leader_of, three
 from tests.test_http_server import OPTIONS, request, serving
@@ -34,55 +34,6 @@ def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(tmp_path: Path) -> Iterator[tuple[Dict, int]]:
     with ReplicatedDict[Any, Any](tmp_path / "d", options=OPTIONS) as d, serving(d) as (port, _):
         yield d, port
-
-
-class EventSource:
-    """What a browser does: it reads fields, dispatches events with data, and remembers the last id."""
-
-    def __init__(self, port: int, query: str = "", last_id: str | None = None, *, path: str = "/watch") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 60)
-        self._file = self.socket.makefile("rb")
-        header = "" if last_id is None else f"Last-Event-ID: {last_id}\r\n"
-        self.socket.sendall(f"GET {path}{query} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode())
-        status, *headers = [line.decode().rstrip() for line in iter(self._file.readline, b"\r\n")]
-        self.status = int(status.split()[1])
-        self.headers = dict(line.lower().split(": ", 1) for line in headers)
-        self.last_id: str | None = last_id
-        self._lines = self._read() if self.status == 200 else iter(())
-
-    def __enter__(self) -> EventSource:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def _read(self) -> Iterator[str]:
-        rest = b""
-        while (size := int(self._file.readline().strip() or b"0", 16)) > 0:
-            rest += self._file.read(size)
-            self._file.readline()
-            *lines, rest = rest.split(b"\n")
-            yield from (line.decode() for line in lines)
-
-    def event(self) -> tuple[str, Any] | None:
-        """The next event, by name and data; None at the end of the stream."""
-        name, data = "message", ""
-        for line in self._lines:
-            if line == "":
-                if data:
-                    return name, json.loads(data)
-                name = "message"
-            elif not line.startswith(":"):
-                field, _, value = line.partition(": ")
-                if field == "id":
-                    self.last_id = value
-                elif field == "event":
-                    name = value
-                else:
-                    assert field == "data"
-                    data += value
-        return None
 
 
 def test_changes_arrive_as_events(opened: tuple[Dict, int]) -> None:

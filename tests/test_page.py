@@ -20,9 +20,9 @@ from replidict import ReplicatedDict
 from replidict.http import asgi, status_stream
 from replidict.http.status_stream import Live
 from tests.clusters import Dict, cluster, leader_of, wait_until
+from tests.event_source import EventSource
 from tests.http_support import assert_problem, store
 from tests.test_http_server import OPTIONS, request, serving
-from tests.test_http_watch import EventSource
 
 FILES = {each.name: each.read_text() for each in files("replidict.http").joinpath("static").iterdir()}
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"

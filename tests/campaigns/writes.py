@@ -1,19 +1,12 @@
-"""Two minutes of trouble: real processes under load from every node, a fault every few seconds, and then the account.
+"""Writes: adds, counters and registers from every node, under faults of every kind.
 
-    python -m tests.campaign --seconds 120 --nodes 3 [--seed N] [--json FILE]
-
-Prints what happens, and at the end a summary as JSON. Exit status 1 if a promise of design section 2 was broken: an
-acknowledged write that is lost or applied twice, nodes that differ, a counter that does not add up, a history that is
-not linearizable, a node that stopped, clients that were not served again within 10 s after a fault had ended.
+A violation is an acknowledged write that is lost or applied twice, nodes that differ, a counter that does not add up, a
+history that is not linearizable, a node that stopped, or clients that were not served again within 10 s after a fault.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -25,29 +18,27 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.campaigns.account import Account
+from tests.campaigns.faults import Faults, Trouble, longest_gap
 from tests.history import Operation
 from tests.linearizability import check
-from tests.processes import Answer, Died, Network, Process, Refused, equal_copies, leader, processes, start_all
+from tests.processes import Answer, Died, Network, Process, Refused, equal_copies, processes, start_all
 
-SERVED_WITHIN = 10.0  # seconds after the end of a fault
 TIMEOUT = 5.0  # of each operation, seconds
 BURST = 20  # adds under way at a time, per client
 REGISTERS = 4  # keys that histories are recorded of, at a time
 EPOCH = 4.0  # seconds after which the histories go on with new keys
 
 
-class Account:
+class Told(Account):
     """What the clients were told."""
 
     def __init__(self) -> None:
-        self.mutex = threading.Lock()
-        self.added: dict[str, int] = {}
-        self.maybe_added: dict[str, int] = {}
+        super().__init__()
         self.counted: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])  # surely, perhaps
         self.history: list[Operation] = []
         self.errors: defaultdict[str, int] = defaultdict(int)
         self.served: list[tuple[float, float]] = []  # call and return of what was acknowledged
-        self.violations: list[str] = []
 
     def note(self, answer: Answer) -> None:
         """Any operation's end."""
@@ -59,16 +50,11 @@ class Account:
                 if answer.error not in ("Died", "NotCommitted", "OutcomeUnknown", "ReadTimeout"):
                     self.violations.append(f"{answer.error}: {answer.message}")
 
-    def violated(self, what: str) -> None:
-        """A promise was broken."""
-        with self.mutex:
-            self.violations.append(what)
-
 
 class Clients:
     """The load: on each node some that add, one that counts, some that read and write registers."""
 
-    def __init__(self, nodes: list[Process], account: Account, seed: int) -> None:
+    def __init__(self, nodes: list[Process], account: Told, seed: int) -> None:
         self._account = account
         self._stopping = threading.Event()
         self._started = time.monotonic()
@@ -164,7 +150,7 @@ class Clients:
 class Watchers:
     """One that watches everything in each process, as long as that lives."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Told) -> None:
         self._account = account
         self._of: dict[int, int] = {}
         self.told = 0
@@ -190,110 +176,47 @@ class Watchers:
                     break
 
 
-class Faults:
-    """What befalls the nodes: one thing at a time, for a while, then it ends."""
-
-    def __init__(self, nodes: list[Process], network: Network, rng: random.Random, lasting: Sequence[float]) -> None:
-        self._network = network
-        self._lasting = lasting
-        self._rng = rng
-        self.kinds: dict[str, Callable[[], None]] = {
-            "kill one": lambda: self._kill([rng.choice(nodes)]),
-            "kill the leader": lambda: self._kill([leader(nodes)]),
-            "kill two": lambda: self._kill(rng.sample(nodes, 2)),
-            "kill all": lambda: self._kill(nodes),
-            "pause one": lambda: self._pause([rng.choice(nodes)]),
-            "pause the leader": lambda: self._pause([leader(nodes)]),
-            "pause all": lambda: self._pause(nodes),
-            "cut off one": lambda: self._cut_off(rng.choice(nodes)),
-            "cut off the leader": lambda: self._cut_off(leader(nodes)),
-            "one hears nothing": lambda: self._cut_off(rng.choice(nodes), outgoing=False),
-            "the leader is not heard": lambda: self._cut_off(leader(nodes), incoming=False),
-        }
-
-    def _last(self) -> None:
-        time.sleep(self._rng.choice(self._lasting))
-
-    def _kill(self, nodes: list[Process]) -> None:
-        for node in nodes:
-            node.kill()
-        self._last()
-        for node in nodes:
-            node.start(wait=False)
-
-    def _pause(self, nodes: list[Process]) -> None:
-        for node in nodes:
-            node.pause()
-        self._last()
-        for node in nodes:
-            node.resume()
-
-    def _cut_off(self, node: Process, *, incoming: bool = True, outgoing: bool = True) -> None:
-        assert node.address is not None
-        self._network.isolate({node.address}, incoming=incoming, outgoing=outgoing)
-        self._last()
-        self._network.heal()
-
-
-def served_again(nodes: list[Process]) -> float:
-    """Seconds until a write was acknowledged on every node; infinite if one was not within the time allowed."""
-    start = time.monotonic()
-    probes = [node.submit("set", f"probe {number}", 1, timeout=2 * SERVED_WITHIN) for number, node in enumerate(nodes)]
-    answers = [probe.result(90) for probe in probes]
-    return time.monotonic() - start if all(answer.ok for answer in answers) else float("inf")
-
-
 def run(
-    seconds: float,
-    count: int,
-    seed: int,
     root: Path,
+    *,
+    seconds: float,
+    seed: int,
+    nodes: int = 3,
     say: Callable[[str], None] = lambda line: None,
     plan: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One campaign: the summary. With a plan it is over when these faults are, in this order."""
-    account, rng = Account(), random.Random(seed)
-    recoveries: defaultdict[str, list[float]] = defaultdict(list)
+    account, rng = Told(), random.Random(seed)
     outages: defaultdict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        network = stack.enter_context(Network(count))
+        network = stack.enter_context(Network(nodes))
         # A short log, so that nodes that were away meet compaction and snapshots too.
-        nodes = stack.enter_context(processes(root, count, network=network, options={"log_retain": 500}))
-        clients = Clients(nodes, account, seed)
-        faults = Faults(nodes, network, rng, (0.3, 1.0, 2.5) if plan else (0.3, 1.0, 2.0, 4.0, 5.5))
+        members = stack.enter_context(processes(root, nodes, network=network, options={"log_retain": 500}))
+        clients = Clients(members, account, seed)
+        faults = Faults(members, network, rng, (0.3, 1.0, 2.5) if plan else (0.3, 1.0, 2.0, 4.0, 5.5))
         watchers = Watchers(account)
-        watchers.attend(nodes)
+        watchers.attend(members)
         installed: dict[int, int] = {}  # snapshots, by process
-        start = time.monotonic()
-        left = list(plan)
-        while left if plan else time.monotonic() - start < seconds:
-            time.sleep(rng.uniform(0.3, 1.0) if plan else rng.uniform(0.5, 2.5))
-            kind = left.pop(0) if plan else rng.choice(list(faults.kinds))
-            began = time.monotonic()
-            faults.kinds[kind]()
-            recovery = served_again(nodes)
-            installed.update({node.pid: node.status().get("installed", 0) for node in nodes})
-            watchers.attend(nodes)
-            recoveries[kind].append(recovery)
+        trouble = Trouble(members, faults, account, say)
+        for kind, began in trouble.plan(seconds, plan, rng):
+            installed.update({node.pid: node.status().get("installed", 0) for node in members})
+            watchers.attend(members)
             with account.mutex:
                 returns = sorted(ret for _, ret in account.served if ret >= began)
-            outages[kind].append(max((b - a for a, b in pairwise([began, *returns])), default=0.0))
-            say(f"{time.monotonic() - start:6.1f} s  {kind:<24} all served again after {recovery:.2f} s")
-            if recovery > SERVED_WITHIN:
-                account.violated(f"{kind}: not all nodes served again within {SERVED_WITHIN:g} s")
+            outages[kind].append(longest_gap(began, returns))
         clients.stop()
         content: dict[str, Any] = {}
         try:
-            start_all(nodes)
-            content = equal_copies(nodes)
-            watchers.attend(nodes)
-            watchers.compare(nodes)
+            start_all(members)
+            content = equal_copies(members)
+            watchers.attend(members)
+            watchers.compare(members)
             equal = True
         except (AssertionError, Died, Refused) as error:
             account.violated(f"{type(error).__name__}: {error}")
             equal = False
-        installed.update({node.pid: node.status().get("installed", 0) for node in nodes})
-    found = summary(account, content, equal, recoveries, outages)
+        installed.update({node.pid: node.status().get("installed", 0) for node in members})
+    found = summary(account, content, equal, trouble.recoveries, outages)
     return {
         "seed": seed,
         "seconds": seconds,
@@ -304,24 +227,17 @@ def run(
 
 
 def summary(
-    account: Account,
+    account: Told,
     content: dict[str, Any],
     equal: bool,
     recoveries: dict[str, list[float]],
     outages: dict[str, list[float]],
 ) -> dict[str, Any]:
     """The account, as JSON."""
-    lost = [key for key, value in account.added.items() if content.get(key) != value]
-    strange = [key for key in content if key[0] == "a" and key not in account.added and key not in account.maybe_added]
-    if lost:
-        account.violated(f"{len(lost)} acknowledged writes are lost: {sorted(lost)[:10]}")
-    if strange:
-        account.violated(f"{len(strange)} writes that were refused are there: {sorted(strange)[:10]}")
+    lost = account.lost(content)
     counters = {}
     for key, (surely, perhaps) in sorted(account.counted.items()):
-        counters[key] = {"value": content.get(key), "acknowledged": surely, "unknown": perhaps}
-        if not surely <= content.get(key, 0) <= surely + perhaps:
-            account.violated(f"{key} does not add up: {counters[key]}")
+        counters[key] = account.adds_up(key, content.get(key, 0), surely, perhaps)
     verdict = check(account.history, seconds=120)
     if verdict.outcome == "not linearizable":
         account.violated(str(verdict))
@@ -346,26 +262,3 @@ def summary(
         },
         "violations": account.violations[:20],
     }
-
-
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--json", type=Path, default=None, help="write the summary to this file, too")
-    arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="replidict-campaign-") as directory:
-        found = run(arguments.seconds, arguments.nodes, seed, Path(directory), lambda line: print(line, flush=True))
-    text = json.dumps(found, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n")
-    return 1 if found["violations"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
-"""A short campaign of `tests.worker_kills`."""
+"""A short campaign of `tests.campaigns.workers`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.worker_kills import run
+from tests.campaigns.workers import run
 
 
 def test_a_short_campaign(tmp_path: Path) -> None:

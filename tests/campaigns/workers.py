@@ -1,30 +1,25 @@
 """Workers that die: gunicorn with several workers on each of three hosts, under load, while the worker that runs the
-node is killed every few seconds on each of them; and then the account.
+node is killed every few seconds on each of them.
 
-    python -m tests.worker_kills [--seconds 120] [--workers 4] [--every 5] [--json FILE]
-
-The hosts are directories of this machine. Prints what happens, and at the end a summary as JSON. Exit status 1 if a
-promise was broken: an acknowledged write that is lost or applied twice, a worker that does not read its own writes,
-goes back, or is told something twice or not at all, hosts that differ, a worker that was not served again within
-`--within` seconds after a kill, or anything that is left at the end: a process, a socket, a lock.
+The hosts are directories of this machine. A violation is an acknowledged write that is lost or applied twice, a worker
+that does not read its own writes, goes back, or is told something twice or not at all, hosts that differ, a worker that
+was not served again in time after a kill, or anything that is left at the end: a process, a socket, a lock.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -33,6 +28,7 @@ from urllib.parse import urlencode
 
 from replidict import ReplicatedDict
 from replidict.transport import unix
+from tests.campaigns.account import Account
 from tests.clusters import credentials, wait_until
 from tests.processes import ROOT, own_addresses
 from tests.share_support import running
@@ -44,26 +40,18 @@ UNKNOWN = ("Died", "OutcomeUnknown", "LockLost", "RuntimeError")
 """Errors that say nothing about whether a write was applied, or nothing about all writes of a request."""
 
 
-@dataclass
-class Account:
+class Told(Account):
     """What the clients were told."""
 
-    added: dict[str, int] = field(default_factory=dict)
-    maybe_added: dict[str, int] = field(default_factory=dict)
-    totals: dict[str, list[int]] = field(default_factory=lambda: {"n": [], "m": []})
-    unknown: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    told: dict[int, int] = field(default_factory=dict)
-    lost: dict[int, int] = field(default_factory=dict)
-    served: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
-    """For each host: by which process, when it was asked, and when it answered."""
-    violations: list[str] = field(default_factory=list)
-    mutex: threading.Lock = field(default_factory=threading.Lock)
-
-    def violated(self, what: str) -> None:
-        """A promise was broken."""
-        with self.mutex:
-            self.violations.append(what)
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals: dict[str, list[int]] = {"n": [], "m": []}
+        self.unknown: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.told: dict[int, int] = {}
+        self.lost_history: dict[int, int] = {}
+        self.served: dict[int, list[tuple[int, float, float]]] = {}
+        """For each host: by which process, when it was asked, and when it answered."""
 
 
 class HostOfWorkers:
@@ -157,7 +145,7 @@ def _alive(pid: int) -> bool:
 class Clients:
     """The load: on each host some that add, some that count, one that counts under a lock."""
 
-    def __init__(self, hosts: list[HostOfWorkers], account: Account, each: int, pause: float) -> None:
+    def __init__(self, hosts: list[HostOfWorkers], account: Told, each: int, pause: float) -> None:
         self._account, self._pause = account, pause
         self._stopping = threading.Event()
         self._threads = [
@@ -211,7 +199,7 @@ class Clients:
     def _note_served(self, host: HostOfWorkers, begun: float, ended: float, said: dict[str, Any]) -> None:
         account = self._account
         if "pid" in said:
-            account.told[said["pid"]], account.lost[said["pid"]] = said["told"], said["lost"]
+            account.told[said["pid"]], account.lost_history[said["pid"]] = said["told"], said["lost"]
             account.violations += said["wrong"]
         if "error" not in said:
             account.served.setdefault(host.number, []).append((said["pid"], begun, ended))
@@ -230,7 +218,7 @@ class Kill:
     at: float
 
 
-def served_again(account: Account, kill: Kill, dead: set[int], every: float) -> list[float]:
+def served_again(account: Told, kill: Kill, dead: set[int], every: float) -> list[float]:
     """For each worker that served the host before, and is not dead: seconds until it answered what it was asked
     afterwards."""
     served = account.served.get(kill.host, [])
@@ -275,7 +263,7 @@ def run(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """One campaign: the summary."""
-    account, kills = Account(), list[Kill]()
+    account, kills = Told(), list[Kill]()
     with hosts_of_workers(root, workers) as hosts:
         load = Clients(hosts, account, clients, pause)
         begun = time.monotonic()
@@ -299,7 +287,7 @@ def run(
     return summary(account, kills, content, every, within)
 
 
-def final(hosts: list[HostOfWorkers], account: Account) -> dict[str, Any]:
+def final(hosts: list[HostOfWorkers], account: Told) -> dict[str, Any]:
     """What the hosts hold when all workers are gone, as nodes of this process."""
     with ExitStack() as stack:
         dicts = [stack.enter_context(ReplicatedDict[str, Any](**host.config, timeout=PATIENCE)) for host in hosts]
@@ -313,22 +301,14 @@ def final(hosts: list[HostOfWorkers], account: Account) -> dict[str, Any]:
     return dict(contents[0])
 
 
-def summary(
-    account: Account, kills: list[Kill], content: dict[str, Any], every: float, within: float
-) -> dict[str, Any]:
+def summary(account: Told, kills: list[Kill], content: dict[str, Any], every: float, within: float) -> dict[str, Any]:
     """The account, as JSON."""
-    lost = [key for key, value in account.added.items() if content.get(key) != value]
-    strange = [key for key in content if key[0] == "a" and key not in account.added and key not in account.maybe_added]
-    if lost:
-        account.violated(f"{len(lost)} acknowledged writes are lost: {sorted(lost)[:10]}")
-    if strange:
-        account.violated(f"{len(strange)} writes that were refused are there: {sorted(strange)[:10]}")
+    lost = account.lost(content)
     counters = {}
     for key, totals in account.totals.items():
-        value, unknown = content.get(key, 0), account.unknown[key]
-        counters[key] = {"value": value, "acknowledged": len(totals), "unknown": unknown}
-        if len(set(totals)) < len(totals) or not len(totals) <= value <= len(totals) + unknown:
-            account.violated(f"{key} does not add up: {counters[key]}")
+        counters[key] = account.adds_up(key, content.get(key, 0), len(totals), account.unknown[key])
+        if len(set(totals)) < len(totals):
+            account.violated(f"{key} had a value twice: {counters[key]}")
     again = []
     for number, kill in enumerate(kills, 1):
         dead = {each.pid for each in kills[:number]}
@@ -345,36 +325,8 @@ def summary(
         "counters": counters,
         "errors": dict(account.errors),
         "told": sum(account.told.values()),
-        "watches_begun_anew": sum(account.lost.values()),
+        "watches_begun_anew": sum(account.lost_history.values()),
         "served_again": {"median": round(median(times), 3), "p90": round(times[int(len(times) * 0.9)], 3),
                          "most": round(times[-1], 3)} if times else {},
         "violations": account.violations[:20],
     }  # fmt: skip
-
-
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--workers", type=int, default=4, help="on each of the three hosts")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills on a host")
-    parser.add_argument("--within", type=float, default=3.0, help="seconds until all workers are served again")
-    parser.add_argument("--clients", type=int, default=6, help="of each host")
-    parser.add_argument("--pause", type=float, default=0.05, help="seconds of each client between two requests")
-    parser.add_argument("--json", type=Path, default=None, help="write the summary to this file, too")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="replidict-workers-") as directory:
-        found = run(
-            Path(directory), seconds=arguments.seconds, workers=arguments.workers, every=arguments.every,
-            within=arguments.within, clients=arguments.clients, pause=arguments.pause,
-            say=lambda line: print(line, flush=True),
-        )  # fmt: skip
-    text = json.dumps(found, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n")
-    return 1 if found["violations"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

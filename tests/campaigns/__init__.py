@@ -1,0 +1,1 @@
+"""Campaigns: real processes under load and faults for minutes, and then the account. See `__main__`."""
