@@ -137,15 +137,15 @@ def _watch_files() -> None:
 
 
 def _call_through_proxies(via: dict[str, str]) -> None:
-    links, probing = (import_module(f"replidict.transport.{name}") for name in ("links", "probing"))
-    direct = vars(links)["dial"]
+    dialing, probing = (import_module(f"replidict.transport.{name}") for name in ("dialing", "probing"))
+    direct = vars(dialing)["dial"]
     fronts = {split_address(called): split_address(front) for called, front in via.items()}
 
     def dial(target: Any) -> Any:
         family, (host, port, *rest) = target
         return direct((family, (*fronts.get((host, port), (host, port)), *rest)))
 
-    for module in (links, probing):
+    for module in (dialing, probing):
         setattr(module, "dial", dial)  # noqa: B010 -- no name that a type checker knows to be changeable
 
 

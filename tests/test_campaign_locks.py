@@ -54,6 +54,7 @@ def test_hand_overs_are_timed() -> None:
 def test_a_short_campaign(tmp_path: Path) -> None:
     """One holder is killed, and another stopped for longer than the ttl: at no time do two hold a lock, no late writer
     gets through, and nothing is left (promise 12)."""
-    summary = locks.run(tmp_path, seconds=0, seed=1, plan=["kill the leader", "pause one"], late_allowed=True)
+    plan = ["kill the leader", "pause one"]
+    summary = locks.run(tmp_path, seconds=0, seed=1, plan=plan, ttl=1.0, late_allowed=True)
     assert summary["violations"] == []
     assert summary["locks acquired"] > 30 and summary["fenced writes"] > 30

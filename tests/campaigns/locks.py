@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -39,26 +40,26 @@ FAULTS = (
 # -- in the process of a node ---------------------------------------------------------------------------------------
 
 
-def loops(work: Work) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
+def loops(work: Work, ttl: float) -> tuple[list[Callable[[], None]], list[Callable[[], None]]]:
     """Threads that want locks, and a watch of what is written with fences."""
     watch = work.d.watch(prefix=FENCED)
-    return [lambda: hold_locks(work)] * THREADS, [lambda: work.follow("fenced", watch)]
+    return [partial(hold_locks, work, ttl)] * THREADS, [partial(work.follow, "fenced", watch)]
 
 
-def hold_locks(work: Work) -> None:
+def hold_locks(work: Work, ttl: float) -> None:
     """Acquire one lock after the other, hold it for a while, and release it."""
     while not work.stopping.is_set():
-        lock = work.d.lock(work.rng.choice(NAMES), ttl=TTL)
-        told = work.call("acquire", {"lock": lock.name}, acquire, lock)
+        lock = work.d.lock(work.rng.choice(NAMES), ttl=ttl)
+        told = work.call("acquire", {"lock": lock.name}, acquire, lock, 4 * ttl)
         if told.value is not None:
-            hold(work, lock, told.value, work.rng.choice((0.0, 0.0, 0.02, 0.05, 1.0)))
+            hold(work, lock, told.value, work.rng.choice((0.0, 0.02, 0.05, 1.0, 2.0)))
             work.call("release", {"lock": lock.name, "token": told.value}, lock.release)
         work.pause(0.01)
 
 
-def acquire(lock: Lock) -> int | None:
+def acquire(lock: Lock, seconds: float) -> int | None:
     """The token; None if it was not to be had."""
-    held = lock.held if lock.acquire(timeout=4 * TTL) else None
+    held = lock.held if lock.acquire(timeout=seconds) else None
     return None if held is None else held.token
 
 
@@ -75,7 +76,7 @@ def hold(work: Work, lock: Lock, token: int, seconds: float) -> None:
         else:
             work.journal.note("checked", lock=lock.name, token=token, at=before)
         what = {"lock": lock.name, "token": token}
-        told = work.call("write", what, work.d.set, FENCED + lock.name, token, fence=held, timeout=TTL)
+        told = work.call("write", what, work.d.set, FENCED + lock.name, token, fence=held, timeout=2)
         if told.error is not None or time.monotonic() >= end or work.stopping.is_set():
             break
         time.sleep(STEP)
@@ -99,6 +100,7 @@ def run(
     seed: int,
     say: Callable[[str], None] = lambda line: None,
     plan: Sequence[str] = (),
+    ttl: float = TTL,
     late_allowed: bool = False,
 ) -> dict[str, Any]:
     """One campaign: the summary. What is late counts as a violation unless that is allowed."""
@@ -106,19 +108,21 @@ def run(
     with ExitStack() as stack:
         busy = stack.enter_context(busyness())
         network = stack.enter_context(Network(3))
-        nodes = stack.enter_context(campaign_of("tests.campaigns.locks", root, journals, network=network))
-        lasting = (TTL + 0.5,) if plan else (0.5, TTL + 0.5, 2 * TTL)
+        nodes = stack.enter_context(
+            campaign_of("tests.campaigns.locks", root, journals, network=network, work={"ttl": ttl})
+        )
+        lasting = (ttl + 0.5,) if plan else (0.5, ttl + 0.5, 2 * ttl)
         faults = Faults(nodes, network, rng, lasting).only(*FAULTS)
         trouble = Trouble(nodes, faults, account, say)
         for _ in trouble.plan(seconds, plan, rng):
             pass
         elapsed = time.monotonic() - trouble.start
         finish(nodes, account)
-        account.violations += ghosts(nodes)
+        account.violations += ghosts(nodes, ttl)
     noted = read(journals)
     return {
         "seconds": round(elapsed, 1),
-        **checked(account, noted, faults, late_allowed),
+        **checked(account, noted, faults, ttl, late_allowed),
         "faults": trouble.summary(),
         "errors": noted.errors(),
         "machine": busy,
@@ -126,7 +130,7 @@ def run(
     }
 
 
-def ghosts(nodes: list[Process]) -> list[str]:
+def ghosts(nodes: list[Process], ttl: float) -> list[str]:
     """What is left when nobody wants a lock any more; leases of those that were killed end with their ttl."""
     found: list[str] = []
 
@@ -135,13 +139,13 @@ def ghosts(nodes: list[Process]) -> list[str]:
         return not found
 
     try:
-        wait_until(nothing, "no lock is held and no lease is open", TTL + 10)
+        wait_until(nothing, "no lock is held and no lease is open", ttl + 10)
     except AssertionError:
         pass
     return found
 
 
-def checked(account: Account, noted: Journals, faults: Faults, late_allowed: bool) -> dict[str, Any]:
+def checked(account: Account, noted: Journals, faults: Faults, ttl: float, late_allowed: bool) -> dict[str, Any]:
     """All checks; what is found goes to the account, and figures are returned."""
     acquired = [call for call in noted.of("acquire") if call.ok and call.value is not None]
     holds = {
@@ -165,7 +169,7 @@ def checked(account: Account, noted: Journals, faults: Faults, late_allowed: boo
         for call in noted.of("acquire")
     ]
     succession = Succession(list(holds.values()), waits, faults.windows)
-    after_death, late = succession.after_death(faults.deaths, TTL)
+    after_death, late = succession.after_death(faults.deaths, ttl)
     account.violations += check_holders(holds.values()) + check_fences(fenced) + noted.broken()
     account.violations += [] if late_allowed else late
     writes = list(noted.of("write"))

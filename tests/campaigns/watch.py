@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,8 @@ def loops(work: Work) -> tuple[list[Callable[[], None]], list[Callable[[], None]
         return work.rng.uniform(0, 4) if work.rng.random() < 0.01 else 0.0
 
     return (
-        [lambda number=number: write(work, number) for number in range(WRITERS)],  # type: ignore[misc]
-        [
-            lambda name=name, watch=watch: work.follow(name, watch, late if name == "late" else lambda: 0.0)  # type: ignore[misc]
-            for name, watch in watches.items()
-        ],
+        [partial(write, work, number) for number in range(WRITERS)],
+        [partial(work.follow, name, watch, late if name == "late" else lambda: 0.0) for name, watch in watches.items()],
     )
 
 
