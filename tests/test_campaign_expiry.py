@@ -17,12 +17,12 @@ KEY = Stored("k", 2.0, call=10.0, ret=10.2)
     [
         (12.3, [], None),
         (11.9, [], "went 1.900 s after it was asked for"),
-        (12.8, [], "went 0.60 s late (the leader: nothing disturbed)"),
+        (12.8, [], "went 0.60 s late, the machine 0 ms (the leader: nothing disturbed)"),
         (None, [], "never went"),
         (14.0, [11.5], None),
-        (14.6, [11.5], "went 2.40 s late (the leader: killed or paused 0.70 s before it was due)"),
+        (14.6, [11.5], "went 2.40 s late, the machine 0 ms (the leader: killed or paused 0.70 s before it was due)"),
         (14.6, [11.5, 13.5], "went 2.40 s late"),
-        (13.0, [8.0], "went 0.80 s late (the leader: nothing disturbed)"),
+        (13.0, [8.0], "went 0.80 s late, the machine 0 ms (the leader: nothing disturbed)"),
     ],
 )
 def test_what_goes_early_or_late_is_found(went: float | None, disturbances: list[float], what: str | None) -> None:
@@ -51,7 +51,8 @@ def test_leases_that_end_wrongly_are_found() -> None:
     assert "though its holder lived" in check_leases([dead], {"l": 19.0}, [], [], 100.0)[0]
     assert "5.60 s after its holder's death" in check_leases([dead], {"l": 25.6}, [], [], 100.0)[0]
     assert "never went" in check_leases([dead], {}, [], [], 100.0)[0]
-    assert check_kept(["k"], {}) == [] and check_kept(["k"], {"k": 1.0})
+    assert check_kept({"k": 5}, {}) == check_kept({"k": 5}, {"k": 4}) == []
+    assert check_kept({"k": 5}, {"k": 6})
 
 
 def test_a_short_campaign(tmp_path: Path) -> None:

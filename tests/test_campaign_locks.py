@@ -57,4 +57,4 @@ def test_a_short_campaign(tmp_path: Path) -> None:
     plan = ["kill the leader", "pause one"]
     summary = locks.run(tmp_path, seconds=0, seed=1, plan=plan, ttl=1.0, late_allowed=True)
     assert summary["violations"] == []
-    assert summary["locks acquired"] > 30 and summary["fenced writes"] > 30
+    assert summary["locks acquired"] > 5 and summary["fenced writes"] > 10

@@ -4,7 +4,7 @@ one clock, in seconds."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -61,8 +61,10 @@ def check_keys(
     looked_until: float,
     *,
     late_allowed: bool = False,
+    busy: Callable[[float, float], float] = lambda since, until: 0.0,
 ) -> Expired:
-    """Each key went no sooner than its ttl after the call, and in time. `gone` says when the first watcher saw it."""
+    """Each key went no sooner than its ttl after the call, and in time. `gone` says when the first watcher saw it;
+    `busy`, by how many seconds the machine was late between two moments."""
     found = Expired()
     for each in stored:
         went = gone.get(each.key)
@@ -85,7 +87,11 @@ def check_keys(
                 if disturbance is None
                 else f"killed or paused {due - disturbance:.2f} s before it was due"
             )
-            when = "never went" if went is None else f"went {went - due:.2f} s late"
+            when = (
+                "never went"
+                if went is None
+                else f"went {went - due:.2f} s late, the machine {busy(due, went) * 1e3:.0f} ms"
+            )
             found.violations.append(f"{each.key} with a ttl of {each.ttl:g} s {when} (the leader: {why})")
     return found
 
@@ -121,6 +127,10 @@ def check_leases(
     return wrong
 
 
-def check_kept(kept: Iterable[str], gone: Mapping[str, float]) -> list[str]:
-    """What was made permanent stays."""
-    return [f"{key} was made permanent, and went" for key in kept if key in gone]
+def check_kept(kept: Mapping[str, int], gone: Mapping[str, int]) -> list[str]:
+    """What was made permanent stays. Both say at which revision, and a key may go before it is made permanent."""
+    return [
+        f"{key} was made permanent at revision {revision}, and went at {gone[key]}"
+        for key, revision in kept.items()
+        if gone.get(key, 0) > revision
+    ]

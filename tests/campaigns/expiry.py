@@ -19,7 +19,7 @@ from typing import Any
 from replidict import LeaseLost
 from tests.campaigns.account import Account, distribution
 from tests.campaigns.check_expiry import Granted, Stored, check_kept, check_keys, check_leases
-from tests.campaigns.faults import busyness
+from tests.campaigns.faults import Busyness
 from tests.campaigns.run import WORK, campaign_of, finish
 from tests.campaigns.work import Journals, Work, read
 from tests.processes import Process, leader
@@ -148,7 +148,7 @@ def run(
     """One campaign: the summary. What is late counts as a violation unless that is allowed."""
     account, journals = Account(), root / "journals"
     with ExitStack() as stack:
-        busy = stack.enter_context(busyness())
+        busy = stack.enter_context(Busyness())
         nodes = stack.enter_context(campaign_of("tests.campaigns.expiry", root, journals, work={"ttls": ttls}))
         disturbances = Disturbances(nodes, say)
         start = disturbances.start
@@ -161,7 +161,7 @@ def run(
         elapsed = time.monotonic() - start
         finish(nodes, account, settle=max(ttls) + 2.0)
     noted = read(journals)
-    figures = checked(account, noted, disturbances, late_allowed)
+    figures = checked(account, noted, disturbances, busy, late_allowed)
     return {
         "seconds": round(elapsed, 1),
         **figures,
@@ -170,18 +170,22 @@ def run(
         "pauses of the leader": disturbances.pauses,
         "times with busy loops": disturbances.hogs,
         "errors": noted.errors(),
-        "machine": busy,
+        "machine": busy.summary(),
         "violations": account.violations[:20],
     }
 
 
-def checked(account: Account, noted: Journals, disturbances: Disturbances, late_allowed: bool) -> dict[str, Any]:
+def checked(
+    account: Account, noted: Journals, disturbances: Disturbances, busy: Busyness, late_allowed: bool
+) -> dict[str, Any]:
     """All checks; what is found goes to the account, and figures are returned."""
     gone: dict[str, float] = {}
+    gone_at: dict[str, int] = {}
     for note in noted.notes:
         for kind, key, *_ in note.what["events"] if note.kind == "told" else ():
             if kind == "expire":
                 gone.setdefault(key, note.at)
+                gone_at[key] = note.what["revision"]
     stored = [
         Stored(call.what["key"], call.what["ttl"], call.call, call.ret if call.ok else None)
         for call in noted.of("store")
@@ -195,10 +199,11 @@ def checked(account: Account, noted: Journals, disturbances: Disturbances, late_
     lost = [note.what["key"] for note in noted.notes if note.kind == "lost"]
     looked_until = max((note.at for note in noted.notes if note.kind == "read"), default=0.0)
     when: tuple[Sequence[float], float] = disturbances.times, looked_until
-    found = check_keys(stored, gone, *when, late_allowed=late_allowed)
+    found = check_keys(stored, gone, *when, late_allowed=late_allowed, busy=busy.between)
     account.violations += found.violations + noted.broken()
     account.violations += check_leases(leases, gone, lost, *when, late_allowed=late_allowed)
-    account.violations += check_kept([call.what["key"] for call in noted.of("make permanent") if call.ok], gone)
+    permanent = {call.what["key"]: call.value for call in noted.of("make permanent") if call.ok}
+    account.violations += check_kept(permanent, gone_at)
     return {
         "keys with a ttl": len(stored),
         "went": len(gone),
@@ -207,5 +212,5 @@ def checked(account: Account, noted: Journals, disturbances: Disturbances, late_
         "late, near a kill or a pause of the leader": distribution(found.late_disturbed),
         "leases": len(leases),
         "leases whose holder lived to the end": sum(each.died is None for each in leases),
-        "made permanent": sum(call.ok for call in noted.of("make permanent")),
+        "made permanent": len(permanent),
     }

@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from math import inf
 
-from tests.campaigns.account import Account
+from tests.campaigns.account import Account, distribution
 from tests.clusters import wait_until
 from tests.processes import Network, Process, leader
 
@@ -122,9 +122,9 @@ class Trouble:
         self.start = time.monotonic()
 
     def plan(self, seconds: float, plan: Sequence[str], rng: random.Random) -> Iterator[tuple[str, float]]:
-        """Have faults happen: those of the plan, or without one any, for so long. Yields each and when it began, once
-        all nodes serve again."""
-        left = list(plan)
+        """Have faults happen: those of the plan, however long that takes, or without one any, for so long. Yields each
+        and when it began, once all nodes serve again."""
+        left, within = list(plan), inf if plan else SERVED_WITHIN
         while left if plan else time.monotonic() - self.start < seconds:
             time.sleep(rng.uniform(0.3, 1.0) if plan else rng.uniform(0.5, 2.5))
             kind = left.pop(0) if plan else rng.choice(list(self._faults.kinds))
@@ -133,8 +133,8 @@ class Trouble:
             recovery = served_again(self._nodes)
             self.recoveries[kind].append(recovery)
             self._say(f"{time.monotonic() - self.start:6.1f} s  {kind:<24} all served again after {recovery:.2f} s")
-            if recovery > SERVED_WITHIN:
-                self._account.violated(f"{kind}: not all nodes served again within {SERVED_WITHIN:g} s")
+            if recovery > within:
+                self._account.violated(f"{kind}: not all nodes served again within {within:g} s")
             yield kind, began
 
     def summary(self) -> dict[str, dict[str, float]]:
@@ -150,7 +150,7 @@ def served_again(nodes: list[Process]) -> float:
     start = time.monotonic()
     probes = [node.submit("set", f"probe {number}", 1, timeout=2 * SERVED_WITHIN) for number, node in enumerate(nodes)]
     answers = [probe.result(90) for probe in probes]
-    return time.monotonic() - start if all(answer.ok for answer in answers) else float("inf")
+    return time.monotonic() - start if all(answer.ok for answer in answers) else inf
 
 
 def longest_gap(began: float, moments: Sequence[float]) -> float:
@@ -158,29 +158,38 @@ def longest_gap(began: float, moments: Sequence[float]) -> float:
     return max((b - a for a, b in pairwise([began, *moments])), default=0.0)
 
 
-@contextmanager
-def busyness() -> Iterator[dict[str, Any]]:
-    """How busy the machine is meanwhile: by how much more than it asked for a thread sleeps, and the load at the end.
+class Busyness:
+    """How busy the machine is: by how much longer than it asked for a thread sleeps. A figure that is late says nothing
+    of replidict if the machine was late itself."""
 
-    A figure that is late says nothing of replidict if the machine was late itself."""
-    found: dict[str, Any] = {}
-    late: list[float] = []
-    stop = threading.Event()
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []  # when it woke, and how late
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sleep, daemon=True)
 
-    def sleep() -> None:
-        while not stop.is_set():
+    def _sleep(self) -> None:
+        while not self._stop.is_set():
             before = time.monotonic()
             time.sleep(0.01)
-            late.append(time.monotonic() - before - 0.01)
+            self._late.append((time.monotonic(), time.monotonic() - before - 0.01))
 
-    thread = threading.Thread(target=sleep, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
-        late.sort()
-        found["load"] = round(os.getloadavg()[0], 1)
-        found["late by, p99 ms"] = round(late[int(len(late) * 0.99)] * 1e3, 1)
-        found["late by, max ms"] = round(late[-1] * 1e3, 1)
+    def __enter__(self) -> Busyness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def between(self, since: float, until: float) -> float:
+        """By how many seconds the thread woke too late then, at most."""
+        return max((late for at, late in self._late if since <= at <= until), default=0.0)
+
+    def summary(self) -> dict[str, float]:
+        """The load now, and how late the thread woke."""
+        late = distribution(late for _, late in self._late)
+        return {
+            "load": round(os.getloadavg()[0], 1),
+            "late by, p99 ms": late["p99 ms"],
+            "late by, max ms": late["max ms"],
+        }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaigns.account import Account, distribution
-from tests.campaigns.faults import Faults, Trouble, busyness
+from tests.campaigns.faults import Busyness, Faults, Trouble
 from tests.campaigns.run import campaign_of, finish
 from tests.campaigns.work import Call, Work, read
 from tests.processes import Network
@@ -81,7 +81,7 @@ def run(
     """One campaign: the summary. With a plan it is over when these faults are, in this order."""
     account, rng, journals = Account(), random.Random(seed), root / "journals"
     with ExitStack() as stack:
-        busy = stack.enter_context(busyness())
+        busy = stack.enter_context(Busyness())
         network = stack.enter_context(Network(3))
         nodes = stack.enter_context(
             campaign_of("tests.campaigns.increment", root, journals, network=network, options={"log_retain": 500})
@@ -105,6 +105,6 @@ def run(
         "an increment": distribution(call.ret - call.call for call in noted.calls if call.ok and call.ret is not None),
         "faults": trouble.summary(),
         "errors": noted.errors(),
-        "machine": busy,
+        "machine": busy.summary(),
         "violations": account.violations[:20],
     }

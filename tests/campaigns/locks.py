@@ -21,7 +21,7 @@ from replidict import LockLost, ReplicatedDict
 from replidict.api.lock import Lock
 from tests.campaigns.account import Account, distribution
 from tests.campaigns.check_locks import Hold, Succession, Wait, check_fences, check_holders
-from tests.campaigns.faults import Faults, Trouble, busyness
+from tests.campaigns.faults import Busyness, Faults, Trouble
 from tests.campaigns.run import campaign_of, finish
 from tests.campaigns.work import Journals, Work, read
 from tests.clusters import wait_until
@@ -52,7 +52,7 @@ def hold_locks(work: Work, ttl: float) -> None:
         lock = work.d.lock(work.rng.choice(NAMES), ttl=ttl)
         told = work.call("acquire", {"lock": lock.name}, acquire, lock, 4 * ttl)
         if told.value is not None:
-            hold(work, lock, told.value, work.rng.choice((0.0, 0.02, 0.05, 1.0, 2.0)))
+            hold(work, lock, told.value, work.rng.choice((0.0, 0.02, 0.05, ttl / 2, ttl)))
             work.call("release", {"lock": lock.name, "token": told.value}, lock.release)
         work.pause(0.01)
 
@@ -106,7 +106,7 @@ def run(
     """One campaign: the summary. What is late counts as a violation unless that is allowed."""
     account, rng, journals = Account(), random.Random(seed), root / "journals"
     with ExitStack() as stack:
-        busy = stack.enter_context(busyness())
+        busy = stack.enter_context(Busyness())
         network = stack.enter_context(Network(3))
         nodes = stack.enter_context(
             campaign_of("tests.campaigns.locks", root, journals, network=network, work={"ttl": ttl})
@@ -125,7 +125,7 @@ def run(
         **checked(account, noted, faults, ttl, late_allowed),
         "faults": trouble.summary(),
         "errors": noted.errors(),
-        "machine": busy,
+        "machine": busy.summary(),
         "violations": account.violations[:20],
     }
 

@@ -27,7 +27,7 @@ from tests.campaigns.check_bank import (
     check_transfers,
     wrong_with,
 )
-from tests.campaigns.faults import Faults, Trouble, busyness
+from tests.campaigns.faults import Busyness, Faults, Trouble
 from tests.campaigns.run import campaign_of, finish
 from tests.campaigns.work import Journals, Work, read
 from tests.processes import Network
@@ -158,7 +158,7 @@ def run(
     """One campaign: the summary. With a plan it is over when these faults are, in this order."""
     account, rng, journals = Account(), random.Random(seed), root / "journals"
     with ExitStack() as stack:
-        busy = stack.enter_context(busyness())
+        busy = stack.enter_context(Busyness())
         network = stack.enter_context(Network(3))
         nodes = stack.enter_context(
             campaign_of("tests.campaigns.transactions", root, journals, network=network, options={"log_retain": 500})
@@ -176,7 +176,7 @@ def run(
         **checked(account, noted, content),
         "faults": trouble.summary(),
         "errors": noted.errors(),
-        "machine": busy,
+        "machine": busy.summary(),
         "violations": account.violations[:20],
     }
 

@@ -25,7 +25,7 @@ from replidict.http.app import asgi
 from replidict.http.server import HttpServer, listening
 from tests.campaigns.account import Account
 from tests.campaigns.check_watch import Telling, Truth, Write, check_final, check_telling, check_writes
-from tests.campaigns.faults import Faults, Trouble, busyness
+from tests.campaigns.faults import Busyness, Faults, Trouble
 from tests.campaigns.run import campaign_of, finish
 from tests.campaigns.work import Journals, Work, read
 from tests.event_source import EventSource, Stream
@@ -252,7 +252,7 @@ def run(
     account, rng = Account(), random.Random(seed)
     journals = root / "journals"
     with ExitStack() as stack:
-        busy = stack.enter_context(busyness())
+        busy = stack.enter_context(Busyness())
         network = stack.enter_context(Network(3))
         options = {"log_retain": 2000, "history_entries": 5000}
         nodes = stack.enter_context(
@@ -288,7 +288,7 @@ def run(
         },
         "faults": trouble.summary(),
         "errors": noted.errors(),
-        "machine": busy,
+        "machine": busy.summary(),
         "violations": account.violations[:20],
     }
 
