@@ -85,9 +85,12 @@ def hold(work: Work, lock: Lock, token: int, seconds: float) -> None:
 def left(d: ReplicatedDict[Any, Any]) -> list[str]:
     """What is held, waited for or open, as this node's copy says."""
     found = [f"{info.name} is held by {info.holder}, with {info.waiters} waiters" for info in d.locks()]
-    waiting, _ = d.waiting_and_expired()
-    leases = d.status().leases
-    return found + [f"{waiting} wait"] * (waiting > 0) + [f"{leases} leases are open"] * (leases > 0)
+    status = d.status()
+    return (
+        found
+        + [f"{status.waiting} wait"] * (status.waiting > 0)
+        + [f"{status.leases} leases are open"] * (status.leases > 0)
+    )
 
 
 # -- the campaign ---------------------------------------------------------------------------------------------------
