@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     if options.list:
         for each in BENCHMARKS:
-            print(f"{each.name:12}{each.title}{'' if each.by_default else ' (only by name)'}")
+            print(f"{each.name:14}{each.title}{'' if each.by_default else ' (only by name)'}")
         return 0
     for reason in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(reason, stop)

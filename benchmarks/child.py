@@ -205,6 +205,76 @@ class Jobs:
                 count += 1
             return count / (perf_counter() - start)
 
+    def never_read(self) -> None:
+        """Have a watch of everything that is never read."""
+        store: Any = self._store
+        self._watches.append(store.dict.watch())
+
+    def hand_overs(self, *, rounds: int, hold: float) -> list[tuple[float, float]]:
+        """Acquire a lock that another process wants too, and release it, so many times: when it was had, and when the
+        release began. Held for a while each time, so that the other one waits for it by then."""
+        store: Any = self._store
+        lock, found = store.lock("baton"), []
+        for _ in range(rounds):
+            lock.acquire()
+            had = perf_counter()
+            sleep(hold)
+            found.append((had, perf_counter()))
+            lock.release()
+        return found
+
+    def queue(self, *, waiters: int) -> dict[str, float]:
+        """Have so many threads wait for a lock that is held; what it takes until each has had it, from its release."""
+        store: Any = self._store
+        first, waiting = store.lock("queue"), [store.lock("queue") for _ in range(waiters)]
+        first.acquire()
+
+        def take_turn(lock: Any) -> None:
+            lock.acquire()
+            lock.release()
+
+        threads = [threading.Thread(target=take_turn, args=(lock,)) for lock in waiting]
+        for thread in threads:
+            thread.start()
+        sleep(2.0)  # until all wait: etcd does not say how many do
+        began, start = store.status().get("commit_index", 0), perf_counter()
+        first.release()
+        for thread in threads:
+            thread.join()
+        took = perf_counter() - start
+        found = {"ms a hand-over": took / waiters * 1e3}
+        if began:
+            found["commands a hand-over"] = (store.status()["commit_index"] - began) / waiters
+        return found
+
+    def clear_numbers(self, *, keys: int) -> None:
+        """Have so many keys hold the number zero."""
+        for start in range(0, keys, 1000):
+            self._store.update({key_of(number): b"0" for number in range(start, min(start + 1000, keys))})
+
+    def transactions(self, *, threads: int, seconds: float, keys: int) -> dict[str, Any]:
+        """So many threads that move one from a number to another, of so many; and in how many percent of the runs of
+        its body there was a conflict."""
+        store: Any = self._store
+        runs: list[int] = []  # appended to by all threads
+
+        def move(key: str) -> None:
+            other = key_of((int(key[4:]) + 1) % keys)
+            runs.append(store.transact((key, other), lambda numbers: [numbers[0] - 1, numbers[1] + 1]))
+
+        found = run_threads(move, samples(threads, keys), seconds)
+        return {**found, "conflicts %": (sum(runs) - len(runs)) / max(sum(runs), 1) * 100}
+
+    def sum_of_numbers(self, *, keys: int) -> int:
+        """What so many numbers hold together."""
+        store: Any = self._store
+        return sum(int(store.strong_get(key_of(number))) for number in range(keys))
+
+    def increments(self, *, threads: int, seconds: float) -> dict[str, Any]:
+        """So many threads that increment one number."""
+        store: Any = self._store
+        return run_threads(lambda _: store.dict.increment("number"), samples(threads, 1), seconds)
+
     def hog(self, *, threads: int) -> None:
         """Start pure-Python busy loops in this process, until `calm`."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any
 
 from benchmarks import etcd_wire as wire
-from benchmarks.store import Value
+from benchmarks.store import Change, Value
 
 PATIENCE = 10.0
 IMPATIENCE = 1.0
@@ -69,6 +69,9 @@ class Etcd:
         self._range = self._channel.unary_unary("/etcdserverpb.KV/Range")
         self._txn = self._channel.unary_unary("/etcdserverpb.KV/Txn")
         self._watch = self._channel.stream_stream("/etcdserverpb.Watch/Watch")
+        self._lease_grant = self._channel.unary_unary("/etcdserverpb.Lease/LeaseGrant")
+        self._lock = self._channel.unary_unary("/v3lockpb.Lock/Lock")
+        self._unlock = self._channel.unary_unary("/v3lockpb.Lock/Unlock")
         self._status = self._channel.unary_unary("/etcdserverpb.Maintenance/Status")
 
     def set(self, key: str, value: Value) -> None:
@@ -104,6 +107,25 @@ class Etcd:
             responses.cancel()
             requests.put(None)
 
+    def transact(self, keys: Sequence[str], change: Change) -> int:
+        """Change numbers, by the retry loop that is usual: read, and write if nothing has changed; how often it ran."""
+        names = [key.encode() for key in keys]
+        reads = wire.read_request([wire.range_request(name, serializable=True) for name in names])
+        attempts = 0
+        while True:
+            attempts += 1
+            found = wire.read_values(self._txn(reads, timeout=PATIENCE))
+            numbers = change([int(value or 0) for value, _ in found])
+            puts = [wire.put_request(name, b"%d" % number) for name, number in zip(names, numbers, strict=True)]
+            unchanged = zip(names, (revision for _, revision in found), strict=True)
+            if wire.succeeded(self._txn(wire.txn_request(puts, unchanged), timeout=PATIENCE)):
+                return attempts
+
+    def lock(self, name: str) -> EtcdLock:
+        """A lock, which is not acquired yet, on a lease of its own."""
+        lease = wire.number_of(self._lease_grant(wire.lease_grant_request(600), timeout=PATIENCE), 2)
+        return EtcdLock(self._lock, self._unlock, wire.lock_request(name.encode(), lease))
+
     def barrier(self) -> None:
         self.strong_get("barrier")
 
@@ -113,6 +135,22 @@ class Etcd:
         except self._unreachable:
             return {"is_leader": False, "leader": None}
         return {"is_leader": member == leader != 0, "leader": leader or None, "term": term}
+
+
+class EtcdLock:
+    """A lock as etcd's own service has it (`v3lock`)."""
+
+    def __init__(self, lock: Any, unlock: Any, request: bytes) -> None:
+        self._lock, self._unlock, self._request = lock, unlock, request
+        self._key = b""
+
+    def acquire(self) -> None:
+        """Wait for it."""
+        (self._key,) = wire.parts(self._lock(self._request, timeout=60), 2)
+
+    def release(self) -> None:
+        """Give it back."""
+        self._unlock(wire.unlock_request(self._key), timeout=PATIENCE)
 
 
 def _bytes(value: Value) -> bytes:

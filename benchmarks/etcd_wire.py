@@ -1,12 +1,12 @@
-"""The five etcd messages that the client needs, by hand: protobuf is small enough when one needs so little of it.
+"""The etcd messages that the client needs, by hand: protobuf is small enough when one needs so little of it.
 
 So the peer needs `grpcio` alone: no generated code, which ties itself to releases of protobuf. Field numbers are those
-of etcd 3's `rpc.proto` and `kv.proto`.
+of etcd 3's `rpc.proto`, `kv.proto` and `v3lock.proto`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 VARINT, BYTES = 0, 2
 
@@ -60,9 +60,59 @@ def range_request(key: bytes, *, serializable: bool) -> bytes:
     return bytes_field(1, key) + (b"\x38\x01" if serializable else b"")
 
 
-def txn_request(puts: list[bytes]) -> bytes:
-    """TxnRequest without conditions, of so many PutRequests."""
-    return b"".join(bytes_field(2, bytes_field(2, put)) for put in puts)
+def number_field(number: int, value: int) -> bytes:
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def txn_request(puts: list[bytes], unchanged: Iterable[tuple[bytes, int]] = ()) -> bytes:
+    """TxnRequest of so many PutRequests, if these keys still have these mod revisions (0: absent)."""
+    compares = [number_field(2, 2) + bytes_field(3, key) + number_field(6, revision) for key, revision in unchanged]
+    return b"".join([bytes_field(1, each) for each in compares] + [bytes_field(2, bytes_field(2, put)) for put in puts])
+
+
+def read_request(ranges: list[bytes]) -> bytes:
+    """TxnRequest that only reads: so many RangeRequests, of one moment."""
+    return b"".join(bytes_field(2, bytes_field(1, each)) for each in ranges)
+
+
+def parts(data: bytes, wanted: int) -> list[bytes]:
+    """All fields of this number that are bytes."""
+    return [value for number, value in fields(data) if number == wanted and isinstance(value, bytes)]
+
+
+def number_of(data: bytes, wanted: int) -> int:
+    """The field of this number that is a number; 0 if it is left out."""
+    return next((value for number, value in fields(data) if number == wanted and isinstance(value, int)), 0)
+
+
+def succeeded(txn_response: bytes) -> bool:
+    """Whether the conditions of a TxnRequest held."""
+    return bool(number_of(txn_response, 2))
+
+
+def read_values(txn_response: bytes) -> list[tuple[bytes | None, int]]:
+    """Value and mod revision of each key that a `read_request` read; None and 0 if it is absent."""
+    found: list[tuple[bytes | None, int]] = []
+    for response in parts(txn_response, 3):
+        (range_response,) = parts(response, 1)
+        pairs = parts(range_response, 2)
+        found.append((next(iter(parts(pairs[0], 5)), b""), number_of(pairs[0], 3)) if pairs else (None, 0))
+    return found
+
+
+def lease_grant_request(seconds: int) -> bytes:
+    """LeaseGrantRequest: TTL; etcd chooses the id."""
+    return number_field(1, seconds)
+
+
+def lock_request(name: bytes, lease: int) -> bytes:
+    """LockRequest: name, lease."""
+    return bytes_field(1, name) + number_field(2, lease)
+
+
+def unlock_request(key: bytes) -> bytes:
+    """UnlockRequest: the key that the LockResponse has as its second field."""
+    return bytes_field(1, key)
 
 
 def watch_request(key: bytes) -> bytes:

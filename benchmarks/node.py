@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from typing_extensions import override
 
-from benchmarks.store import Value
-from replidict import TLS, Options, ReplicatedDict
+from benchmarks.store import Change, Value
+from replidict import TLS, Lock, Options, ReplicatedDict, Transaction
 
 
 class Replidict:
@@ -43,6 +43,23 @@ class Replidict:
             yield b""
             for change in watch:
                 yield from (event.value for event in change.events if isinstance(event.value, bytes))
+
+    def transact(self, keys: Sequence[str], change: Change) -> int:
+        """Change numbers in a transaction; how often its body ran."""
+        attempts = 0
+
+        def body(t: Transaction[str, Value]) -> None:
+            nonlocal attempts
+            attempts += 1
+            for key, number in zip(keys, change([int(t.get(key, b"0")) for key in keys]), strict=True):
+                t[key] = b"%d" % number
+
+        self.dict.transact(body)
+        return attempts
+
+    def lock(self, name: str) -> Lock:
+        """A lock, which is not acquired yet."""
+        return self.dict.lock(name)
 
     def barrier(self) -> None:
         self.dict.barrier(timeout=120)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 Value = bytes | str
+
+Change = Callable[[list[int]], list[int]]
+"""What a transaction makes of the numbers that it has read."""
 
 
 class Store(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.measure import percentile, run_threads
 from benchmarks.report import markdown, number, plain
 from benchmarks.results import ANY, Result, Row, medians
 from benchmarks.suite import BENCHMARKS
+from benchmarks.suite.locks import between
 from benchmarks.systems import cluster
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +116,14 @@ def test_etcd_keeps_what_the_client_writes(tmp_path: Path) -> None:
             for kind in ("local", "linearizable"):
                 assert client.call("reads", threads=2, seconds=0.1, kind=kind, keys=20)["count"] > 0
             assert client.call("writes", threads=2, seconds=0.1)["errors"] == 0
+            client.call("clear_numbers", keys=3)
+            moved = client.call("transactions", threads=4, seconds=0.2, keys=3)
+            assert moved["count"] > 0 and moved["errors"] == 0
+            assert client.call("sum_of_numbers", keys=3) == 0
+        both = [members.at(place).submit("hand_overs", rounds=3, hold=0.05) for place in ("leader", "follower")]
+        turns = sorted(turn for each in both for turn in each.result(60))
+        assert len(turns) == 6 and all(then[0] > turn[1] for turn, then in pairwise(turns))
+        assert members.at("follower").call("queue", waiters=3)["ms a hand-over"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -142,7 +152,21 @@ def test_etcd_messages() -> None:
     assert etcd_wire.watch_request(b"k") == b"\x0a\x03\x0a\x01k"
     event = etcd_wire.bytes_field(2, pair)
     assert etcd_wire.watched_values(b"\x10\x01" + etcd_wire.bytes_field(11, event) * 2) == [b"v", b"v"]
+    compare = b"\x10\x02\x1a\x01k\x30\x07"  # target: mod revision; key; 7
+    assert etcd_wire.txn_request([b"p"], [(b"k", 7)]) == b"\x0a\x07" + compare + b"\x12\x03\x12\x01p"
+    assert etcd_wire.read_request([b"r"]) == b"\x12\x03\x0a\x01r"
+    pair = etcd_wire.bytes_field(1, b"k") + b"\x18\x07" + etcd_wire.bytes_field(5, b"v")
+    responses = [etcd_wire.bytes_field(1, etcd_wire.bytes_field(2, pair)), etcd_wire.bytes_field(1, b"")]
+    answer = b"\x10\x01" + b"".join(etcd_wire.bytes_field(3, each) for each in responses)
+    assert etcd_wire.succeeded(answer) and not etcd_wire.succeeded(b"")
+    assert etcd_wire.read_values(answer) == [(b"v", 7), (None, 0)]
+    assert etcd_wire.lock_request(b"k", 5) == b"\x0a\x01k\x10\x05" and etcd_wire.lease_grant_request(5) == b"\x08\x05"
     assert etcd_wire.member_and_leader(b"\x0a\x03\x10\x80\x01" + b"\x20\x80\x01" + b"\x30\x07") == (128, 128, 7)
+
+
+def test_hand_overs_are_between_processes() -> None:
+    """From a release to when the next one had the lock, unless that is the same process."""
+    assert between([[(1.0, 2.0), (6.0, 7.0), (7.1, 8.0)], [(2.5, 5.0)]]) == [0.5, 1.0]
 
 
 def test_percentiles() -> None:

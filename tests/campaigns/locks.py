@@ -65,9 +65,10 @@ def acquire(lock: Lock, seconds: float) -> int | None:
 
 def hold(work: Work, lock: Lock, token: int, seconds: float) -> None:
     """Check, and write with the fence, again and again."""
-    end, held = time.monotonic() + seconds, lock.held
+    end, held, last = time.monotonic() + seconds, lock.held, False
     assert held is not None
-    while True:
+    while not last:
+        last = time.monotonic() >= end or work.stopping.is_set()  # so one that was stopped too long writes once more
         before = time.monotonic()
         try:
             held.check()
@@ -77,7 +78,7 @@ def hold(work: Work, lock: Lock, token: int, seconds: float) -> None:
             work.journal.note("checked", lock=lock.name, token=token, at=before)
         what = {"lock": lock.name, "token": token}
         told = work.call("write", what, work.d.set, FENCED + lock.name, token, fence=held, timeout=2)
-        if told.error is not None or time.monotonic() >= end or work.stopping.is_set():
+        if told.error is not None:
             break
         time.sleep(STEP)
 
