@@ -13,12 +13,12 @@ Rules kept here:
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from replidict.forks import in_forked_child
 from replidict.latch import Latch
 from replidict.own_threads import OWN_THREADS, in_own_thread
 
@@ -115,7 +115,7 @@ class LogWriter:
 
 
 _writers: list[LogWriter] = []
-os.register_at_fork(after_in_child=_writers.clear)
+in_forked_child(_writers.clear)
 
 
 def _write(line: _Line) -> None:

@@ -9,7 +9,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 
+from replidict.forks import in_forked_child
 from replidict.latch import Latch
 from replidict.monotonic_clock import clock
 
@@ -39,7 +39,7 @@ def _forget() -> None:
     _stepping.clear()
 
 
-os.register_at_fork(after_in_child=_forget)
+in_forked_child(_forget)
 
 
 def in_own_thread() -> bool:

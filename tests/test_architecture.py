@@ -36,6 +36,7 @@ FLOORS = [
         "brief",
         "call",
         "errors",
+        "forks",
         "large_encoding",
         "latch",
         "log_throttle",

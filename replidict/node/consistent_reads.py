@@ -9,12 +9,12 @@ Rules kept here:
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import TypeVar
 
+from replidict.forks import in_forked_child
 from replidict.machine.changes import Item
 from replidict.machine.key_index import KeyIndex
 from replidict.machine.state_machine import StateMachine
@@ -35,7 +35,7 @@ def _after_fork_in_child() -> None:
     _fillers.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forked_child(_after_fork_in_child)
 
 
 def within_a_step(machine: StateMachine, read: Callable[[], Read]) -> tuple[int, Read]:

@@ -112,9 +112,13 @@ class Ticker:
         try:
             self._thread.start()
         except RuntimeError:
-            self._stopping = True
-            self._run()
+            self.end_unstarted()
             raise
+
+    def end_unstarted(self) -> None:
+        """Have the node stop, in this thread, because it has none."""
+        self._stopping = True
+        self._run()
 
     def stop(self) -> None:
         """Have the node stop. Idempotent."""

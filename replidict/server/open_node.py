@@ -12,10 +12,10 @@ Rules kept here:
 from __future__ import annotations
 
 import atexit
-import os
 import random
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +26,7 @@ from pysyncobj.node import Node as NodeName
 
 from replidict.background import BackgroundThread
 from replidict.errors import ClosedError, ReplidictError, StorageError, removed
+from replidict.forks import before_threads, in_forked_child, workers_will_be_forked
 from replidict.logging_thread import Logger, LogWriter
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
@@ -85,6 +86,7 @@ class Host:
         """
         self._closing = self._handed_over = self._abandoned = False
         self.stop_callbacks = StopCallbacks()
+        self._to_start = deque([None])  # whoever takes it out starts the threads
         with ExitStack() as cleanup:
             self.directory = directory
             cleanup.callback(directory.close)
@@ -109,13 +111,33 @@ class Host:
             )
             self._automatic = Automatic(self.backups, self.directory.path, options.snapshot_retain)
             self._log_writer = LogWriter()
-            self._log_writer.start()
             cleanup.pop_all()
         self._ticker = Ticker(self.node, self._waker, self._end, self._let_go, self.directory.check_lock)
         _open_hosts.add(self)
+        if not workers_will_be_forked():
+            self._start()
+
+    def _wake(self) -> None:
+        if self._to_start:
+            self._start()
+        self._waker.wake()
+
+    def _start(self) -> None:
+        """Start the threads, unless that was done."""
+        try:
+            self._to_start.pop()
+        except IndexError:
+            return
+        try:
+            before_threads(self.directory.path)
+            self._log_writer.start()
+        except BaseException:
+            self._to_start.append(None)
+            self.close()
+            raise
         try:
             self._ticker.start()
-            if security is not None:
+            if self._request_handler is not None:
                 self._background.start()
             self._automatic.start()
             if self._supersede_notifier is not None:
@@ -173,7 +195,7 @@ class Host:
             rng=random.Random(),
             background=self._background,
             snapshot_directory=self.directory.path,
-            wake=self._waker.wake,
+            wake=self._wake,
         )
 
     def _open_store(
@@ -228,6 +250,12 @@ class Host:
         if self._abandoned:
             return
         self._closing = True
+        try:
+            self._to_start.pop()
+        except IndexError:
+            pass
+        else:
+            self._ticker.end_unstarted()
         can_wait = not in_own_thread() and not self.backups.reads_here()
         self._handed_over = self._handed_over or not can_wait
         if can_wait and farewell:
@@ -321,6 +349,7 @@ class Host:
     def abandon(self) -> None:
         """Release everything in a forked child. It has one thread: no thread that held a lock exists here."""
         self._abandoned = True
+        self._to_start.clear()
         self.node.abandon()
         if self._supersede_notifier is not None:
             self._supersede_notifier.abandon()
@@ -347,7 +376,7 @@ def _after_fork_in_child() -> None:
     _open_hosts.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forked_child(_after_fork_in_child)
 
 
 @atexit.register

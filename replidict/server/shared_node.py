@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import sys
 import warnings
 import weakref
 from collections import deque
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from replidict.errors import ClosedError, RemovedError, ReplidictError, StorageError, raise_anew
+from replidict.forks import before_threads, in_forked_child, workers_will_be_forked
 from replidict.logging_thread import Logger, LogWriter
 from replidict.machine.codec import Codec
 from replidict.machine.state_machine import StateMachine
@@ -76,7 +76,9 @@ class SharedNode:
         self._node = AttachedNode(codec, options, self._wake, self._seek, patience)
         self._begin()
         try:
-            if not self._may_host():
+            if workers_will_be_forked():
+                pass  # the first worker that uses it runs the node
+            elif not self._may_host():
                 self._node.await_copy()
             else:
                 try:
@@ -177,7 +179,7 @@ class SharedNode:
             self._waker.wake()
 
     def _start(self) -> None:
-        _check_uwsgi()
+        before_threads(self.path)
         try:
             self._to_start.pop()
         except IndexError:
@@ -318,13 +320,6 @@ def _ending(failure: ReplidictError) -> ReplidictError:
     return StorageError(f"the node of this process has ended: {failure}")
 
 
-def _check_uwsgi() -> None:
-    """Raise `ReplidictError` where threads can't run."""
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and not getattr(uwsgi, "opt", {}).get("enable-threads"):
-        raise ReplidictError("uWSGI runs this program without threads, and a dict needs one: --enable-threads")
-
-
 def _ignore(error: ReplidictError) -> None:
     pass
 
@@ -344,7 +339,7 @@ def _after_fork_in_child() -> None:
         node.begin_anew()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forked_child(_after_fork_in_child)
 
 
 @atexit.register
