@@ -31,7 +31,7 @@ DONE = {
 
 
 @contextmanager
-def example(name: str, temporary: Path, by_path: bool = False) -> Iterator[subprocess.Popen[str]]:
+def example(name: str, temporary: Path, by_path: bool = False, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A running example, whose output is in `stdout`, and which keeps its data in this directory.
 
     It is run as a module in the project's folder, or by its path in another one, where only replidict is installed.
@@ -44,7 +44,7 @@ def example(name: str, temporary: Path, by_path: bool = False) -> Iterator[subpr
             settings["PYTHONPATH"] = os.pathsep.join([elsewhere, *libraries])
         program = ["-S", str(ROOT / "examples" / f"{name}.py")] if by_path else ["-m", f"examples.{name}"]
         with subprocess.Popen(
-            [sys.executable, "-W", "error", *program],
+            [sys.executable, "-W", "error", *program, *arguments],
             cwd=elsewhere if by_path else ROOT,
             env=settings,
             stdout=subprocess.PIPE,
@@ -150,8 +150,20 @@ def test_example(name: str, by_path: bool, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_web_hosts(tmp_path: Path) -> None:
+    """The service of several workers on each of three hosts has one counter and one set of settings, and its job goes
+    on when the worker that runs it is killed."""
+    with example("web_hosts", tmp_path, True, "2") as process:
+        output, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, output
+    last = re.fullmatch(r"60 requests, counted 60 times, by (\d+) processes of 3 hosts", output.splitlines()[-1])
+    assert last and int(last[1]) >= 3, output
+    assert_nothing_runs(tmp_path, within=0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_example_is_tested() -> None:
     """No example is forgotten here."""
     helpers = {"__init__", "demo", "demo_node", "local"}
-    elsewhere = {"copy_store"}  # in test_copy_store
+    elsewhere = {"copy_store", "web_hosts", "web_service"}  # in test_copy_store, and above
     assert {file.stem for file in (ROOT / "examples").glob("*.py")} - helpers - elsewhere == set(DONE)
