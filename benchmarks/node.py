@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from benchmarks.store import Change, Value
 from replidict import TLS, Lock, Options, ReplicatedDict, Transaction
+from replidict.api.sharing import let_attach
 
 
 class Replidict:
@@ -26,8 +27,11 @@ class Replidict:
             join=config.get("join"),
             secret=config.get("secret"),
             tls=TLS(cert=tls[0], key=tls[1], ca=tls[2]) if tls else None,
+            share=config.get("share", False),
             options=Options(**config.get("options", {})),
         )
+        if config.get("lets_attach"):
+            let_attach(self.dict)
         # Bound once: a call more would be seen in the figures of `get`.
         self.set = self.try_set = self.dict.set
         self.get = self.dict.get

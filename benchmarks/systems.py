@@ -59,6 +59,10 @@ class Embedded(Member):
     def node_pid(self) -> int:
         return self.client.pid
 
+    def beside(self, **more: Any) -> Child:
+        """Another process with the same arguments."""
+        return Child(self._kind, {**self._config, **more}, self._program)
+
     @override
     def start(self, **more: Any) -> None:
         self._client = Child(self._kind, {**self._config, **more}, self._program)

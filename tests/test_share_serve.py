@@ -21,7 +21,7 @@ def test_workers_beside_serve(tmp_path: Path) -> None:
     serve = Serve(tmp_path, "n1", "--addr", at, "--http", http, "--data", "d", "--bootstrap")
     with all_closed([serve]):
         serve.start()
-        with ReplicatedDict[Any, Any](tmp_path / "d", share=True) as d:
+        with ReplicatedDict[Any, Any](tmp_path / "d", share=True, timeout=60.0) as d:
             d["a"] = 1
             assert (d.status().sharing, d.status().address) == ("attached", at)
             told = [COMMAND, "status", "--node", at, "--json"]

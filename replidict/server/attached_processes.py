@@ -152,10 +152,11 @@ class AttachedProcesses:
         if not process.attached and not isinstance(message, msg.Attach):
             raise WireError("protocol", "it has not said who it is")
         match message:
-            case msg.Attach():
-                self._attach(process, message)
             case msg.Forward(command):
                 self._forward(process, command)
+                return
+            case msg.Attach():
+                self._attach(process, message)
             case msg.AskIndex(number):
                 self._node.engine.read_index.ask(partial(self._answer_index, process, number))
             case msg.ChangeMembers() | msg.GetMembers() | msg.MakeBackup():
@@ -163,6 +164,7 @@ class AttachedProcesses:
                 if not self._workers.put((id(process), message.number), work):
                     why = "this node can't start another thread: try again"
                     self._say(process, msg.Said(message.number, error="ReplidictError", text=why))
+        self._stir()
 
     def _say(self, process: _Process, message: msg.FromHost) -> None:
         if not process.connection.dead:
@@ -203,6 +205,7 @@ class AttachedProcesses:
             process.leases.update(each.lease for each in decoded.operations if isinstance(each, cmd.OpenLease))
         process.commands.append(command)
         self._pass_on(process)
+        self._node.engine.advanced = True  # that is all: no other part of the node has to do with it
 
     def _pass_on(self, process: _Process) -> None:
         """Send the leader what a process says, in the order in which it does, as far as there is room."""

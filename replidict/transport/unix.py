@@ -106,8 +106,8 @@ class UnixConnection:
         hear: Callable[[bytearray], None],
         stirred: Callable[[], None] = lambda: None,
     ) -> None:
-        """`hear` gets each frame; a `WireError` that it raises ends the connection. `stirred` is called after each
-        event, for owners that would not look otherwise."""
+        """`hear` gets each frame; a `WireError` that it raises ends the connection. `stirred` is called when there is
+        room again, or the connection has died, for owners that would not look otherwise."""
         self.sock, self._poller, self._hear, self._stirred = sock, poller, hear, stirred
         self._fd = sock.fileno()
         self._reader = FrameReader(FRAME_MAX)
@@ -130,7 +130,8 @@ class UnixConnection:
             self.flush()
         if mask & (POLL_EVENT_TYPE.READ | POLL_EVENT_TYPE.ERROR):
             self._read()
-        self._stirred()
+        if self.dead or mask & POLL_EVENT_TYPE.WRITE:
+            self._stirred()
 
     def _read(self) -> None:
         try:
