@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.campaigns.workers import run
+from tests.campaigns.workers import Kill, Told, run, served_again
 
 
 def test_a_short_campaign(tmp_path: Path) -> None:
@@ -14,3 +14,11 @@ def test_a_short_campaign(tmp_path: Path) -> None:
     assert found["violations"] == []
     assert found["kills"] >= 3
     assert found["added_and_kept"] and all(each["value"] for each in found["counters"].values())
+
+
+def test_a_worker_that_is_killed_next() -> None:
+    """A worker that is killed before it has served again was unserved until then, and not for ever."""
+    account = Told()
+    account.served = {0: [(1, 0.0, 0.5), (2, 0.0, 0.5), (3, 0.0, 0.5), (4, 0.0, 0.5), (2, 1.5, 4.0)]}
+    kills = [Kill(0, 1, 1.0), Kill(0, 3, 6.0)]
+    assert sorted(served_again(account, kills[0], kills, 5.0)) == [3.0, 5.0, float("inf")]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -218,16 +219,17 @@ class Kill:
     at: float
 
 
-def served_again(account: Told, kill: Kill, dead: set[int], every: float) -> list[float]:
+def served_again(account: Told, kill: Kill, kills: list[Kill], every: float) -> list[float]:
     """For each worker that served the host before, and is not dead: seconds until it answered what it was asked
-    afterwards."""
+    afterwards, or was killed itself."""
     served = account.served.get(kill.host, [])
-    before = {pid for pid, _, ended in served if kill.at - every <= ended < kill.at} - dead
+    died = {each.pid: each.at for each in kills}
+    before = {pid for pid, _, ended in served if kill.at - every <= ended < kill.at <= died.get(pid, inf)} - {kill.pid}
     first: dict[int, float] = {}
     for pid, begun, ended in served:
         if begun >= kill.at:
-            first[pid] = min(first.get(pid, float("inf")), ended - kill.at)
-    return [first.get(pid, float("inf")) for pid in before]
+            first[pid] = min(first.get(pid, inf), ended - kill.at)
+    return [first.get(pid, died.get(pid, inf) - kill.at) for pid in before]
 
 
 @contextmanager
@@ -310,9 +312,8 @@ def summary(account: Told, kills: list[Kill], content: dict[str, Any], every: fl
         if len(set(totals)) < len(totals):
             account.violated(f"{key} had a value twice: {counters[key]}")
     again = []
-    for number, kill in enumerate(kills, 1):
-        dead = {each.pid for each in kills[:number]}
-        again += [(seconds, kill) for seconds in served_again(account, kill, dead, every)]
+    for kill in kills:
+        again += [(seconds, kill) for seconds in served_again(account, kill, kills, every)]
     for seconds, kill in again:
         if seconds > within:
             account.violated(f"a worker of host {kill.host} was served {seconds:.2f} s after the kill of {kill.pid}")
