@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaigns import expiry
-from tests.campaigns.check_expiry import Granted, Stored, check_kept, check_keys, check_leases
+from tests.campaigns.check_expiry import Disturbance, Granted, Stored, check_kept, check_keys, check_leases
 
 KEY = Stored("k", 2.0, call=10.0, ret=10.2)
 
@@ -28,8 +28,16 @@ KEY = Stored("k", 2.0, call=10.0, ret=10.2)
 def test_what_goes_early_or_late_is_found(went: float | None, disturbances: list[float], what: str | None) -> None:
     """A key may go neither before its ttl is over, nor half a second after it, nor three seconds after a kill: not
     even if leaders are killed again and again."""
-    found = check_keys([KEY], {} if went is None else {"k": went}, disturbances, 100.0)
+    outages = [Disturbance(at, at + 0.7) for at in disturbances]
+    found = check_keys([KEY], {} if went is None else {"k": went}, outages, 100.0)
     assert found.violations == [] if what is None else what in found.violations[0]
+
+
+def test_without_a_leader_nothing_has_to_go() -> None:
+    """Half a second after the first write that another leader has acknowledged, what was due is gone."""
+    long_outage = [Disturbance(9.0, 15.0)]
+    assert check_keys([KEY], {"k": 15.4}, long_outage, 100.0).violations == []
+    assert check_keys([KEY], {"k": 15.6}, long_outage, 100.0).violations
 
 
 def test_what_was_not_acknowledged_may_be_missing() -> None:

@@ -48,16 +48,34 @@ class Expired:
     """The same, of those that a kill or a pause of the leader may have held up."""
 
 
-def held_up(due: float, disturbances: Sequence[float]) -> float | None:
-    """When the leader was killed or paused last, if that may hold up what is due now; None: nothing did."""
-    at = bisect_right(disturbances, due + UNDISTURBED) - 1
-    return disturbances[at] if at >= 0 and disturbances[at] > due - DISTURBED else None
+@dataclass(frozen=True)
+class Disturbance:
+    """A kill or a pause of the leader."""
+
+    at: float
+    served: float
+    """When a write was acknowledged that was asked for after it: there is a leader again."""
+
+    def limit(self) -> float:
+        """By when all that was due meanwhile has gone."""
+        return max(self.at + DISTURBED, self.served + UNDISTURBED)
+
+
+def held_up(due: float, disturbances: Sequence[Disturbance]) -> Disturbance | None:
+    """The last disturbance that may hold up what is due now; None: nothing does."""
+    at = bisect_right(disturbances, due + UNDISTURBED, key=lambda each: each.at) - 1
+    return disturbances[at] if at >= 0 and disturbances[at].limit() > due else None
+
+
+def limit_of(due: float, disturbance: Disturbance | None) -> float:
+    """By when what is due now has gone."""
+    return max(due + UNDISTURBED, disturbance.limit() if disturbance is not None else 0.0)
 
 
 def check_keys(
     stored: Iterable[Stored],
     gone: Mapping[str, float],
-    disturbances: Sequence[float],
+    disturbances: Sequence[Disturbance],
     looked_until: float,
     *,
     late_allowed: bool = False,
@@ -78,14 +96,14 @@ def check_keys(
             continue
         due = each.ret + each.ttl
         disturbance = held_up(due, disturbances)
-        limit = due + UNDISTURBED if disturbance is None else max(due + UNDISTURBED, disturbance + DISTURBED)
+        limit = limit_of(due, disturbance)
         if went is not None:
             (found.late if disturbance is None else found.late_disturbed).append(went - due)
         if (inf if went is None else went) > limit and (went is None or not late_allowed) and looked_until > limit:
             why = (
                 "nothing disturbed"
                 if disturbance is None
-                else f"killed or paused {due - disturbance:.2f} s before it was due"
+                else f"killed or paused {due - disturbance.at:.2f} s before it was due"
             )
             when = (
                 "never went"
@@ -100,7 +118,7 @@ def check_leases(
     leases: Iterable[Granted],
     gone: Mapping[str, float],
     lost: Iterable[str],
-    disturbances: Sequence[float],
+    disturbances: Sequence[Disturbance],
     looked_until: float,
     *,
     late_allowed: bool = False,
@@ -120,7 +138,7 @@ def check_leases(
             continue
         due = died + each.ttl
         disturbance = held_up(due, disturbances)
-        limit = due + UNDISTURBED if disturbance is None else max(due + UNDISTURBED, disturbance + DISTURBED)
+        limit = limit_of(due, disturbance)
         if (inf if went is None else went) > limit and (went is None or not late_allowed) and looked_until > limit:
             when = "never went" if went is None else f"went {went - died:.2f} s after"
             wrong.append(f"{each.key} of a lease of {each.ttl:g} s {when} its holder's death")

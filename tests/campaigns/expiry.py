@@ -18,7 +18,7 @@ from typing import Any
 
 from replidict import LeaseLost
 from tests.campaigns.account import Account, distribution
-from tests.campaigns.check_expiry import Granted, Stored, check_kept, check_keys, check_leases
+from tests.campaigns.check_expiry import Disturbance, Granted, Stored, check_kept, check_keys, check_leases
 from tests.campaigns.faults import Busyness
 from tests.campaigns.run import WORK, campaign_of, finish
 from tests.campaigns.work import Journals, Work, read
@@ -175,6 +175,12 @@ def run(
     }
 
 
+def after_each(times: Sequence[float], noted: Journals) -> list[Disturbance]:
+    """Each kill or pause, and when the first write was acknowledged that was asked for after it."""
+    answered = [(call.call, call.ret) for call in noted.calls if call.ok and call.ret is not None]
+    return [Disturbance(at, min((ret for begun, ret in answered if begun > at), default=at)) for at in times]
+
+
 def checked(
     account: Account, noted: Journals, disturbances: Disturbances, busy: Busyness, late_allowed: bool
 ) -> dict[str, Any]:
@@ -198,7 +204,8 @@ def checked(
     ]
     lost = [note.what["key"] for note in noted.notes if note.kind == "lost"]
     looked_until = max((note.at for note in noted.notes if note.kind == "read"), default=0.0)
-    when: tuple[Sequence[float], float] = disturbances.times, looked_until
+    outages = after_each(disturbances.times, noted)
+    when = (outages, looked_until)
     found = check_keys(stored, gone, *when, late_allowed=late_allowed, busy=busy.between)
     account.violations += found.violations + noted.broken()
     account.violations += check_leases(leases, gone, lost, *when, late_allowed=late_allowed)
@@ -210,6 +217,9 @@ def checked(
         "earliest, ms after its ttl": round(found.early * 1e3, 2),
         "late, undisturbed": distribution(found.late),
         "late, near a kill or a pause of the leader": distribution(found.late_disturbed),
+        "kill or pause to the first write that was asked for after it": distribution(
+            each.served - each.at for each in outages
+        ),
         "leases": len(leases),
         "leases whose holder lived to the end": sum(each.died is None for each in leases),
         "made permanent": len(permanent),
