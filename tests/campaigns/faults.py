@@ -168,7 +168,7 @@ class Busyness:
     of replidict if the machine was late itself."""
 
     def __init__(self) -> None:
-        self._late: list[tuple[float, float]] = []  # when it woke, and how late
+        self._late: list[float] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sleep, daemon=True)
 
@@ -176,7 +176,7 @@ class Busyness:
         while not self._stop.is_set():
             before = time.monotonic()
             time.sleep(0.01)
-            self._late.append((time.monotonic(), time.monotonic() - before - 0.01))
+            self._late.append(time.monotonic() - before - 0.01)
 
     def __enter__(self) -> Busyness:
         self._thread.start()
@@ -186,13 +186,9 @@ class Busyness:
         self._stop.set()
         self._thread.join()
 
-    def between(self, since: float, until: float) -> float:
-        """By how many seconds the thread woke too late then, at most."""
-        return max((late for at, late in self._late if since <= at <= until), default=0.0)
-
     def summary(self) -> dict[str, float]:
         """The load now, and how late the thread woke."""
-        late = distribution(late for _, late in self._late)
+        late = distribution(self._late)
         return {
             "load": round(os.getloadavg()[0], 1),
             "late by, p99 ms": late["p99 ms"],
