@@ -219,6 +219,11 @@ class Process:
         """Of the process; 0 if there is none."""
         return 0 if self._child is None else self._child.pid
 
+    def wait_open(self) -> None:
+        """Wait until the dict is open, if there is a process: Python takes a while to start on a busy machine."""
+        if self._child is not None:
+            self._child.greeting.result(120)
+
     def submit(self, kind: str, *args: Any, **kwargs: Any) -> Future[Answer]:
         """Have an operation done, without waiting for it."""
         child = self._child

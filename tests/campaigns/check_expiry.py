@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-UNDISTURBED = 0.5  # seconds after its ttl within which a key goes
-DISTURBED = 3.0  # seconds after a leader's kill, or pause, within which what was due goes
+LATE_AT_MOST = 0.5  # seconds after its ttl within which a key goes, while there is a leader
+NEAR = 3.0  # seconds after a kill or pause of the leader: what is due then is told apart
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,20 @@ class Expired:
     """The same, of those that a kill or a pause of the leader may have held up."""
 
 
-def held_up(due: float, disturbances: Sequence[float]) -> float | None:
-    """When the leader was killed or paused last, if that may hold up what is due now; None: nothing did."""
-    at = bisect_right(disturbances, due + UNDISTURBED) - 1
-    return disturbances[at] if at >= 0 and disturbances[at] > due - DISTURBED else None
+Leaderless = Callable[[float, float], float]
+"""For how many seconds at a time there was no leader between two moments, at most."""
+
+
+def disturbed(due: float, disturbances: Sequence[float]) -> bool:
+    """Whether the leader was killed or paused shortly before this was due."""
+    at = bisect_right(disturbances, due + LATE_AT_MOST) - 1
+    return at >= 0 and disturbances[at] > due - NEAR
+
+
+def is_late(due: float, went: float | None, looked_until: float, leaderless: Leaderless) -> bool:
+    """Whether what was due went later than allowed, or never although somebody looked."""
+    end = looked_until if went is None else went
+    return end > due + LATE_AT_MOST + leaderless(due, end)
 
 
 def check_keys(
@@ -59,12 +69,11 @@ def check_keys(
     gone: Mapping[str, float],
     disturbances: Sequence[float],
     looked_until: float,
+    leaderless: Leaderless,
     *,
     late_allowed: bool = False,
-    busy: Callable[[float, float], float] = lambda since, until: 0.0,
 ) -> Expired:
-    """Each key went no sooner than its ttl after the call, and in time. `gone` says when the first watcher saw it;
-    `busy`, by how many seconds the machine was late between two moments."""
+    """Each key went no sooner than its ttl after the call, and in time. `gone` says when the first watcher saw it."""
     found = Expired()
     for each in stored:
         went = gone.get(each.key)
@@ -77,22 +86,15 @@ def check_keys(
         if each.ret is None:
             continue
         due = each.ret + each.ttl
-        disturbance = held_up(due, disturbances)
-        limit = due + UNDISTURBED if disturbance is None else max(due + UNDISTURBED, disturbance + DISTURBED)
+        near = disturbed(due, disturbances)
         if went is not None:
-            (found.late if disturbance is None else found.late_disturbed).append(went - due)
-        if (inf if went is None else went) > limit and (went is None or not late_allowed) and looked_until > limit:
-            why = (
-                "nothing disturbed"
-                if disturbance is None
-                else f"killed or paused {due - disturbance:.2f} s before it was due"
+            (found.late_disturbed if near else found.late).append(went - due)
+        if is_late(due, went, looked_until, leaderless) and (went is None or not late_allowed):
+            when = "never went" if went is None else f"went {went - due:.2f} s late"
+            without = leaderless(due, looked_until if went is None else went)
+            found.violations.append(
+                f"{each.key} with a ttl of {each.ttl:g} s {when}, of which {without:.2f} s had no leader"
             )
-            when = (
-                "never went"
-                if went is None
-                else f"went {went - due:.2f} s late, the machine {busy(due, went) * 1e3:.0f} ms"
-            )
-            found.violations.append(f"{each.key} with a ttl of {each.ttl:g} s {when} (the leader: {why})")
     return found
 
 
@@ -100,8 +102,8 @@ def check_leases(
     leases: Iterable[Granted],
     gone: Mapping[str, float],
     lost: Iterable[str],
-    disturbances: Sequence[float],
     looked_until: float,
+    leaderless: Leaderless,
     *,
     late_allowed: bool = False,
 ) -> list[str]:
@@ -118,10 +120,7 @@ def check_leases(
                     f"{each.key} went, {went - each.call:.2f} s after its lease was granted, though its holder lived"
                 )
             continue
-        due = died + each.ttl
-        disturbance = held_up(due, disturbances)
-        limit = due + UNDISTURBED if disturbance is None else max(due + UNDISTURBED, disturbance + DISTURBED)
-        if (inf if went is None else went) > limit and (went is None or not late_allowed) and looked_until > limit:
+        if is_late(died + each.ttl, went, looked_until, leaderless) and (went is None or not late_allowed):
             when = "never went" if went is None else f"went {went - died:.2f} s after"
             wrong.append(f"{each.key} of a lease of {each.ttl:g} s {when} its holder's death")
     return wrong

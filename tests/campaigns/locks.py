@@ -78,7 +78,7 @@ def hold(work: Work, lock: Lock, token: int, seconds: float) -> None:
             work.journal.note("checked", lock=lock.name, token=token, at=before)
         what = {"lock": lock.name, "token": token}
         told = work.call("write", what, work.d.set, FENCED + lock.name, token, fence=held, timeout=2)
-        if told.error is not None:
+        if told.error == LockLost.__name__:
             break
         time.sleep(STEP)
 
