@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +171,27 @@ def test_the_page_follows_the_death_of_the_leader(tmp_path: Path, chromium: webd
             nodes[3 - leader - shown].end(signal.SIGKILL)
             browser.shows("#notice", "No majority")
             wait_until(lambda: named_leader(browser.texts("#members tbody tr")) == [], "nobody is said to lead", 30)
+
+
+def test_attached_processes_are_shown(tmp_path: Path, chromium: webdriver.Chrome) -> None:
+    """The processes that share this node are there with their numbers, as long as there are any."""
+    with (
+        ReplicatedDict[str, Any](tmp_path / "d", options=OPTIONS, share=True) as d,
+        serving(d) as (port, _),
+        tab(chromium) as browser,
+    ):
+        browser.open(f"http://localhost:{port}")
+        browser.shows("#figures", "Keys")
+        assert not browser.driver.find_element(By.ID, "processes").is_displayed()
+        program = (
+            "import sys; from replidict import ReplicatedDict; d = ReplicatedDict('d', share=True); d['a'] = 1; input()"
+        )
+        with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdin=subprocess.PIPE) as process:
+            browser.shows("#attached li", f"process {process.pid}")
+            assert browser.fits(360)
+            process.communicate(b"\n")
+        wait_until(lambda: browser.texts("#attached li") == [], "it is gone", 30)
+        assert not browser.driver.find_element(By.ID, "processes").is_displayed()
 
 
 def test_keys_are_browsed_and_values_read_on_request(tmp_path: Path, chromium: webdriver.Chrome) -> None:

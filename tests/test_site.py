@@ -67,6 +67,18 @@ def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     assert len(shown) == len(set(shown))
 
 
+def test_every_adapter_is_in_the_reference() -> None:
+    """Each public class and function of `replidict.contrib` is in docs/reference."""
+    shown = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
+    public = [
+        f"replidict.contrib.{file.stem}.{name}"
+        for file in (ROOT / "replidict" / "contrib").glob("*.py")
+        for name in re.findall(r"^(?:class|def) ([A-Za-z]\w*)", file.read_text(), re.MULTILINE)
+    ]
+    assert len(public) > 5
+    assert [name for name in public if name not in shown] == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """Each page below docs is found from the menu of the site."""
     navigation = (ROOT / "mkdocs.yml").read_text()

@@ -23,6 +23,7 @@ function render(live) {
   members(live);
   charts(live.recent);
   locks(live);
+  processes(status);
   elections(live.recent.elections);
 }
 
@@ -144,6 +145,11 @@ function locks({locks: held, status, now}) {
   show(byId("locks"), rows.length > 0);
   show(byId("locks-none"), rows.length === 0);
   setText(byId("locks-count"), status.locks > rows.length ? `the first ${rows.length} of ${count(status.locks)}` : "");
+}
+
+function processes({attached}) {
+  keep(byId("attached"), attached, () => element("li"), (item, pid) => setText(item, `process ${pid}`));
+  show(byId("processes"), attached.length > 0);
 }
 
 function elections(seen) {

@@ -7,7 +7,7 @@ export const count = (number) => grouped.format(number);
 export const plural = (number, one) => `${count(number)} ${number === 1 ? one : `${one}s`}`;
 
 export function bytes(number) {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
   while (number >= 1024 && unit < units.length - 1) {
     number /= 1024;
