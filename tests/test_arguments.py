@@ -131,7 +131,7 @@ _WRONG: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("field", fields(Options), ids=lambda field: field.name)
 def test_wrong_options(field: Field[Any]) -> None:
-    """A wrong option is a `ValueError` that names it, as soon as it is made (section 3)."""
+    """A wrong option is a `ValueError` that names it, as soon as it is made."""
     wrong = [None, "x", [], math.nan, math.inf, *_WRONG.get(field.name, [])]
     wrong += [-1, True] if field.type in ("int", "float") else []
     wrong += [0] if field.type in ("int", "float") and field.name not in MAY_BE_ZERO else []

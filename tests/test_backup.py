@@ -1,4 +1,4 @@
-"""Backups made while writes go on, and what is founded from them (design, section 5; docs/backup.md)."""
+"""Backups made while writes go on, and what is founded from them (docs/backup.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of the members on the engine, on a simulated network (thesis chapter 4; section 6, E8)."""
+"""Changes of the members on the engine, on a simulated network (thesis chapter 4; E8)."""
 
 from __future__ import annotations
 

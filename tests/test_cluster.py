@@ -265,7 +265,7 @@ LOAD_SECONDS = float(os.environ.get("REPLIDICT_LOAD_SECONDS", "5"))
 
 
 def test_load_without_faults(tmp_path: Path) -> None:
-    """64 threads and no fault: no follower deletes an entry, and the leader sends none twice (section 6, E1)."""
+    """64 threads and no fault: no follower deletes an entry, and the leader sends none twice (E1)."""
     # A long election timeout: other tests on the same processors are no fault of a leader's.
     with cluster(tmp_path, timeout=60, options=Options(heartbeat=0.2, election_timeout=4)) as nodes:
         wait_until(lambda: all(len(node.status().connected) == 2 for node in nodes), "all are connected")
@@ -371,7 +371,7 @@ def test_writers_survive_a_change_of_leader(tmp_path: Path, stack: ExitStack) ->
 
 
 def test_a_follower_that_was_away_catches_up(tmp_path: Path, stack: ExitStack) -> None:
-    """A node that was away a while gets what it missed from the log, and asks nobody for a snapshot (section 5)."""
+    """A node that was away a while gets what it missed from the log, and asks nobody for a snapshot."""
     three = Cluster(tmp_path, stack)
     away = (three.leader() + 1) % 3
     three.nodes[away].close()
@@ -385,7 +385,7 @@ def test_a_follower_that_was_away_catches_up(tmp_path: Path, stack: ExitStack) -
 
 
 def test_a_node_far_behind_gets_a_snapshot(tmp_path: Path, stack: ExitStack) -> None:
-    """A node whose entries are gone from every log gets a snapshot, while others go on writing (section 5)."""
+    """A node whose entries are gone from every log gets a snapshot, while others go on writing."""
     three = Cluster(tmp_path, stack, options=Options(log_retain=20))
     three.nodes[0].update({("old", number): [number] for number in range(500)})
     away = (three.leader() + 1) % 3
@@ -491,7 +491,7 @@ def test_no_two_leaders_acknowledge(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_a_new_disk_is_not_the_same_node(tmp_path: Path, stack: ExitStack) -> None:
-    """A node that lost its directory is refused by the others, not taken for the one that voted before (section 9)."""
+    """A node that lost its directory is refused by the others, not taken for the one that voted before."""
     three = Cluster(tmp_path, stack)
     lost = (three.leader() + 1) % 3
     in_step(three.nodes)

@@ -114,7 +114,7 @@ class Writer:
 
 def test_a_node_cut_within_a_commit(tmp_path: Path) -> None:
     """A single node that dies at any step of a commit has, when it comes back, what was acknowledged; of what was not,
-    all or nothing (promises 1 and 4; section 5)."""
+    all or nothing (promises 1 and 4)."""
     with processes(tmp_path, 1) as (node,):
         writer = Writer(node)
         for steps in [*COMMIT, *FLUSH]:
@@ -225,7 +225,7 @@ def test_a_member_cut_within_a_commit(tmp_path: Path, leads: bool) -> None:
 
 
 def test_a_follower_cut_while_it_installs_a_snapshot(tmp_path: Path) -> None:
-    """A follower that dies at any step of installing a snapshot begins anew and ends up equal (section 5)."""
+    """A follower that dies at any step of installing a snapshot begins anew and ends up equal."""
     with processes(tmp_path, 3, options={"log_retain": 20}) as nodes:
         late = next(each for each in nodes if each is not leader(nodes))
         others = [each for each in nodes if each is not late]

@@ -107,7 +107,7 @@ def test_a_deleted_file_is_refused_again_and_again(tmp_path: Path) -> None:
 
 
 def test_an_old_copy_put_back_is_refused(tmp_path: Path) -> None:
-    """A node that was given an older copy of its file has forgotten what others count on: refused (section 5)."""
+    """A node that was given an older copy of its file has forgotten what others count on: refused."""
     one = Rig(tmp_path / "n")
     one.put("k", 1)
     old = image(tmp_path / "n", tmp_path / "old", mark=False)
@@ -144,7 +144,7 @@ def test_an_old_copy_put_back_is_refused(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_refused(
     victim: tuple[Path, tuple[Any, ...]], tmp_path: Path, statement: str, reason: str
 ) -> None:
-    """Gaps, missing rows, wrong checksums, forgotten facts: each refused, with what is wrong (section 5)."""
+    """Gaps, missing rows, wrong checksums, forgotten facts: each refused, with what is wrong."""
     copy = image(victim[0], tmp_path / "n")
     with closing(sqlite3.connect(copy / FILE_NAME, isolation_level=None)) as db:
         (last,) = db.execute("SELECT max(idx) FROM log").fetchone()
@@ -153,7 +153,7 @@ def test_what_does_not_fit_together_is_refused(
 
 
 def test_a_term_below_the_logs_is_refused(victim: tuple[Path, tuple[Any, ...]], tmp_path: Path) -> None:
-    """A node whose term is below its last log entry's has forgotten votes (section 5)."""
+    """A node whose term is below its last log entry's has forgotten votes."""
     copy = image(victim[0], tmp_path / "n", mark=False)
     with closing(sqlite3.connect(copy / FILE_NAME, isolation_level=None)) as db:
         data = b"\x93\x00\xc0\x00"
@@ -162,7 +162,7 @@ def test_a_term_below_the_logs_is_refused(victim: tuple[Path, tuple[Any, ...]], 
 
 
 def test_a_flipped_bit_in_a_snapshot_never_spreads(tmp_path: Path) -> None:
-    """A snapshot with a flipped bit is refused, or says and holds the same; cut short, it is refused (section 5)."""
+    """A snapshot with a flipped bit is refused, or says and holds the same; cut short, it is refused."""
     with rig(tmp_path / "n") as one:
         one.perform(*[put(f"k{each}", "v" * each) for each in range(200)])
     with rig(tmp_path / "n") as one:

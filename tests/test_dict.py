@@ -286,7 +286,7 @@ def test_equal_keys_of_other_types_stay_the_first_one(tmp_path: Path, first: Any
 
 @pytest.mark.parametrize("key", [[], {}, set(), bytearray(), ([],)])
 def test_unhashable_keys(d: Dict, key: Any) -> None:
-    """An unhashable key is a `TypeError`, as with dict; on writes an `EncodingError`, which is one (section 3)."""
+    """An unhashable key is a `TypeError`, as with dict; on writes an `EncodingError`, which is one."""
     d["a"] = 1
     before = d.revision
     reads: list[Callable[[], object]] = [lambda: d[key], lambda: d.get(key), lambda: key in d, lambda: d.versioned(key)]
@@ -596,7 +596,7 @@ def test_replace_with_what_is_no_revision(d: Dict, revision: Any) -> None:
 
 
 def test_linearizable_and_bounded_reads_alone(d: Dict) -> None:
-    """On a single node the strong reads give what the plain read gives (section 7)."""
+    """On a single node the strong reads give what the plain read gives."""
     assert d.wait_ready(5)
     assert d.get("a", linearizable=True) is None
     assert d.get("a", 5, max_staleness=0) == 5

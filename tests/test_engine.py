@@ -33,7 +33,7 @@ PINNED: dict[ModuleType | type[Any], str] = {
 
 @pytest.mark.parametrize("code", PINNED, ids=lambda code: code.__name__)
 def test_pysyncobj_is_the_release_that_was_read(code: ModuleType | type[Any]) -> None:
-    """A release of PySyncObj that changes the code the engine builds on fails here first (design section 6)."""
+    """A release of PySyncObj that changes the code the engine builds on fails here first."""
     assert version("pysyncobj") == "0.3.17"
     digest = hashlib.sha256(inspect.getsource(code).encode()).hexdigest()[:16]
     assert digest == PINNED[code], "read the changed code before pinning it anew"

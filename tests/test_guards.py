@@ -1,4 +1,4 @@
-"""The harness is tested, too (design.md, section 11): whatever guard is taken out of the engine, it notices."""
+"""The harness is tested, too: whatever guard is taken out of the engine, it notices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ minutes, and if the product has changed since, the others are tried as well."""
 
 @pytest.mark.parametrize("guard", STORIES, ids=lambda guard: guard.name)
 def test_a_story_ends_well(guard: Guard) -> None:
-    """With all guards in place the stories told by hand end well (section 6)."""
+    """With all guards in place the stories told by hand end well."""
     assert guard.scenario is not None
     with new_cluster(1, guard.nodes, STORY_OPTIONS) as cluster:
         guard.scenario(cluster)
@@ -29,12 +29,12 @@ def test_a_story_ends_well(guard: Guard) -> None:
 
 @pytest.mark.parametrize("guard", STORIES, ids=lambda guard: guard.name)
 def test_a_story_finds_a_missing_guard(guard: Guard) -> None:
-    """Without the guard the story ends badly (section 6)."""
+    """Without the guard the story ends badly."""
     assert find(guard)[1] is not None, guard.prevents
 
 
 @pytest.mark.parametrize("guard", BY_SEEDS, ids=lambda guard: guard.name)
 def test_the_simulator_finds_a_missing_guard(guard: Guard) -> None:
-    """Without the guard one of the first seeds, as many as the guard says, breaks an invariant (section 6)."""
+    """Without the guard one of the first seeds, as many as the guard says, breaks an invariant."""
     after = FOUND_AFTER.get(guard.name)
     assert find(guard, None if after is None else after - 1)[1] is not None, guard.prevents

@@ -1,5 +1,5 @@
 """A follower by hand: what it answers and when, and the snapshots that arrive: out of order, interrupted, repeated,
-stale, damaged (design, section 5)."""
+stale, damaged."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def replies(answers: list[Any]) -> list[SnapshotReply]:
 
 
 def test_nothing_is_answered_before_it_is_on_disk(tmp_path: Path) -> None:
-    """Acknowledgements, votes and refusals with a new term leave after the commit that holds them (section 5)."""
+    """Acknowledgements, votes and refusals with a new term leave after the commit that holds them."""
     with follower(tmp_path / "f") as one:
         entries = [Entry(number, 1, NO_OP) for number in range(1, 6)]
         answers = one.hear(AppendEntries(1, 0, 0, 0, entries))

@@ -1,4 +1,4 @@
-"""The linearizability checker on histories whose verdict is known (design, section 11)."""
+"""The linearizability checker on histories whose verdict is known."""
 
 from __future__ import annotations
 

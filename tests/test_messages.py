@@ -1,4 +1,4 @@
-"""What a member may not say, refused from the message alone (design section 9)."""
+"""What a member may not say, refused from the message alone."""
 
 from __future__ import annotations
 

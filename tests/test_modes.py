@@ -1,4 +1,4 @@
-"""The cluster in each of the three modes: plain on loopback, with a shared secret, with TLS (section 9)."""
+"""The cluster in each of the three modes: plain on loopback, with a shared secret, with TLS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linearizable and bounded reads where a connection or a clock is lost (section 7; thesis 6.4)."""
+"""Linearizable and bounded reads where a connection or a clock is lost (thesis 6.4)."""
 
 from __future__ import annotations
 

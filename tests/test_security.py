@@ -1,4 +1,4 @@
-"""Who may listen where, and what a certificate or a secret must be (design, section 2 rule 7)."""
+"""Who may listen where, and what a certificate or a secret must be."""
 
 from __future__ import annotations
 

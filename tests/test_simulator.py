@@ -1,4 +1,4 @@
-"""Whole clusters in simulated time (design.md, section 11): no seed breaks a promise, and each can be replayed."""
+"""Whole clusters in simulated time: no seed breaks a promise, and each can be replayed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.simulator.run import new_cluster
 from tests.simulator.scenarios import a_leader, until
 
 SECONDS = float(os.environ.get("REPLIDICT_SIMULATE_SECONDS", "30"))
-"""Real seconds for random seeds; CI takes 300."""
+"""Real seconds for random seeds; CI takes 60."""
 
 ROOT = Path(__file__).parents[1]
 

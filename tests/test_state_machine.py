@@ -394,7 +394,7 @@ def test_the_maximum_of_sessions() -> None:
 
 
 def test_each_change_has_a_revision_and_a_row() -> None:
-    """What changes the map counts once and is recorded as rows; what does not, does neither (section 5)."""
+    """What changes the map counts once and is recorded as rows; what does not, does neither."""
     machine = opened()
     machine.take_changes()
     a, b, one, two = encode_key("a"), encode_key("b"), encode(1), encode(2)
@@ -578,7 +578,7 @@ _steps = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.sampled_fro
 def test_snapshot_and_tail_equal_full_replay(
     history: list[bytes], steps: list[tuple[int, int, str]], gather_entries: int
 ) -> None:
-    """Table plus tail gives what replaying all gives, wherever flushes, crashes and restarts fall (section 5)."""
+    """Table plus tail gives what replaying all gives, wherever flushes, crashes and restarts fall."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
         patch.setattr(state_table, "GATHER_ENTRIES", gather_entries)
         patch.setattr(store_module, "COMPACT_STEP", 3)

@@ -1,4 +1,4 @@
-"""The defects of PySyncObj 0.3.17 that the engine replaces (design.md, section 6), beside the same schedule here.
+"""The defects of PySyncObj 0.3.17 that the engine replaces, beside the same schedule here.
 
 Messages are handed to `SyncObj`'s own handlers, and to ours, by hand. What is not here can only be argued, and the
 argument stands at the code: E3 (it calls no fsync; `Outbox.persist`, rule 1 of `store`), E9 (a timeout of 30 s;

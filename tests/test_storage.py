@@ -1,4 +1,4 @@
-"""One node's disk: what is written together, what a restart finds, and what is never deleted (design, section 5)."""
+"""One node's disk: what is written together, what a restart finds, and what is never deleted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def failing(wrapped: list[Failing]) -> Callable[[sqlite3.Connection], Failing]:
 
 
 def test_one_transaction_covers_everything_gathered(tmp_path: Path) -> None:
-    """Appends that arrive together, and a vote with them, share one commit (section 5, group commit)."""
+    """Appends that arrive together, and a vote with them, share one commit (group commit)."""
     seen: list[Failing] = []
     with rig(tmp_path, wrap=failing(seen)) as one:
         entries = [entry for number in range(500) for entry in one.append(put(f"k{number}", number))]
@@ -61,7 +61,7 @@ def test_one_transaction_covers_everything_gathered(tmp_path: Path) -> None:
 
 
 def test_every_commit_is_synced(tmp_path: Path) -> None:
-    """The write-ahead log is synced at every commit: that was asked for, and is in force (section 5)."""
+    """The write-ahead log is synced at every commit: that was asked for, and is in force."""
     with rig(tmp_path) as one:
         assert one.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert one.connection.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -77,7 +77,7 @@ def test_nothing_is_written_beside_what_is_needed(tmp_path: Path) -> None:
 
 def test_the_write_ahead_log_is_longer_for_a_large_dict(tmp_path: Path) -> None:
     """Keys drawn at random from a large dict would have its log copied all the time: it gets longer with the table,
-    within bounds, at once, and is made so at a start (section 5)."""
+    within bounds, at once, and is made so at a start."""
     assert [frames_before_checkpoint(rows) for rows in (0, 31_999, 64_000, 10**9)] == [1000, 1000, 2000, 6000]
     pairs = [(encode_key(f"k{number}"), b"\x01") for number in range(48_000)]
     with rig(tmp_path) as one:
@@ -97,8 +97,7 @@ def test_the_write_ahead_log_is_longer_for_a_large_dict(tmp_path: Path) -> None:
 
 
 def test_a_large_transaction_leaves_no_long_write_ahead_log(tmp_path: Path) -> None:
-    """What one large transaction, as that of a snapshot, took of the disk beside the file is given back soon after
-    (section 5)."""
+    """What one large transaction, as that of a snapshot, took of the disk beside the file is given back soon after."""
     limit = longest(4096)
     with rig(tmp_path) as one:
         one.perform(cmd.Update([(encode_key(number), bytes(1024 * 1024)) for number in range(40)]))
@@ -123,7 +122,7 @@ def test_a_vote_survives_and_belongs_to_its_term(tmp_path: Path) -> None:
 
 
 def test_a_tail_is_replaced_in_one_transaction(tmp_path: Path) -> None:
-    """Cutting the log and appending to it are one transaction: a crash leaves the old tail or the new (section 5)."""
+    """Cutting the log and appending to it are one transaction: a crash leaves the old tail or the new."""
     seen: list[Failing] = []
     one = Rig(tmp_path, wrap=failing(seen))
     for number in range(5):
@@ -182,7 +181,7 @@ def test_a_failed_commit_is_the_end(tmp_path: Path, statement: str) -> None:
 
 
 def test_who_a_peer_is_stays_known(tmp_path: Path) -> None:
-    """The identity first seen at an address is on disk before the peer is accepted (section 9)."""
+    """The identity first seen at an address is on disk before the peer is accepted."""
     one = Rig(tmp_path)
     assert one.store.pin("peer:1", "first") is None
     one.crash()
@@ -228,7 +227,7 @@ def test_a_snapshot_forgets_who_was_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["idx", "term", "committed"])
 def test_every_bit_of_a_row_counts(column: str) -> None:
-    """The checksums see any bit that flips in a row's numbers (section 5)."""
+    """The checksums see any bit that flips in a row's numbers."""
     row = {"idx": 70_001, "term": 3, "committed": 70_000}
 
     def crc(numbers: dict[str, int]) -> int:
@@ -271,7 +270,7 @@ def test_close_with_a_cut_that_waits(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_restart_replays_a_short_tail(tmp_path: Path) -> None:
-    """The state table follows the log closely: a restart replays hundreds of entries, not history (section 5)."""
+    """The state table follows the log closely: a restart replays hundreds of entries, not history."""
     one = Rig(tmp_path)
     for number in range(0, 10 * GATHER_ENTRIES, 8):
         entries = [entry for each in range(number, number + 8) for entry in one.append(put(f"k{each % 50}", each))]
@@ -291,7 +290,7 @@ def test_a_restart_replays_a_short_tail(tmp_path: Path) -> None:
 
 def test_a_write_waits_for_few_pages_of_a_large_dict(tmp_path: Path) -> None:
     """Keys all over a large dict are written to its table a few pages at a time, never hundreds beside one write, and
-    all the same no more is left for a restart (section 5)."""
+    all the same no more is left for a restart."""
     keys, rng = 20_000, random.Random(1)
     with rig(tmp_path) as one:
         one.perform(cmd.Update([(encode_key(f"k{number}"), DEFAULT_CODEC.encode("x" * 100)) for number in range(keys)]))
@@ -318,7 +317,7 @@ def test_a_small_dict_is_written_as_a_whole(tmp_path: Path, keys: int, size: int
 @pytest.mark.parametrize("at_once", [1, 20])
 def test_a_write_waits_for_few_large_values(tmp_path: Path, at_once: int) -> None:
     """Large values go to the table about as fast as they come, and never by the hundred beside one write; and all the
-    same no more is left for a restart than fits into memory easily (section 5)."""
+    same no more is left for a restart than fits into memory easily."""
     size = 256 * 1024
     with rig(tmp_path) as one:
         for number in range(160 // at_once):
@@ -338,7 +337,7 @@ def test_a_write_waits_for_few_large_values(tmp_path: Path, at_once: int) -> Non
 
 @pytest.mark.parametrize("log_retain", [0, 1000])
 def test_file_and_log_do_not_grow_with_writes(tmp_path: Path, log_retain: int) -> None:
-    """50,000 writes to ten keys take no more room than what is kept (section 5, compaction)."""
+    """50,000 writes to ten keys take no more room than what is kept (compaction)."""
     with rig(tmp_path, log_retain=log_retain) as one:
         sizes: list[int] = []
         for number in range(0, 50_000, 10):
@@ -357,7 +356,7 @@ def test_file_and_log_do_not_grow_with_writes(tmp_path: Path, log_retain: int) -
 
 def test_a_log_of_large_entries_is_kept_up_to_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few the entries, those beyond 64 MiB go, and only those: a follower that lags a moment finds the rest
-    (section 5, compaction)."""
+    (compaction)."""
     monkeypatch.setattr(store_module, "LOG_RETAIN_BYTES", 100_000)
     with rig(tmp_path, log_retain=10_000) as one:
         for number in range(2 * GATHER_ENTRIES):
@@ -372,7 +371,7 @@ def test_a_log_of_large_entries_is_kept_up_to_its_bytes(tmp_path: Path, monkeypa
 
 
 def test_compaction_keeps_what_is_still_wanted(tmp_path: Path) -> None:
-    """The log is never cut above the state table's index, nor above what a snapshot is followed by (section 5)."""
+    """The log is never cut above the state table's index, nor above what a snapshot is followed by."""
     with rig(tmp_path) as one:
         one.put("k", -1)
         one.store.keep_log_after = 3
@@ -390,7 +389,7 @@ def test_compaction_keeps_what_is_still_wanted(tmp_path: Path) -> None:
 
 
 def test_compaction_stays_below_what_is_applied(tmp_path: Path) -> None:
-    """Entries that are on disk and not applied yet are in no state table: they stay (section 5)."""
+    """Entries that are on disk and not applied yet are in no state table: they stay."""
     one = Rig(tmp_path)
     waiting: list[Entry] = []
     for _ in range(3 * GATHER_ENTRIES // 10):
@@ -406,7 +405,7 @@ def test_compaction_stays_below_what_is_applied(tmp_path: Path) -> None:
 
 
 def test_compaction_goes_in_steps(tmp_path: Path) -> None:
-    """However much has gathered, one commit deletes a bounded number of log entries (section 5)."""
+    """However much has gathered, one commit deletes a bounded number of log entries."""
     with rig(tmp_path, log_retain=10**6) as one:
         for number in range(COMPACT_STEP + 1000):
             one.append(put("k", number))
@@ -422,7 +421,7 @@ def test_compaction_goes_in_steps(tmp_path: Path) -> None:
 
 
 def test_applied_entries_leave_memory_and_are_read_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory holds the recent end of the log; older entries come from SQLite, the same (section 5)."""
+    """Memory holds the recent end of the log; older entries come from SQLite, the same."""
     monkeypatch.setattr(log_module, "MEMORY_BYTES", 100_000)
     with rig(tmp_path, log_retain=10**6) as one:
         written: list[Entry] = []
@@ -537,7 +536,7 @@ def test_an_install_takes_no_memory_for_what_it_replaces(tmp_path: Path) -> None
     ["ATTACH", "BEGIN", "DELETE FROM state", "INSERT OR ROLLBACK INTO session", "INSERT OR REPLACE", "COMMIT"],
 )
 def test_an_interrupted_install_changes_nothing(tmp_path: Path, statement: str) -> None:
-    """An install is one transaction: whatever fails in it, the node's old state is there at the restart (section 5)."""
+    """An install is one transaction: whatever fails in it, the node's old state is there at the restart."""
     with rig(tmp_path / "from") as source:
         source.put("new", 1)
     with rig(tmp_path / "from") as source:
@@ -557,7 +556,7 @@ def test_an_interrupted_install_changes_nothing(tmp_path: Path, statement: str) 
 
 
 def test_a_snapshot_sees_one_moment_while_writes_go_on(tmp_path: Path) -> None:
-    """A snapshot taken while the writer goes on is the state at one applied index, and stalls nobody (section 5)."""
+    """A snapshot taken while the writer goes on is the state at one applied index, and stalls nobody."""
     one = filled(tmp_path / "n")
     states = {one.store.applied.index: state_of(one)}
 
@@ -582,7 +581,7 @@ def test_a_snapshot_sees_one_moment_while_writes_go_on(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_a_damaged_file_is_not_made(tmp_path: Path) -> None:
-    """Damage never spreads: a snapshot is checked row by row where it is made (section 5, promise 8)."""
+    """Damage never spreads: a snapshot is checked row by row where it is made (promise 8)."""
     one = filled(tmp_path / "n")
     one.connection.execute("UPDATE state SET value = x'00' WHERE position = 7")
     with pytest.raises(StorageError, match="state row 7"):

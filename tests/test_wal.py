@@ -1,4 +1,4 @@
-"""A write-ahead log whose end is torn, and one that is damaged: told apart; and the mark (design, section 5)."""
+"""A write-ahead log whose end is torn, and one that is damaged: told apart; and the mark."""
 
 from __future__ import annotations
 

@@ -39,11 +39,6 @@ def described(command: bytes) -> str:
             return f"the cluster's clock shows {milliseconds / 1000:.3f} s"
 
 
-_NAMES = {
-    "Put": "set", "SetDefault": "setdefault", "Remove": "pop", "Take": "pop", "CompareAndSet": "compare_and_set",
-}  # fmt: skip
-
-
 def _operation(operation: cmd.Operation) -> str:
     match operation:
         case cmd.Update(items=items):

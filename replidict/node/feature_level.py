@@ -43,7 +43,7 @@ class FeatureLevel:
         return self._engine.machine.level
 
     def meet(self, address: str, release: Release) -> str | None:
-        """A node that has proved itself is about to be connected: why it must not be (rule 3); None if it may."""
+        """An authenticated node is about to be connected: why it must not be (rule 3); None if it may."""
         engine = self._engine
         if (peer := engine.peers.get(address)) is not None:
             peer.release = release

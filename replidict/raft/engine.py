@@ -36,7 +36,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
@@ -118,7 +118,7 @@ class Engine(SyncObj):
         """Whether something has happened since the last step that leaves something to `replicate`."""
         self.log_throttle = LogThrottle(state.address)
         super().__init__(Node(state.address), [], SyncObjConf(autoTick=False), transportClass=transport)
-        self.transport: Network = self._SyncObj__transport
+        self.transport = cast(Network, self._SyncObj__transport)  # SyncObj made it, of `transport`
         self.outbox = outbox = Outbox(state, self.transport)
         self.replicated_log = log = ReplicatedLog(state, self.transport)
         freshness = Freshness(state)

@@ -90,7 +90,7 @@ class Clients:
         return len(self._clients)
 
     def come(self, connection: SocketConnection, now: float) -> None:
-        """A client has proved itself."""
+        """A client is authenticated."""
         if len(self._clients) >= CLIENTS_MAX:
             idle = [client for client in self._clients.values() if client.idle]
             if not idle:

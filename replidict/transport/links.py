@@ -343,7 +343,7 @@ class TcpTransport(Transport):
         who = connection.remote
         if session.peer is not None:
             who += f" (as {session.peer.address or 'a client'})"
-        # A connection that has not proved itself, or need not, may go by any number of names.
+        # An unauthenticated connection may go by any number of names; without secret and TLS all are.
         proven = session.proven and self._security.mode != "plain"
         key = who if proven else connection.remote
         self._log_throttle.log(key, self._clock(), f"refused a connection from {who}: {text}")

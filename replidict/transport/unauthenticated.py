@@ -40,7 +40,7 @@ class UnauthenticatedConnections:
         return victim
 
     def gone(self, connection: SocketConnection) -> None:
-        """It is closed, or proved itself; if it was none, nothing happens."""
+        """It is closed, or authenticated; if it was not among these, nothing happens."""
         host = _host(connection.remote)
         of_host = self._by_host.get(host, {})
         if of_host.get(connection.fd) is connection:

@@ -13,7 +13,7 @@ class SyncObjConsumer: ...
 
 class SyncObj:
     # By the name that the class gives to `__transport`; what there is in it, the caller of the constructor knows.
-    _SyncObj__transport: Any
+    _SyncObj__transport: object
     _poller: Poller
     def __init__(
         self,

@@ -159,7 +159,6 @@ class Network:
         self.cuts = 0
         self.farewells = 0
         self.refused = 0
-        self.probes_refused = 0
 
     def add(self, address: str, end: End) -> None:
         """Add a node at an address."""
@@ -222,7 +221,6 @@ class Network:
         if not refusing and (self.blocked.get((caller, called)) or self.blocked.get((called, caller))):
             return  # no answer
         if refusing or (self.ends[called].powered and not self.ends[called].alive):
-            self.probes_refused += 1
             self.trace.note("network", "refused", f"{caller} probes {called}")
             self.ends[caller].receive(("refused", connection, b""))
         elif self.ends[called].alive and rounds:

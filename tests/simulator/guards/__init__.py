@@ -2,7 +2,7 @@
 
 Each guard is a generator that yields (object, attribute, replacement) for what the product would be without it; its
 docstring says what it prevents. `without` puts the replacements in force for a while. `row` names the defect of
-PySyncObj (design.md, section 6) or the rule that the guard stands for, and `within` the seeds that finding it may take.
+PySyncObj or the rule that the guard stands for, and `within` the seeds that finding it may take.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def answers_wait_for_their_queue() -> Replacements:
     yield outbox.Outbox, "answer", answer
 
 
-@guard("section 7", 25)
+@guard("bounded staleness", 25)
 def fresh_by_own_term_only() -> Replacements:
     """A new leader tells followers that they are up to date, before it knows what is committed (found: S1)."""
 
@@ -217,7 +217,7 @@ def fresh_by_own_term_only() -> Replacements:
     yield replication.Replication, "_send", send
 
 
-@guard("section 7", 50)
+@guard("bounded staleness", 50)
 def forget_the_clock_of_a_last_life() -> Replacements:
     """A node whose clock began anew with its machine believes itself fresh, by what is said of its old clock."""
 
@@ -236,7 +236,7 @@ def forget_the_clock_of_a_last_life() -> Replacements:
     yield bounded_staleness.Freshness, "heard_leader", heard_leader
 
 
-@guard("section 7", 25)
+@guard("bounded staleness", 25)
 def fresh_when_applied() -> Replacements:
     """A node believes itself fresh though it has not applied yet what it knows to be committed (found: S2)."""
 

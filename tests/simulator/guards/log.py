@@ -257,7 +257,7 @@ def acknowledge_a_snapshot_when_installed() -> Replacements:
     yield install_snapshot.InstallSnapshot, "on_snapshot_piece", on_snapshot_piece
 
 
-@guard("section 5", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
+@guard("fig. 13", scenario=scenarios.a_snapshot_that_does_not_fit_at_first)
 def go_on_when_there_is_room() -> Replacements:
     """A snapshot whose first piece meets a full queue is never sent, and the log is kept for it for ever."""
     yield install_snapshot.InstallSnapshot, "heard", lambda self, sender: None

@@ -153,7 +153,7 @@ def stand_until_it_is_committed() -> Replacements:
     yield state.RaftState, "committed_members", property(members)
 
 
-@guard("section 9", 150, changing=True)
+@guard("a wiped disk", 150, changing=True)
 def only_the_disk_that_is_known() -> Replacements:
     """A new disk under an old address counts as the old one: it has forgotten votes and entries."""
 
