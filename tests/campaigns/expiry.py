@@ -83,8 +83,8 @@ def hold(work: Work) -> None:
 class Disturbances:
     """Kills and pauses of the leader, and when they were."""
 
-    def __init__(self, nodes: list[Process], say: Callable[[str], None]) -> None:
-        self._nodes, self._say = nodes, say
+    def __init__(self, nodes: list[Process], paused: float, say: Callable[[str], None]) -> None:
+        self._nodes, self._paused, self._say = nodes, paused, say
         self.start = time.monotonic()
         self.deaths: dict[int, float] = {}
         self.times: list[float] = []
@@ -106,17 +106,17 @@ class Disturbances:
         time.sleep(max(at + EVERY - time.monotonic(), 0.0))
 
     def pause(self) -> None:
-        """Stop the leader's process for three seconds."""
+        """Stop the leader's process for a while."""
         victim = leader(self._nodes)
         self.times.append(time.monotonic())
         self.pauses += 1
         self._say(f"{time.monotonic() - self.start:6.1f} s  paused the leader, {victim.path.name}")
         victim.pause()
-        time.sleep(PAUSED)
+        time.sleep(self._paused)
         victim.resume()
         # What its process does then may be held up by another election.
         self.times.append(time.monotonic())
-        time.sleep(PAUSED)
+        time.sleep(self._paused)
 
     def hog(self, seconds: float) -> None:
         """Have a follower's process run two busy loops, while leaders are killed."""
@@ -144,6 +144,7 @@ def run(
     seconds: float,
     say: Callable[[str], None] = lambda line: None,
     ttls: tuple[float, ...] = TTLS,
+    paused: float = PAUSED,
     late_allowed: bool = False,
 ) -> dict[str, Any]:
     """One campaign: the summary. What is late counts as a violation unless that is allowed."""
@@ -151,7 +152,7 @@ def run(
     with ExitStack() as stack:
         busy = stack.enter_context(Busyness())
         nodes = stack.enter_context(campaign_of("tests.campaigns.expiry", root, journals, work={"ttls": ttls}))
-        disturbances = Disturbances(nodes, say)
+        disturbances = Disturbances(nodes, paused, say)
         start = disturbances.start
         time.sleep(0.2 * seconds)
         while time.monotonic() < start + 0.6 * seconds:
