@@ -108,6 +108,10 @@ _ODD_VALUES = [
         "large values that nothing needs",
         "SELECT id FROM large_value WHERE id < :first AND id NOT IN (SELECT id FROM large_state)",
     ),
+    (
+        "large values of log entries that are gone",
+        f"SELECT id FROM large_value WHERE id >= :first AND id >> {ENTRY_BITS} NOT IN (SELECT idx FROM log)",
+    ),
 ]
 
 _numbers = count()
