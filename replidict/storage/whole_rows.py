@@ -27,23 +27,26 @@ _LOG = "SELECT idx, term, command, committed, crc FROM log WHERE idx BETWEEN ? A
 _VALUES = "SELECT id, at, value FROM large_value WHERE id BETWEEN ? AND ? ORDER BY id"
 
 
-def log_rows(db: sqlite3.Connection, file_format: int, first: int = -_MOST, last: int = _MOST) -> Generator[LogRow]:
+def log_rows(
+    db: sqlite3.Connection, file_format: int, first: int = -_MOST, last: int = _MOST
+) -> sqlite3.Cursor | Generator[LogRow]:
     """The rows of the log in a range, in order. Whoever does not read them all closes this."""
-    with closing(db.execute(_LOG, (first, last))) as rows:
-        if not has_large(file_format):
-            yield from rows
-            return
-        with closing(db.execute(_VALUES, ids(first, last))) as values:
-            waiting = next(values, None)
-            for row in rows:
-                index, command, parts, start = row[0], row[2], list[bytes](), 0
-                while waiting is not None and waiting[0] >> ENTRY_BITS <= index:
-                    of, at, value = waiting
-                    if of >> ENTRY_BITS == index:
-                        parts += command[start:at], value
-                        start = at
-                    waiting = next(values, None)
-                yield (row[0], row[1], b"".join((*parts, command[start:])), *row[3:]) if parts else row
+    rows = db.execute(_LOG, (first, last))
+    return _whole(rows, db.execute(_VALUES, ids(first, last))) if has_large(file_format) else rows
+
+
+def _whole(rows: sqlite3.Cursor, values: sqlite3.Cursor) -> Generator[LogRow]:
+    with closing(rows), closing(values):
+        waiting = next(values, None)
+        for row in rows:
+            index, command, parts, start = row[0], row[2], list[bytes](), 0
+            while waiting is not None and waiting[0] >> ENTRY_BITS <= index:
+                of, at, value = waiting
+                if of >> ENTRY_BITS == index:
+                    parts += command[start:at], value
+                    start = at
+                waiting = next(values, None)
+            yield (row[0], row[1], b"".join((*parts, command[start:])), *row[3:]) if parts else row
 
 
 def ids(first: int, last: int = LAST_ENTRY) -> tuple[int, int]:
