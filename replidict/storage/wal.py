@@ -122,7 +122,8 @@ def presize(file: Path, frames: int, page_bytes: int) -> None:
     try:
         zeros = bytes(_ZEROS)
         try:
-            for position in range(0, frames * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES, len(zeros)):
+            wanted = frames * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES
+            for position in range(0, wanted + -wanted % SPARE_BYTES, len(zeros)):
                 os.pwrite(descriptor, zeros, position)
             os.fsync(descriptor)
         except OSError as error:
