@@ -47,6 +47,16 @@ COMMIT = [
     ["COMMIT"],
     ["COMMIT", "after"],
 ]
+LARGE = [
+    ["INSERT INTO large_value"],
+    ["INSERT INTO large_value", "after"],
+    ["INSERT INTO large_value", "COMMIT"],
+    ["INSERT INTO large_value", "COMMIT", "after"],
+    ["INSERT INTO large_state"],
+    ["INSERT INTO large_state", "after"],
+    ["DELETE FROM large_state"],
+    ["INSERT INTO large_state", "COMMIT"],
+]
 FLUSH = [
     ["INSERT INTO state"],
     ["INSERT INTO state", "INSERT INTO state"],
@@ -99,6 +109,9 @@ class Writer:
         if number % 5 == 3:
             after.update((f"big{each}", number) for each in range(BIG))
             answer = self._node.call("update", [(f"big{each}", number) for each in range(BIG)])
+        elif number % 5 == 2:
+            after["large"] = f"{number} {'x' * 50_000}"
+            answer = self._node.call("set", "large", after["large"])
         elif number % 5 == 4:
             after.pop("k1", None)
             answer = self._node.call("pop", "k1", None)
@@ -117,7 +130,7 @@ def test_a_node_cut_within_a_commit(tmp_path: Path) -> None:
     all or nothing (promises 1 and 4)."""
     with processes(tmp_path, 1) as (node,):
         writer = Writer(node)
-        for steps in [*COMMIT, *FLUSH]:
+        for steps in [*COMMIT, *LARGE, *FLUSH]:
             armed = node.call("arm", *steps)
             assert armed.ok or armed.error == "Died", "it may be in the midst of a commit of its own"
             start = writer.count
@@ -151,7 +164,7 @@ class Load:
     """`add`s on every node until it ends, and those that were acknowledged."""
 
     def __init__(self, nodes: list[Process]) -> None:
-        self.acknowledged: dict[str, int] = {}
+        self.acknowledged: dict[str, int | str] = {}
         self.repeated: list[str] = []
         self._stopping = threading.Event()
         self._threads = [
@@ -170,9 +183,10 @@ class Load:
             if number % 40 == 0:
                 answer: Answer = node.call("update", [(f"big{each}", number) for each in range(BIG)])
             else:
-                answer = node.call("add", key, number)
+                value = number if number % 9 else f"{number} {'x' * 20_000}"
+                answer = node.call("add", key, value)
                 if answer.value is True:
-                    self.acknowledged[key] = number
+                    self.acknowledged[key] = value
                 elif answer.ok:
                     self.repeated.append(key)
             if answer.error == "Died":

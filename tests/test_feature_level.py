@@ -51,7 +51,7 @@ def test_a_node_by_itself_has_the_highest_level_at_once(tmp_path: Path) -> None:
         with ReplicatedDict[str, int](tmp_path) as d:
             d["k"] = 1
             assert d.pop("k") == 1
-            assert d.status().feature_level == LEVEL == file_format.LATEST
+            assert d.status().feature_level == LEVEL == file_format.SHARED
             assert [member.release for member in d.members()] == [replidict.__version__]
 
 

@@ -345,6 +345,6 @@ def test_a_snapshot_of_a_later_format_is_refused_in_words(tmp_path: Path) -> Non
         source.store.flush()
         snapshot.create(source.store.uri, tmp_path / "snapshot")
     with closing(sqlite3.connect(tmp_path / "snapshot", isolation_level=None)) as db:
-        db.execute(f"PRAGMA user_version = {file_format.LATEST + 1}")
+        db.execute(f"PRAGMA user_version = {file_format.SHARED + 1}")
     with pytest.raises(StorageError, match=r"another release wrote it \(format 3\)"):
         snapshot.check(tmp_path / "snapshot")

@@ -86,6 +86,7 @@ def test_what_changes_meanwhile_is_no_damage(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("replidict.storage.state_table.STEP_PAGES", 1)
     monkeypatch.setattr("replidict.storage.state_table.WHOLE_BYTES", 1)
     monkeypatch.setattr("replidict.machine.state_machine.MAX_SESSIONS", 3)
+    monkeypatch.setattr("replidict.storage.large_values.LARGE_BYTES", rng.choice((255, 100_000)))
     time = Time()
     with rig(tmp_path, log_retain=rng.choice((0, 30))) as node, scrubbing(node, time) as scrub:
         node.perform(cmd.Put(encode_key("first"), encode(0)))
@@ -103,7 +104,7 @@ def test_what_changes_meanwhile_is_no_damage(tmp_path: Path, monkeypatch: pytest
                 case 5:
                     lone(node, cmd.Tick(node.machine.coordination.clock.now + 1_000))
                 case _:
-                    node.perform(put(f"key {rng.randrange(30)}", rng.random()))
+                    node.perform(put(f"key {rng.randrange(30)}", rng.choice((rng.random(), "x" * number * 5))))
             if rng.random() < 0.05:
                 node.store.flush()
             for _ in range(rng.choice((0, 1, 1, 3))):

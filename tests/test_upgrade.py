@@ -161,6 +161,7 @@ def test_a_downgrade_is_refused(tmp_path: Path, kill: bool) -> None:
     node.start()
     wait_until(lambda: node.status()["feature_level"] == 2, "the level is raised")
     node.do("set", "k", 2)
+    node.do("set", "large", "x" * 100_000)
     node.kill() if kill else node.close()
     before = image(node.path)
     node.tree = old_release.sources()
@@ -169,7 +170,7 @@ def test_a_downgrade_is_refused(tmp_path: Path, kill: bool) -> None:
     assert image(node.path) == before
     node.tree = ROOT
     node.start()
-    assert node.snapshot() == {"k": 2}
+    assert node.snapshot() == {"k": 2, "large": "x" * 100_000}
     node.close()
 
 

@@ -52,7 +52,7 @@ class FeatureLevel:
 
     def too_old(self, address: str, release: Release) -> str | None:
         """Why a node of this release may not be a member; None if it may."""
-        required = max(self.current, self._engine.store.format.number)
+        required = max(self.current, self._engine.store.format.level)
         if release.level >= required:
             return None
         return (
@@ -63,11 +63,11 @@ class FeatureLevel:
     @property
     def part_due(self) -> bool:
         """Whether this node's file was marked since the last step: nothing must be sent before that is seen to."""
-        return self._engine.store.format.number != self._marked
+        return self._engine.store.format.level != self._marked
 
     def step(self) -> None:
         """Do what is due."""
-        engine, marked = self._engine, self._engine.store.format.number
+        engine, marked = self._engine, self._engine.store.format.level
         if marked != self._marked:
             self._marked = marked
             self._part_from_older()

@@ -7,6 +7,8 @@ Rules kept here:
    then on, and would misread it. Until then an older release may be put back.
 2. Format 1 is what release 0.1.0 writes. Format 2 adds the table `kept`, rows of replicated state by name, and the fact
    `kept`, their count.
+3. Format 3 adds the tables of `large_values`. No level asks for it and no snapshot has it: a node's own file goes on to
+   it with the first large value, if it has format 2 already.
 """
 
 from __future__ import annotations
@@ -24,10 +26,17 @@ from replidict.storage import records
 FIRST = 1
 """What a new file begins with."""
 
-LATEST = LEVEL
+LATEST = 3
 """The highest one that this release knows."""
 
+SHARED = LEVEL
+"""The highest one of a snapshot, and that a feature level brings a file to."""
+
 _KEPT = "CREATE TABLE kept(name TEXT PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+_LARGE = (
+    "CREATE TABLE large_value(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, value BLOB NOT NULL) STRICT",
+    "CREATE TABLE large_state(position INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE) STRICT",
+)
 
 
 class FileFormat:
@@ -36,7 +45,19 @@ class FileFormat:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Read it. Raises `sqlite3.Error`."""
         self._db = connection
-        self.number = read(connection)
+        self._set(read(connection))
+
+    def _set(self, number: int) -> None:
+        self.number = number
+        self.level = min(number, SHARED)
+        """The feature level that a release must know to read it."""
+        self.has_large = has_large(number)
+        """Whether there are the tables of `large_values`."""
+
+    @property
+    def added(self) -> list[str]:
+        """The tables that format 1 has not."""
+        return [*(["kept"] if self.keeps else []), *(["large_value", "large_state"] if self.has_large else [])]
 
     @property
     def keeps(self) -> bool:
@@ -48,7 +69,7 @@ class FileFormat:
         for entry in entries:
             said = cmd.decode_at(entry.index, entry.command) if cmd.raises_level(entry.command) else None
             if isinstance(said, cmd.RaiseLevel):
-                self.go_on_to(min(said.level, LATEST))
+                self.go_on_to(min(said.level, SHARED))
 
     def go_on_to(self, number: int) -> None:
         """Bring the file to this format at least, in the caller's transaction. Raises `sqlite3.Error`."""
@@ -58,8 +79,11 @@ class FileFormat:
             data = msgspec.msgpack.encode(records.Kept())
             self._db.execute(_KEPT)
             self._db.execute(records.PUT_FACT, ("kept", data, records.fact_crc("kept", data)))
+        if has_large(number):
+            for table in _LARGE:
+                self._db.execute(table)
         self._db.execute(f"PRAGMA user_version = {number}")
-        self.number = number
+        self._set(number)
 
 
 def read(connection: sqlite3.Connection, database: str = "main") -> int:
@@ -71,3 +95,8 @@ def read(connection: sqlite3.Connection, database: str = "main") -> int:
 def has_kept(number: int) -> bool:
     """Whether files of this format have a table `kept`."""
     return number >= 2
+
+
+def has_large(number: int) -> bool:
+    """Whether files of this format have the tables of `large_values`."""
+    return number >= 3

@@ -27,7 +27,7 @@ from replidict.errors import StorageError
 from replidict.machine import commands as cmd
 from replidict.machine.codec import DEFAULT_CODEC
 from replidict.machine.state_machine import StateMachine
-from replidict.storage import records
+from replidict.storage import file_format, records
 from replidict.storage.directory import (
     DIVERGED,
     FILE_NAME,
@@ -41,6 +41,7 @@ from replidict.storage.directory import (
 )
 from replidict.storage.high_water_mark import HighWaterMark
 from replidict.storage.store import RECOVERED, Store
+from replidict.storage.whole_rows import log_rows
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def inspect(path: Path, last: int = 0) -> Inspected:
         written = max(each.stat().st_mtime for each in (file, _wal(file), path / "mark") if each.exists())
         with _unchanged(path) as (db, mark):
             facts = _facts(db)
-            first, last_index, last_term, committed, entries = _log(db, facts["log_start"], last)
+            number = file_format.read(db)
+            number = number if number <= file_format.LATEST else file_format.FIRST  # as far as it can be read
+            first, last_index, last_term, committed, entries = _log(db, number, facts["log_start"], last)
             committed = max(committed, facts["applied"].index)
             settled, between = _configurations(db, facts["members"], committed)
             level = _level(db, committed)
@@ -221,13 +224,15 @@ def _facts(db: sqlite3.Connection) -> dict[str, Any]:
     return {name: msgspec.msgpack.decode(data, type=_KINDS[name]) for name, data in rows if name in _KINDS}
 
 
-def _log(db: sqlite3.Connection, start: records.LogStart, last: int) -> tuple[int, int, int, int, list[Kept]]:
+def _log(
+    db: sqlite3.Connection, number: int, start: records.LogStart, last: int
+) -> tuple[int, int, int, int, list[Kept]]:
     first, last_index, committed = db.execute("SELECT min(idx), max(idx), max(committed) FROM log").fetchone()
     if first is None:
         return start.index + 1, start.index, start.term, 0, []
     (last_term,) = db.execute("SELECT term FROM log WHERE idx = ?", (last_index,)).fetchone()
-    rows = db.execute("SELECT idx, term, command FROM log ORDER BY idx DESC LIMIT ?", (last,)).fetchall()
-    return first, last_index, last_term, committed, [Kept(*row) for row in reversed(rows)]
+    entries = [Kept(*row[:3]) for row in log_rows(db, number, last_index + 1 - last, last_index)]
+    return first, last_index, last_term, committed, entries
 
 
 def _configurations(

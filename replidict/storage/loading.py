@@ -10,7 +10,8 @@ import msgspec
 from replidict.errors import EncodingError
 from replidict.machine.changes import Session
 from replidict.machine.state_machine import StateMachine
-from replidict.storage import records
+from replidict.storage import file_format, records
+from replidict.storage.whole_rows import state_rows
 
 
 class Wrong(Exception):
@@ -54,7 +55,7 @@ def differs(applied: records.Applied, digest: bytes) -> str | None:
 
 def _state_rows(db: sqlite3.Connection) -> Iterator[tuple[int, bytes, bytes, int]]:
     crc_of = records.state_crc
-    rows = db.execute("SELECT position, key, value, revision, crc FROM state ORDER BY position")
+    rows = db.execute(f"{state_rows(file_format.read(db))} ORDER BY s.position")
     for position, key, value, revision, crc in rows:
         if crc != crc_of(position, key, value, revision):
             raise Wrong(f"the checksum of state row {position} is wrong")

@@ -35,6 +35,7 @@ class Log:
         self.start = start
         self.last_index = self.durable_index = start.index + len(sizes)
         self.appended: list[Entry] = []  # not yet on disk
+        self.longest = 0  # of `appended`, in bytes
         self.cut_from: int | None = None  # rows from here on are to be deleted before `appended` is written
         self.deleted_entries = 0
         self._read = read
@@ -100,6 +101,8 @@ class Log:
             self._sizes.append(size)
             self._memory_bytes += size
             self.bytes += size
+            if size > self.longest:
+                self.longest = size
 
     def cut(self, index: int) -> None:
         """Delete the entry at `index` and all after it: they conflict with the leader's (figure 2, rule 3)."""
@@ -118,6 +121,7 @@ class Log:
         """All that waited is on disk."""
         self.durable_index = self.last_index
         self.appended.clear()
+        self.longest = 0
         self.cut_from = None
 
     def excess(self, retain: int, retain_bytes: int, most: int) -> int:
@@ -145,6 +149,7 @@ class Log:
         self._memory.clear()
         self._sizes.clear()
         self.appended.clear()
+        self.longest = 0
         self.cut_from = None
         self.bytes = self._memory_bytes = 0
         self.last_index = self.durable_index = index

@@ -14,7 +14,7 @@ Rules kept here:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from replidict.machine.state_machine import StateMachine
 from replidict.storage import records
 from replidict.storage.directory import leave_note
 from replidict.storage.store import Store
+from replidict.storage.whole_rows import log_rows, state_rows
 
 PIECE_BYTES = 64 * 1024
 """So much is read at a time, or one row that is larger: a millisecond or so."""
@@ -121,16 +122,19 @@ class Scrubber:
         return False
 
     def _read(self, sql: str, *parameters: object) -> tuple[list[Any], bool]:
-        """Rows up to the size of a piece, and whether these were all."""
         assert self._db is not None
-        rows: list[Any] = []
-        with closing(self._db.execute(sql, parameters)) as cursor:
-            for row in cursor:
-                rows.append(row)
+        return self._take(self._db.execute(sql, parameters))
+
+    def _take(self, rows: sqlite3.Cursor | Generator[Any]) -> tuple[list[Any], bool]:
+        """Rows up to the size of a piece, and whether these were all."""
+        taken: list[Any] = []
+        with closing(rows):
+            for row in rows:
+                taken.append(row)
                 self._size += ROW_BYTES + sum(len(column) for column in row if isinstance(column, bytes | str))
                 if self._size >= PIECE_BYTES:
-                    return rows, False
-        return rows, True
+                    return taken, False
+        return taken, True
 
     def _differs(self, what: str) -> None:
         """Rule 4."""
@@ -185,9 +189,8 @@ class Scrubber:
         self._bound = self._bound or log.durable_index
         last = min(self._bound, log.durable_index)
         after = max(self._after or 0, log.start.index)
-        rows, all_read = self._read(
-            "SELECT idx, term, command, committed, crc FROM log WHERE idx > ? AND idx <= ? ORDER BY idx", after, last
-        )
+        assert self._db is not None
+        rows, all_read = self._take(log_rows(self._db, self._store.format.number, after + 1, last))
         for index, term, command, committed, crc in rows:
             if index != after + 1:
                 break
@@ -206,8 +209,7 @@ class Scrubber:
         self._bound = self._bound or applied.next_position
         removed: set[int] | None = None
         rows, all_read = self._read(
-            "SELECT position, key, value, revision, crc FROM state WHERE position > ? ORDER BY position",
-            self._after or 0,
+            f"{state_rows(self._store.format.number)} WHERE s.position > ? ORDER BY s.position", self._after or 0
         )
         for position, key, value, revision, crc in rows:
             self._must(crc == crc_of(position, key, value, revision), f"state row {position}")

@@ -26,6 +26,7 @@ from replidict.machine.changes import Session
 from replidict.storage import file_format, records
 from replidict.storage.directory import make_private, remove
 from replidict.storage.loading import differs
+from replidict.storage.whole_rows import state_rows
 
 LookUp: TypeAlias = Callable[[], None]
 """Called again and again while a snapshot is made or checked; what it raises ends that."""
@@ -107,7 +108,7 @@ def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *,
         db.execute("ATTACH ? AS source", (source_uri,))
         db.execute("BEGIN")  # of the source, too: it may go on to another format meanwhile
         number = file_format.read(db, "source")
-        db.execute(f"PRAGMA user_version = {number}")
+        db.execute(f"PRAGMA user_version = {min(number, file_format.SHARED)}")
         # As they are there, and nothing else: two snapshots of one state are the same bytes.
         tables = ["state", "session", *(["kept"] if file_format.has_kept(number) else [])]
         laid_out = f"name IN ('fact', {', '.join(map(repr, tables))})"
@@ -117,7 +118,9 @@ def copy(source_uri: str, target: Path, origin: records.Origin | None = None, *,
         average = used_bytes(db, "source") // (1 + db.execute("SELECT count(*) FROM source.state").fetchone()[0])
         with _looking_up(db, look_up, STEPS_A_ROW * max(1, min(1000, COPY_BYTES // average))):
             for table in tables:
-                db.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
+                whole = file_format.has_large(number) and table == "state"
+                rows = state_rows(number, "source") if whole else f"SELECT * FROM source.{table}"
+                db.execute(f"INSERT INTO {table} {rows}")
             db.execute("INSERT INTO fact SELECT * FROM source.fact WHERE name IN ('applied', 'members', 'kept')")
             if origin is not None:
                 data = msgspec.msgpack.encode(origin)
@@ -193,9 +196,9 @@ def _check_form(db: sqlite3.Connection, path: Path, number: int) -> dict[str, by
     (application_id,) = db.execute("PRAGMA application_id").fetchone()
     if application_id != records.APPLICATION_ID:
         raise StorageError(f"{path}: not a snapshot: a SQLite file of another program")
-    if not file_format.FIRST <= number <= file_format.LATEST:
+    if not file_format.FIRST <= number <= file_format.SHARED:
         raise StorageError(
-            f"{path}: not a snapshot of a format that is known here ({file_format.FIRST} to {file_format.LATEST}): "
+            f"{path}: not a snapshot of a format that is known here ({file_format.FIRST} to {file_format.SHARED}): "
             f"another release wrote it (format {number})"
         )
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
@@ -232,7 +235,8 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp, applied: rec
     """
     rows = sessions = kept = hashes = 0
     crc_of = records.state_crc
-    state = db.execute("SELECT position, key, value, revision, crc FROM state")
+    number = file_format.read(db)
+    state = db.execute(state_rows(number))
     while some := state.fetchmany(CHECK_ROWS):
         for position, key, value, revision, crc in some:
             if crc != crc_of(position, key, value, revision):
@@ -243,12 +247,12 @@ def check_rows(db: sqlite3.Connection, path: Path, look_up: LookUp, applied: rec
         if len(some) == CHECK_ROWS:
             look_up()
             time.sleep(PAUSE)
-    for number, data, crc in db.execute("SELECT number, data, crc FROM session"):
-        if crc != records.session_crc(number, data):
-            raise _damaged(path, f"the checksum of session {number} is wrong")
-        hashes += digest.session_hash(number, msgspec.msgpack.decode(data, type=Session))
+    for session, data, crc in db.execute("SELECT number, data, crc FROM session"):
+        if crc != records.session_crc(session, data):
+            raise _damaged(path, f"the checksum of session {session} is wrong")
+        hashes += digest.session_hash(session, msgspec.msgpack.decode(data, type=Session))
         sessions += 1
-    if file_format.has_kept(file_format.read(db)):
+    if file_format.has_kept(number):
         for name, data, crc in db.execute("SELECT name, data, crc FROM kept"):
             if crc != records.fact_crc(name, data):
                 raise _damaged(path, f"the checksum of the row {name!r} of `kept` is wrong")

@@ -22,12 +22,14 @@ from replidict.machine.changes import Changes
 from replidict.storage import records
 from replidict.storage.bulk_insert import put
 from replidict.storage.file_format import FileFormat
+from replidict.storage.large_values import LargeValues
 from replidict.storage.wal import frames_before_checkpoint
 
 GATHER_ENTRIES = 256
 GATHER_ROWS = 2_000
 GATHER_BYTES = 16 * 1024 * 1024
-"""What is applied gathers up to so many entries, the rows that these changed, or the bytes that they take."""
+"""What is applied gathers up to so many entries, the rows that these changed, or the bytes that they take; large values
+are counted apart, since they are not written again."""
 
 STEP_PAGES = 16
 """A step writes rows on about so many pages of the table: keys drawn at random from a large dict are on a page each."""
@@ -45,9 +47,10 @@ _pack = msgspec.msgpack.encode
 class StateTable:
     """The tables `state`, `session` and `kept`, and what is to go there. Used by the node's thread alone."""
 
-    def __init__(self, connection: sqlite3.Connection, file_format: FileFormat) -> None:
+    def __init__(self, connection: sqlite3.Connection, file_format: FileFormat, large: LargeValues) -> None:
         self._db = connection
         self._format = file_format
+        self._large = large
         self._gathered: deque[tuple[int, Changes]] = deque()  # (term of the last entry, what was changed)
         self._rows = self._bytes = 0  # in all that
         self._recent_rows = self._recent_bytes = 0  # and of it, since the last commit
@@ -65,6 +68,8 @@ class StateTable:
 
     def gather(self, term: int, changes: Changes) -> None:
         """Take what applied entries changed, the last of them of this term."""
+        if self._large.waiting:
+            changes.bytes -= self._large.beside(changes)
         rows, size = len(changes.rows), changes.bytes
         self._gathered.append((term, changes))
         self._rows += rows
@@ -74,7 +79,12 @@ class StateTable:
         self._look()
 
     def _look(self) -> None:
-        self.due = len(self._gathered) >= GATHER_ENTRIES or self._rows >= GATHER_ROWS or self._bytes >= GATHER_BYTES
+        self.due = (
+            len(self._gathered) >= GATHER_ENTRIES
+            or self._rows >= GATHER_ROWS
+            or self._bytes >= GATHER_BYTES
+            or (self._rows > 0 and self._large.waiting_bytes >= GATHER_BYTES)
+        )
 
     def clear(self) -> None:
         """Forget what has gathered: the table was replaced by a later one."""
@@ -146,6 +156,8 @@ class StateTable:
             last[position] = (last[position][0] if position in last else key, value, revision)
         crc = records.state_crc
         puts = [(p, k, v, r, crc(p, k, v, r)) for p, (k, v, r) in last.items() if v is not None]
+        if self._large.waiting or self._large.referring:
+            puts = self._large.follow(changes, last, puts)
         put(db, *records.DELETE_STATE, [(p,) for p, (_, v, _) in last.items() if v is None])
         put(db, *records.PUT_STATE, puts)
         sessions = [(n, _pack(session)) for n, session in changes.sessions.items() if session is not None]

@@ -25,14 +25,16 @@ from replidict.logging_thread import Logger
 from replidict.machine.changes import Changes
 from replidict.machine.state_machine import StateMachine
 from replidict.protocol.log_entry import Entry
-from replidict.storage import records
+from replidict.storage import large_values, records
 from replidict.storage.bulk_insert import put
-from replidict.storage.file_format import LATEST, FileFormat, has_kept
+from replidict.storage.file_format import SHARED, FileFormat, has_kept
 from replidict.storage.file_format import read as read_format
 from replidict.storage.high_water_mark import HighWaterMark
+from replidict.storage.large_values import LargeValues
 from replidict.storage.loading import Wrong, load
 from replidict.storage.log import Log
 from replidict.storage.state_table import StateTable
+from replidict.storage.whole_rows import log_rows
 
 logger = Logger(__name__)
 
@@ -71,7 +73,6 @@ class Store:
         self.commits = 0
         with self.errors("read"):
             self.format = FileFormat(connection)
-            self.table = StateTable(connection, self.format)
             facts = self._read_facts()
             self.identity = msgspec.msgpack.decode(facts["identity"], type=records.Identity)
             self._vote = msgspec.msgpack.decode(facts["vote"], type=records.Vote)
@@ -82,6 +83,8 @@ class Store:
             self.recovered = msgspec.msgpack.decode(facts.get(RECOVERED, b"\xc0"), type=records.Recovered | None)
             self.committed = 0
             self.log = self._load_log(start)
+            self.large = LargeValues(connection, self.format, self.log, self.applied.index)
+            self.table = StateTable(connection, self.format, self.large)
         if self._vote.term < self.log.last_term:
             raise self.broken(f"its term {self._vote.term} is below the last log entry's {self.log.last_term}")
 
@@ -110,8 +113,7 @@ class Store:
         tail: list[Entry] = []
         expected = start.index + 1
         last_term = start.term
-        rows = self._db.execute("SELECT idx, term, command, committed, crc FROM log ORDER BY idx")
-        for index, term, command, committed, crc in rows:
+        for index, term, command, committed, crc in log_rows(self._db, self.format.number):
             if index != expected:
                 raise self.broken(f"log entry {expected} is missing (the next one is {index})")
             if crc != records.log_crc(index, term, command, committed):
@@ -134,10 +136,7 @@ class Store:
         found: list[Entry] = []
         size = 0
         with self.errors("read"):
-            rows = self._db.execute(
-                "SELECT idx, term, command, committed, crc FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx",
-                (first, last),
-            )
+            rows = log_rows(self._db, self.format.number, first, last)
             for index, term, command, committed, crc in rows:
                 if crc != records.log_crc(index, term, command, committed):
                     raise self.broken(f"the checksum of log entry {index} is wrong")
@@ -277,12 +276,16 @@ class Store:
         db, log = self._db, self.log
         if log.cut_from is not None:
             db.execute("DELETE FROM log WHERE idx >= ?", (log.cut_from,))
+            if self.format.has_large:
+                self.large.cut_off(log.cut_from)
         if log.appended:
             crc = records.log_crc
             known = commit_index
             rows = [(e.index, e.term, e.command, known, crc(e.index, e.term, e.command, known)) for e in log.appended]
+            if log.longest > large_values.LARGE_BYTES:
+                rows = self.large.cut(rows)
             put(db, *records.PUT_LOG, rows)
-            if self.format.number < LATEST:
+            if self.format.number < SHARED:
                 self.format.follow(log.appended)
         if self._dirty:
             self._put_fact("vote", self._vote)
@@ -307,6 +310,8 @@ class Store:
             term = log.term_at(last)
             assert term is not None
             self._db.execute("DELETE FROM log WHERE idx <= ?", (last,))
+            if self.format.has_large:
+                self.large.compact(last)
             log.compact(last, term)
             self._put_fact("log_start", log.start)
 
@@ -370,6 +375,7 @@ class Store:
             applied = msgspec.msgpack.decode(self._read_facts()["applied"], type=records.Applied)
             self.applied = applied
             self.table.clear()
+            self.large.clear()
             self._dirty = False
             self.log.reset(applied.index, applied.term)
             self._note()
@@ -378,7 +384,7 @@ class Store:
         db = self._db
         theirs = read_format(db, "snapshot")
         self.format.go_on_to(theirs)
-        for table in ("log", "state", "session", *(["kept"] if self.format.keeps else [])):
+        for table in ("log", "state", "session", *self.format.added):
             db.execute(f"DELETE FROM {table}")
         for table in ("state", "session", *(["kept"] if has_kept(theirs) else [])):
             # A plain INSERT would keep all that it overwrites, to undo itself alone. If this fails, nothing is to stay.

@@ -120,9 +120,10 @@ def presize(file: Path, frames: int, page_bytes: int) -> None:
     """
     descriptor = os.open(f"{file}-wal", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        zeros = bytes(1024 * 1024)
+        zeros = bytes(_ZEROS)
         try:
-            for position in range(0, frames * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES, len(zeros)):
+            wanted = frames * (FRAME_HEADER_BYTES + page_bytes) + SPARE_BYTES
+            for position in range(0, wanted + -wanted % SPARE_BYTES, len(zeros)):
                 os.pwrite(descriptor, zeros, position)
             os.fsync(descriptor)
         except OSError as error:
@@ -132,6 +133,10 @@ def presize(file: Path, frames: int, page_bytes: int) -> None:
     finally:
         os.close(descriptor)
 
+
+_ZEROS = 64 * 1024
+"""At a time. Linux keeps in one piece what is written in one, and a process that writes a page of such a piece is said
+(`write_bytes` in /proc) to have written all of it."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PAGE_SIZES = frozenset(2**exponent for exponent in range(9, 17))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replidict.machine import commands as cmd
+from replidict.storage import file_format
 from replidict.testing.simulator.disk import Row, Write
 from replidict.testing.simulator.violation import Violation
 
@@ -40,7 +41,7 @@ class LevelChecks:
 
     def readable(self, machine: Machine) -> None:
         """What is on a machine's disk is for its release."""
-        if machine.disk.format > machine.release.level:
+        if min(machine.disk.format, file_format.SHARED) > machine.release.level:
             raise Violation(
                 "levels",
                 f"{machine.address} knows level {machine.release.level}, and its file has format {machine.disk.format}",

@@ -11,7 +11,7 @@ from typing import Any
 from replidict.machine import state_machine
 from replidict.node import proposals
 from replidict.raft import engine, install_snapshot, replication
-from replidict.storage import log, scrubber, state_table, store
+from replidict.storage import large_values, log, scrubber, state_table, store
 
 CHOICES: list[tuple[ModuleType, str, tuple[float, ...]]] = [
     (state_table, "GATHER_ENTRIES", (2, 2, 8, 32, 256)),
@@ -20,6 +20,7 @@ CHOICES: list[tuple[ModuleType, str, tuple[float, ...]]] = [
     (state_table, "STEP_PAGES", (1, 16)),
     (state_table, "STEP_BYTES", (1, 500, 256 << 10)),
     (state_table, "WHOLE_BYTES", (1, 4 << 20)),
+    (large_values, "LARGE_BYTES", (255, 300, 1_000, 16 << 10)),
     (store, "COMPACT_STEP", (1, 7, 5_000)),
     (store, "LOG_RETAIN_BYTES", (2_000, 64 << 20)),
     (log, "MEMORY_BYTES", (500, 5_000, 32 << 20)),

@@ -24,6 +24,7 @@ import msgspec
 from replidict.storage import file_format, records
 from replidict.storage.directory import Beginning, write_founding_facts
 from replidict.storage.schema import create
+from replidict.storage.whole_rows import ENTRY_BITS, log_rows
 
 Point = Literal["begin", "write", "commit", "committed"]
 POINTS: tuple[Point, ...] = ("begin", "write", "commit", "committed")
@@ -94,6 +95,25 @@ _TRIGGERS = """
 """
 """They see every change, by whatever statement."""
 
+_ODD_VALUES = [
+    (
+        "rows of the state whose large value is gone",
+        "SELECT position FROM large_state WHERE id NOT IN (SELECT id FROM large_value)",
+    ),
+    (
+        "large values of rows that are gone",
+        "SELECT position FROM large_state WHERE position NOT IN (SELECT position FROM state)",
+    ),
+    (
+        "large values that nothing needs",
+        "SELECT id FROM large_value WHERE id < :first AND id NOT IN (SELECT id FROM large_state)",
+    ),
+    (
+        "large values of log entries that are gone",
+        f"SELECT id FROM large_value WHERE id >= :first AND id >> {ENTRY_BITS} NOT IN (SELECT idx FROM log)",
+    ),
+]
+
 _numbers = count()
 _template: sqlite3.Connection | None = None
 
@@ -128,6 +148,11 @@ class Disk:
     def format(self) -> int:
         """The format of the file, as it is durably there."""
         return file_format.read(self._anchor)
+
+    @property
+    def has_large_values(self) -> bool:
+        """Whether some may be stored apart from the rows that they belong to."""
+        return file_format.has_large(self.format)
 
     def connect(self) -> sqlite3.Connection:
         """A connection that the product uses as a `sqlite3.Connection`."""
@@ -167,6 +192,15 @@ class Disk:
             found = kind() if row is None else msgspec.msgpack.decode(row[0], type=kind)
             if found != expected:
                 return f"{name} is {found} on disk, and {expected} was committed"
+        return self._odd_large_value() if self.has_large_values else None
+
+    def _odd_large_value(self) -> str | None:
+        """One that is missing, or one too many, if there is any."""
+        first = self.shadow.start.index + 1 << ENTRY_BITS
+        for what, sql in _ODD_VALUES:
+            odd = self._anchor.execute(sql, {"first": first}).fetchall()
+            if odd:
+                return f"{what}: {[each for (each,) in odd[:10]]}"
         return None
 
     def destroy(self) -> None:
@@ -236,7 +270,16 @@ class _Connection:
 
     def _committed(self) -> None:
         writes, self._writes = self._writes, []
+        if self._disk.has_large_values:
+            writes = [self._whole(write) for write in writes]
         self._disk.committed(writes)
+
+    def _whole(self, write: Write) -> Write:
+        """An entry with the large values that were cut out of its row."""
+        if not isinstance(write, Row):
+            return write
+        found = [command for _, _, command, *_ in log_rows(self._inner, self._disk.format, write.number, write.number)]
+        return write._replace(command=found[0]) if found else write
 
     def executemany(self, sql: str, rows: list[Any]) -> sqlite3.Cursor:
         self._disk.strike("write")

@@ -7,7 +7,17 @@ PySyncObj or the rule that the guard stands for, and `within` the seeds that fin
 
 from __future__ import annotations
 
-from tests.simulator.guards import coordination, divergence, elections, levels, log, members, state, watches
+from tests.simulator.guards import (
+    coordination,
+    divergence,
+    elections,
+    large_values,
+    levels,
+    log,
+    members,
+    state,
+    watches,
+)
 from tests.simulator.guards.guard import GUARDS, STORY_OPTIONS, Guard, without
 
 __all__ = [
@@ -17,6 +27,7 @@ __all__ = [
     "coordination",
     "divergence",
     "elections",
+    "large_values",
     "levels",
     "log",
     "members",
