@@ -108,10 +108,12 @@ class LogWriter:
             self._over.wait(_PATIENCE)
 
     def _run(self) -> None:
-        while (line := self.lines.get()) is not None:
-            _write(line)
-            del line  # or what it refers to is kept alive until there is another
-        self._over.set()
+        try:
+            while (line := self.lines.get()) is not None:
+                _write(line)
+                del line  # or what it refers to is kept alive until there is another
+        finally:
+            self._over.set()
 
 
 _writers: list[LogWriter] = []
@@ -129,5 +131,5 @@ def _write(line: _Line) -> None:
         for name in ("created", "msecs", "relativeCreated", "thread", "threadName"):
             setattr(record, name, getattr(stamp, name))
         logger.handle(record)
-    except Exception:  # noqa: BLE001 -- a filter or handler of the program's may raise anything, and ends nothing
+    except BaseException:  # noqa: BLE001 -- a filter or handler of the program's may raise anything, and ends nothing
         sys.excepthook(*sys.exc_info())

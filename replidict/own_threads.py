@@ -27,6 +27,9 @@ STACK_BYTES = 8 * 1024 * 1024
 """What their stacks may grow to, whatever `threading.stack_size` the program has chosen for its own threads: SQLite,
 OpenSSL and a traceback need more than the smallest. It takes address space, and memory only as far as it is used."""
 
+_FIRST_STEPS = 0.1
+"""Seconds in which a thread that the system has made says so."""
+
 _LAST_STEPS = 1.0
 """Seconds for which `join` waits until the interpreter, too, has taken note that a thread has ended."""
 
@@ -64,6 +67,14 @@ def node_thread() -> Iterator[None]:
         _stepping.discard(ident)
 
 
+def _begins(thread: threading.Thread) -> bool:
+    """Whether a thread has begun, or is just about to: whoever was interrupted while starting it can't know."""
+    patience = clock() + _FIRST_STEPS
+    while thread.ident is None and clock() < patience:
+        time.sleep(0.001)
+    return thread.ident is not None
+
+
 class OwnThread:
     """One thread of this package."""
 
@@ -79,14 +90,24 @@ class OwnThread:
             thread = self._to_start.pop()
         except IndexError:
             return
-        before = threading.stack_size(STACK_BYTES)
         try:
-            thread.start()
+            before = threading.stack_size(STACK_BYTES)
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(before)
         except RuntimeError:
             self._to_start.append(thread)
             raise
-        finally:
-            threading.stack_size(before)
+        except BaseException:  # of a signal handler, somewhere in between
+            if not _begins(thread):
+                self._to_start.append(thread)
+            raise
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was begun."""
+        return not self._to_start
 
     def _run(self) -> None:
         ident = get_ident()

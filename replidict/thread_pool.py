@@ -46,6 +46,10 @@ class Workers:
         except RuntimeError:
             self._leave(place)
             return False
+        except BaseException:  # of a signal handler
+            if not thread.begun:
+                self._leave(place)
+            raise
         return True
 
     def _leave(self, place: int) -> None:

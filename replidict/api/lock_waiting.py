@@ -69,8 +69,9 @@ def obtaining(
     clock = node.engine.clock
     deadline = None if seconds is None else clock() + seconds
     while True:
-        request = node.locks.ask(wanted, wait, ring)
+        request = node.locks.request(wanted, ring)
         try:
+            node.locks.ask(request, wanted, wait)
             while request.state in (State.ASKED, State.WAITING):
                 left = None if deadline is None else max(deadline - clock(), 0.0)
                 if not (yield left):

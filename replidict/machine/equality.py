@@ -89,7 +89,7 @@ def place_of(key: object) -> Hashable:
             except (OverflowError, UnicodeEncodeError):
                 pass
     elif isinstance(key, dt.datetime) and key.utcoffset() is not None:
-        key = key.astimezone(dt.UTC)
+        key = key.replace(tzinfo=dt.timezone(key.utcoffset()))  # type: ignore[arg-type]  # it has one
     try:
         return place(encode_key(key))
     except EncodingError:
@@ -317,7 +317,7 @@ def _decimal(value: Decimal) -> bytes:
         return _number(int(value))
     if exponent < 0:
         near = float(value)
-        if Decimal(near) == value:
+        if Decimal.from_float(near) == value:  # whatever this machine's context traps
             return _pack(near)
     return _scaled(bool(sign), int(Decimal((0, digits[:count], 0))), exponent)
 

@@ -119,6 +119,8 @@ class KeyMap:
                 # another thread's turn has come. Only an `Overlay`, or a key that compares itself in Python, lets
                 # others run meanwhile.
                 before, copied, after = _called(self._progress, readable.copy, self._progress)
+            except RecursionError:
+                raise
             except RuntimeError:  # "dictionary changed size": by such a key
                 continue
             if before[1] is readable and all(map(is_, before, after)):

@@ -126,6 +126,8 @@ class Futures:
             raise_anew(self._node.failure)
         try:
             self._thread.start()
+        except RecursionError:
+            raise
         except RuntimeError as error:
             raise NotCommitted(f"this write was not sent: no thread can be started for futures: {error}") from error
         future = _Answer(self._node, operation, size, seconds)

@@ -132,6 +132,11 @@ class Leases:
         """A lock does not need it any more. Without any, it is not renewed, and given back when its time is over."""
         lease.users.pop(number, None)
 
+    def leave_all(self, number: int) -> None:
+        """The lock of this number does not need any lease any more."""
+        for lease in list(self._shared.values()):
+            self.leave(lease, number)
+
     def give_back(self, lease: HeldLease, why: str, done: Callable[[], object] = _nothing) -> None:
         """End a lease that this process holds, or has asked for; `done` is called when it has ended."""
         if self._forget(lease, why):

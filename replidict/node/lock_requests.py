@@ -9,6 +9,8 @@ Rules kept here:
 3. A lock counts as held as long as its lease does (see `held_leases`), and once lost stays lost.
 4. There is no lock, as in `held_leases`: taking a request out of the dict ends it. Requests are found by name in an
    index that only the node's thread uses; other threads queue additions and removals.
+5. A request is taken out of the dict once its release is queued, and not before: whoever is interrupted in between, by
+   Ctrl-C for instance, or what has become of it in `forgotten`, can release it again. A second release does nothing.
 """
 
 from __future__ import annotations
@@ -106,37 +108,39 @@ class Locks:
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
-    def ask(self, wanted: Wanted, wait: bool, woken: Callable[[], object]) -> Request:
+    def request(self, wanted: Wanted, woken: Callable[[], object]) -> Request:
+        """Make a request. Nobody knows of it yet: whoever has it sees to its end from here on."""
+        return Request(wanted, self._engine.rng.getrandbits(62), woken)
+
+    def ask(self, request: Request, wanted: Wanted, wait: bool) -> None:
         """Ask for a lock; `wait`: stand in line for it. Raises what ended the node."""
-        request = Request(wanted, self._engine.rng.getrandbits(62), woken)
         self._requests[request.number] = request
         self._changed.append(request)
-        try:
-            request.lease = self._leases.for_lock(wanted.ttl, request.number, lambda why: self._lose(request, why))
-            sent = self._engine.clock()
-            operation = cmd.Acquire(
-                wanted.name, request.number, request.lease.id, wanted.shared, wanted.permits, wait, self.holder,
-                wanted.info,
-            )  # fmt: skip
-            size = 64 + len(wanted.name) + len(wanted.info) + len(self.holder)
-            write = Write(operation, size, lambda: self._answered(request, write, sent))
-            self._proposals.submit(write)
-        except BaseException:
-            self.withdraw(request)
-            raise
-        return request
+        request.lease = self._leases.for_lock(wanted.ttl, request.number, lambda why: self._lose(request, why))
+        sent = self._engine.clock()
+        operation = cmd.Acquire(
+            wanted.name, request.number, request.lease.id, wanted.shared, wanted.permits, wait, self.holder,
+            wanted.info,
+        )  # fmt: skip
+        size = 64 + len(wanted.name) + len(wanted.info) + len(self.holder)
+        write = Write(operation, size, lambda: self._answered(request, write, sent))
+        self._proposals.submit(write)
 
     def withdraw(self, request: Request) -> None:
         """Rule 2, for a request that is no longer needed, whatever its state."""
-        if self._drop(request):
+        if request.number in self._requests:
+            request.over = True
             self._leases.submit_for_sure(cmd.Release(request.name, request.number))
+            self._drop(request)
 
     def release(self, request: Request, done: Callable[[], object]) -> Write | None:
         """Give back what is held; `done` is called when that is applied. Returns None if it was lost before."""
-        if not self._drop(request):
+        if request.number not in self._requests:
             return None
+        request.over = True
         write = Write(cmd.Release(request.name, request.number), 64, done)
         self._proposals.submit(write)
+        self._drop(request)
         return write
 
     def see_to(self, request: Request) -> None:
@@ -169,6 +173,8 @@ class Locks:
         lease = getattr(request, "lease", None)  # none yet if it was interrupted
         if lease is not None:
             self._leases.leave(lease, request.number)
+        else:
+            self._leases.leave_all(request.number)
         return True
 
     def _lose(self, request: Request, why: str) -> None:

@@ -90,6 +90,8 @@ def _last(node: Node, decode: Decode) -> tuple[cmd.Remove, Any]:
         try:
             where, item = next(reversed(node.machine.items.items()), (None, None))
             break
+        except RecursionError:
+            raise
         except RuntimeError:  # it was changed between the two calls
             pass
     if item is None:

@@ -27,7 +27,10 @@ def _set(machine: Machine, key: str, ttl: float) -> None:
 def _ask(machine: Machine, name: str, ttl: float) -> Request:
     assert machine.node is not None
     machine.node.locks.holder = machine.address
-    return machine.node.locks.ask(Wanted(name, ttl, False, 0, ""), True, lambda: None)
+    wanted = Wanted(name, ttl, False, 0, "")
+    request = machine.node.locks.request(wanted, lambda: None)
+    machine.node.locks.ask(request, wanted, True)
+    return request
 
 
 def _passes(machine: Machine, request: Request) -> bool:

@@ -108,13 +108,12 @@ class Coordinator:
 
         def woken() -> None:
             nonlocal told
-            if asked and asked[0].state is State.HELD and not told:
+            if request.state is State.HELD and not told:
                 told = True
-                self._checks.told(self._machine, asked[0], shared=shared, permits=permits)
+                self._checks.told(self._machine, request, shared=shared, permits=permits)
 
-        asked: list[Request] = []
-        asked.append(node.locks.ask(wanted, self._rng.random() < 0.8, woken))
-        self._request = asked[0]
+        self._request = request = node.locks.request(wanted, woken)
+        node.locks.ask(request, wanted, self._rng.random() < 0.8)
 
     def _fence(self, node: Node) -> None:
         """A write with the token of what is held, or was."""
