@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import call
 from threading import get_ident
 
 from replidict.forks import in_forked_child
@@ -86,22 +87,22 @@ class OwnThread:
 
     def start(self) -> None:
         """Begin, unless it was begun. Raises `RuntimeError` if the system has no thread left; try again then."""
+        taken: deque[threading.Thread] = deque()
         try:
-            thread = self._to_start.pop()
-        except IndexError:
-            return
-        try:
-            before = threading.stack_size(STACK_BYTES)
+            if not self._to_start:
+                return
+            taken.extend(map(call, [self._to_start.pop]))  # one call into C, so that no signal comes between
+            before = threading.stack_size()
             try:
-                thread.start()
+                threading.stack_size(STACK_BYTES)
+                taken[0].start()
             finally:
                 threading.stack_size(before)
-        except RuntimeError:
-            self._to_start.append(thread)
-            raise
-        except BaseException:  # of a signal handler, somewhere in between
-            if not _begins(thread):
-                self._to_start.append(thread)
+        except IndexError:
+            return  # another thread has taken it
+        except BaseException as error:  # also one that a signal handler raises, somewhere in between
+            if taken and (isinstance(error, RuntimeError) or not _begins(taken[0])):
+                self._to_start.extend(taken)
             raise
 
     @property

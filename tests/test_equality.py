@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from decimal import Decimal
+from decimal import Decimal, FloatOperation, localcontext
 from typing import Any
 from uuid import UUID, SafeUUID
 
@@ -103,6 +103,22 @@ def test_a_key_that_equals_a_stored_one_finds_it(asked: Any, stored: Any) -> Non
 def test_a_key_that_equals_none_finds_nothing(key: Any) -> None:
     """A key that can't be stored is found nowhere, also if it looks like a place."""
     assert {place(encode_key(b"a")): 1, place(encode_key((1,))): 2}.get(place_of(key)) is None
+
+
+def test_a_trap_of_this_machine_makes_no_difference() -> None:
+    """A machine whose program traps the mixing of floats and Decimals finds keys where the others do (promise 5)."""
+    key = encode_key(("price", Decimal("0.1")))
+    expected = place(key)
+    with localcontext() as context:
+        context.traps[FloatOperation] = True
+        assert place(key) == expected
+
+
+@pytest.mark.parametrize(("time", "hours"), [(dt.datetime.max, -5), (dt.datetime.min, 5)])
+def test_a_time_at_the_end_of_the_calendar_is_found(time: dt.datetime, hours: int) -> None:
+    """A time that no calendar has in UTC is a key like any other: what can be stored can be looked up."""
+    key = time.replace(tzinfo=dt.timezone(dt.timedelta(hours=hours)))
+    assert place_of(key) == place(encode_key(key))
 
 
 @pytest.mark.parametrize("key", [[1], {}, (1, [2]), bytearray()])

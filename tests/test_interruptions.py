@@ -22,6 +22,7 @@ from replidict.latch import Latch
 from replidict.node import consistent_reads, futures
 from replidict.own_threads import OwnThread
 from tests.clusters import Dict, cluster, free_addresses, wait_until
+from tests.line_interrupts import interrupted
 
 PATIENCE = 60
 
@@ -391,6 +392,43 @@ def test_a_logging_handler_may_keep_records_in_the_dict(tmp_path: Path) -> None:
             logger.setLevel(level)
             logger.removeHandler(keep)
         assert max(kept) < 5
+
+
+def test_a_logging_handler_ends_nothing(tmp_path: Path) -> None:
+    """Whatever a handler raises, SystemExit included, the records after that are handled, and the dict closes."""
+    handled: list[str] = []
+
+    class Leaving(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            handled.append(record.getMessage())
+            raise SystemExit
+
+    own, leaving = logging.getLogger("replidict"), Leaving()
+    logger = logging_thread.Logger("replidict.test")
+    own.addHandler(leaving)
+    try:
+        with ReplicatedDict[str, int](tmp_path) as d:
+            written: Future[None] = Future()
+            for text in ("one", "two"):
+                d.submit("a", 1).add_done_callback(lambda _, text=text: logger.error(text))  # type: ignore[misc]
+            d.submit("a", 1).add_done_callback(lambda _: written.set_result(None))
+            written.result(30)
+            wait_until(lambda: {"one", "two"} <= set(handled), "both are handled")
+    finally:
+        own.removeHandler(leaving)
+
+
+def test_a_thread_whose_start_is_interrupted_can_be_started_again() -> None:
+    """Ctrl-C at any line of a start leaves a thread that runs, or one that the next start begins; it runs once."""
+    for point in range(100):
+        runs: list[int] = []
+        thread = OwnThread(lambda runs=runs: runs.append(1), "replidict test")  # type: ignore[misc]
+        if not interrupted(point, thread.start):
+            assert point > 5
+            thread.join()
+            return
+        thread.start()
+        assert thread.join(30) and runs == [1], f"after line {point}"
 
 
 def test_a_node_does_not_wait_for_a_logging_handler(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from replidict import ClosedError, Held, LockLost, LockTimeout, NotCommitted, ReplicatedDict, ReplidictError
+from replidict import ClosedError, Held, LockLost, LockTimeout, NotCommitted, Options, ReplicatedDict, ReplidictError
 from replidict.testing import Cluster
 from tests.clusters import Dict, cluster, wait_until
+from tests.line_interrupts import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,23 @@ def d(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict]:
 
 def waiters(d: Dict, name: str) -> int:
     return max((each.waiters for each in d.locks() if each.name == name), default=0)
+
+
+def test_whoever_is_interrupted_anywhere_leaves_no_lock_behind(tmp_path: Path) -> None:
+    """Ctrl-C at any line of taking and giving back a lock, whose lease is used elsewhere, too: nobody holds it."""
+    with ReplicatedDict[str, int](tmp_path, options=Options(durability="process")) as d, d.lock("another"):
+
+        def work() -> None:
+            with d.lock("report"):
+                pass
+
+        points = 0
+        while interrupted(points, work):
+            wait_until(
+                lambda: [each.name for each in d.locks()] == ["another"], f"nobody holds it, after line {points}"
+            )
+            points += 1
+        assert points > 50
 
 
 def test_one_holder_at_a_time(nodes: list[Dict]) -> None:

@@ -522,6 +522,22 @@ def test_a_moment_is_one_though_keys_let_others_run() -> None:
     assert {key: item.revision for key, item in machine.moment().items()} == {"a": 3, "c": 5}
 
 
+def test_a_moment_ends_where_the_stack_does() -> None:
+    """A copy that needs more stack than there is raises `RecursionError`; it is not tried for ever."""
+    machine = opened()
+    results(machine, batch(1, put("a", 1)))
+
+    class Deep(dict[Hashable, Item]):
+        """A dict that can't be copied here."""
+
+        def copy(self) -> dict[Hashable, Item]:
+            raise RecursionError
+
+    machine.items = machine.readable = Deep(machine.items)
+    with pytest.raises(RecursionError):
+        machine.moment()
+
+
 # -- snapshot and tail ----------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from replidict.machine.arithmetic import add
 from replidict.machine.changes import Item
 from replidict.machine.codec import Codec
 from replidict.machine.stored_values import value_of
-from replidict.node.call_arguments import encoded_key, encoded_value
+from replidict.node.call_arguments import encoded_key, encoded_value, pairs_of
 from replidict.node.consistent_reads import pairs_in_order, within_a_step
 from replidict.node.increments import increment_of
 from replidict.node.node import Node
@@ -319,6 +319,21 @@ class Transaction(MutableMapping[K, V], Reversible[K]):
         if key not in self:
             self.set(key, default)
         return self[key]
+
+    @override
+    def update(self, other: Any = (), /, **values: Any) -> None:
+        """Store many values: see `ReplicatedDict.update`.
+
+        Args:
+            other: A mapping, or pairs of keys and values.
+            values: More pairs, whose keys are str.
+
+        Raises:
+            EncodingError: A key or value can't be stored; those before it are in the transaction.
+            ReplidictError: The transaction has ended.
+        """
+        for key, value in pairs_of(other, values):
+            self.set(key, value)
 
     @override
     def clear(self) -> None:

@@ -29,57 +29,59 @@ CHECK_EVERY = 1.0
 """Seconds between two looks whether the directory is still this node's alone."""
 
 
+class _Descriptor:
+    """A file descriptor, closed when nobody refers to it any more. Its number may be another file's from then on: so
+    whoever uses it holds a reference until that is done, or until it is interrupted."""
+
+    def __init__(self, number: int) -> None:
+        os.set_blocking(number, False)
+        self.number = number
+
+    def close(self) -> None:
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    __del__ = close
+
+
 class Waker:
     """A pipe with which any thread wakes the node's thread."""
 
     def __init__(self) -> None:
         self.sleeping = self.woken = False
-        self._writing: list[None] = []  # one for each who may be writing: a closed descriptor's number may be reused
-        self._open = True
-        self._read_end, self._write_end = os.pipe()
-        self._to_close = [self._read_end, self._write_end]
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self._write_end, False)
+        read_end, write_end = map(_Descriptor, os.pipe())
+        self._ends: tuple[_Descriptor, _Descriptor] | None = (read_end, write_end)
 
     def listen(self, poller: Poller) -> None:
         """Have the poller wait for this as well."""
-        poller.subscribe(self._read_end, self._drain, POLL_EVENT_TYPE.READ)
+        if self._ends is not None:
+            poller.subscribe(self._ends[0].number, self._drain, POLL_EVENT_TYPE.READ)
 
     def _drain(self, descriptor: int, events: int) -> None:
-        os.read(self._read_end, 4096)
+        os.read(descriptor, 4096)
         self.woken = True
 
     def wake(self) -> None:
         """End the wait, if there is one."""
         if self.sleeping:
             self.sleeping = False
-            self._writing.append(None)  # before looking whether it is open: `close` looks the other way round
+            ends = self._ends
             try:
-                if self._open:
-                    os.write(self._write_end, b"!")
+                if ends is not None:
+                    os.write(ends[1].number, b"!")
             except BlockingIOError:
                 pass  # there are enough in it to wake anybody
-            finally:
-                self._writing.pop()
-                if not self._open:
-                    self._let_go()
 
     def close(self) -> None:
         """Close the pipe, once no thread writes to it. Idempotent."""
-        self._open = False
-        self._let_go()
-
-    def _let_go(self) -> None:
-        while not self._writing and self._to_close:
-            try:
-                os.close(self._to_close.pop())
-            except IndexError:
-                break  # another has done it
+        self._ends = None
 
     def abandon(self) -> None:
         """Close the pipe in a forked child, where no other thread can be writing to it."""
-        self._writing.clear()
-        self.close()
+        ends, self._ends = self._ends, None
+        for end in ends or ():
+            end.close()
 
 
 class Ticker:
