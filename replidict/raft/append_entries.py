@@ -52,7 +52,8 @@ class Follower:
         else:
             self._verified = max(self._verified, (state.term, match_index))
             self._commit_to(message.commit_index)
-            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest)
+            attentive = bool(message.entries) and state.attentive()
+            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest, attentive)
         self._outbox.hold(peer, reply)
 
     def on_commit_to(self, peer: Peer, message: CommitTo) -> None:
