@@ -245,23 +245,3 @@ def test_heartbeats_keep_the_leader_in_office() -> None:
         assert isinstance(heartbeat, AppendEntries) and heartbeat.prev_index <= 2
         a.hear(a.replication.on_append_reply, "b", AppendReply(2, True, 2, round=1))
         assert a.replication.rounds.confirmed_at == began < a.now < began + TIMEOUT
-
-
-@pytest.mark.parametrize("attentive", [False, True])
-def test_who_waits_hears_at_once_of_what_is_committed(attentive: bool) -> None:
-    """A follower where a watcher or a lock waits says so, and is told of a commit at once; others a little later."""
-    with a_node("1") as a:
-        a.follower.on_append_entries(a.peer("b"), appended(1, "11", 1))
-        a.state.attentive = lambda: attentive
-        (reply,) = a.hear(a.follower.on_append_entries, "b", appended(1, "111", 2))
-        assert isinstance(reply, AppendReply) and reply.attentive == attentive
-    with a_node("1") as a:
-        a.lead()
-        a.outbox.persist()
-        a.replication.send()
-        a.network.sent.clear()
-        a.acknowledge(b=2)
-        a.hear(a.replication.on_append_reply, "c", AppendReply(2, True, 2, attentive=attentive))
-        a.replication.advance_commit_index()
-        a.replication.send_commit_index()
-        assert a.said("c") == ([CommitTo(2, 2)] if attentive else []) and a.said("b") == []

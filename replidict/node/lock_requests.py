@@ -126,11 +126,6 @@ class Locks:
         write = Write(operation, size, lambda: self._answered(request, write, sent))
         self._proposals.submit(write)
 
-    @property
-    def asked(self) -> bool:
-        """Whether this process has asked for locks that it has, or waits for."""
-        return bool(self._requests)
-
     def withdraw(self, request: Request) -> None:
         """Rule 2, for a request that is no longer needed, whatever its state."""
         if request.number in self._requests:

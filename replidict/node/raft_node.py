@@ -73,7 +73,6 @@ class RaftNode(Node):
         self.engine.on_snapshot_installed = self._on_snapshot_installed
         self.engine.on_changes = self._on_changes
         self.engine.on_step = self._before_sending
-        self.engine.state.attentive = lambda: bool(self.history.waiters.opened or self.locks.asked)
 
     @override
     def _on_changes(self, changes: Changes) -> None:

@@ -93,7 +93,6 @@ class AppendReply(_Message, frozen=True, tag=4):
 
     On success `match_index` is the last index that this very message verified. Otherwise it is a hint: the
     logs surely differ above it. `digest` is the sender's at the last index that the leader has asked about.
-    `attentive`: somebody there waits for whatever is committed next, a watcher for instance.
     """
 
     success: bool
@@ -101,7 +100,6 @@ class AppendReply(_Message, frozen=True, tag=4):
     round: Number = 0
     stamp: Seconds = 0.0
     digest: DigestAt | None = None
-    attentive: bool = False
 
 
 class TimeoutNow(_Message, frozen=True, tag=5):

@@ -52,8 +52,7 @@ class Follower:
         else:
             self._verified = max(self._verified, (state.term, match_index))
             self._commit_to(message.commit_index)
-            attentive = bool(message.entries) and state.attentive()
-            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest, attentive)
+            reply = AppendReply(state.term, True, match_index, message.round, state.clock(), digest)
         self._outbox.hold(peer, reply)
 
     def on_commit_to(self, peer: Peer, message: CommitTo) -> None:

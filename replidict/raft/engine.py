@@ -333,8 +333,8 @@ class Engine(SyncObj):
         if peer is not None:
             if type(message) is msg.AppendReply and self._is_plain_reply(peer, message):
                 state = self.state  # a majority may have acknowledged that before, and all have all that there is
-                news = message.match_index > state.commit_index or peer.next_index <= state.log.last_index
-                self.advanced |= news or message.attentive
+                if message.match_index > state.commit_index or peer.next_index <= state.log.last_index:
+                    self.advanced = True
             elif (type(message) is msg.AppendEntries and self._is_plain(peer, message)) or type(message) in _PLAIN:
                 self.advanced = True
             else:

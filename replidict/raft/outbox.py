@@ -89,10 +89,7 @@ class Outbox:
                     del held[position]
                     match_index = max(message.match_index, earlier.match_index)
                     digest = message.digest or earlier.digest
-                    attentive = message.attentive or earlier.attentive
-                    message = msgspec.structs.replace(
-                        message, match_index=match_index, digest=digest, attentive=attentive
-                    )
+                    message = msgspec.structs.replace(message, match_index=match_index, digest=digest)
                     break
         held.append((peer, message))
 

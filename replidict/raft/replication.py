@@ -193,8 +193,6 @@ class Replication:
                 )
             peer.acknowledged(message.match_index)
             peer.probing = False
-            if message.attentive:
-                peer.wants_commit = max(peer.wants_commit, message.match_index)
             self._snapshots.heard(peer)
         else:
             # The peer lacks what came before: feel the way back, one message at a time.

@@ -21,7 +21,6 @@ class RaftState:
     __slots__ = (
         "_committed_in",
         "address",
-        "attentive",
         "before_timed",
         "clock",
         "commit_index",
@@ -65,8 +64,6 @@ class RaftState:
         self.before_timed: Callable[[], None] = lambda: None
         self.tell_time: Callable[[], int] = lambda: 0
         self.hear_time: Callable[[int], None] = lambda milliseconds: None
-        self.attentive: Callable[[], bool] = lambda: False
-        """Whether somebody here waits for whatever is committed next."""
 
     @property
     def is_leader(self) -> bool:
