@@ -87,7 +87,6 @@ SERVERS = {
     "gunicorn uvicorn": gunicorn("--worker-class", "uvicorn_worker.UvicornWorker", "application:asgi"),
     "uvicorn": [*UVICORN, "--workers", "3", "--host", "HOST", "--port", "PORT", "application:asgi"],
     "uWSGI": uwsgi("--module", "application:wsgi"),
-    "uWSGI lazy": uwsgi("--lazy-apps", "--module", "application:wsgi"),
 }
 
 
