@@ -50,7 +50,8 @@ class Changes(msgspec.Struct):
 
     `kept` is what else is to be kept, by name (None: removed), and `kept_count` how much that is in all. `cleared` says
     that everything older than these rows is gone; `bytes` is the length of the commands, or what of it the state table
-    has to write. `digest` gives the digest of the state at `index` (see `digest`), or nothing if the machine has gone on.
+    has to write. `digest` gives the digest of the state at `index` (see `digest`), or nothing if the machine has gone
+    on.
     """
 
     index: int
