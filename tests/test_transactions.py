@@ -76,6 +76,16 @@ def test_a_body_that_raises_writes_nothing(d: Dict) -> None:
         _ = t.revision
 
 
+def test_a_time_limit_of_update_is_no_key(d: Dict) -> None:
+    """`update(timeout=...)` in a transaction is refused, as on the dict, and stores nothing."""
+    with pytest.raises(TypeError, match="could be a key or a time limit"), d.transaction() as t:
+        t.update({"of a limit": 1}, timeout=3)
+    assert "of a limit" not in d and "timeout" not in d
+    with d.transaction() as t:
+        t.update({"of a limit": 1}, another=2)
+    assert (d["of a limit"], d["another"]) == (1, 2)
+
+
 def test_a_conflict_names_the_keys(d: Dict) -> None:
     """When a key that was read was changed by others, nothing is written, and the error has the keys."""
     with pytest.raises(TransactionConflict, match="'a' changed") as caught, d.transaction() as t:
